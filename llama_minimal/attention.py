@@ -1,0 +1,90 @@
+"""Attention: scaled dot products, many heads, and keys shared by groups of heads."""
+
+# B batch, T time, S keys, D model width, H heads, K kv heads, Dh head width
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llama_minimal.config import LlamaConfig
+from llama_minimal.kv_cache import KVCache
+from llama_minimal.positions import apply_rope
+
+
+def causal_mask(n_queries: int, n_keys: int, *, device: torch.device | str | None = None) -> Tensor:
+    """Return the (T, S) mask in which each of the last T tokens sees itself and all before it.
+
+    True means "may look". It is aligned bottom right: the last query sees every key.
+
+    Example:
+        >>> causal_mask(2, 3).int().tolist()
+        [[1, 1, 0], [1, 1, 1]]
+    """
+    return torch.ones(n_queries, n_keys, dtype=torch.bool, device=device).tril(n_keys - n_queries)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, is_causal: bool = False) -> Tensor:
+    """Mix the values, each by how well its key answers the query.
+
+    softmax(q kᵀ / √Dh + mask) v. Query head h reads key head ⌊h·K/H⌋.
+
+    Args:
+        q: (B, H, T, Dh).
+        k, v: (B, K, S, Dh), with K a divisor of H.
+        mask: boolean, broadcastable to (B, H, T, S); True means "may look". None hides nothing.
+        is_causal: hide later tokens instead of giving a mask; for T = S only, since PyTorch aligns it top left.
+
+    Returns:
+        (B, H, T, Dh).
+
+    Source: Vaswani et al. 2017, eq. 1; grouped queries: Ainslie et al. 2023, §2.2.
+    """
+    gqa = q.size(1) != k.size(1)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal, enable_gqa=gqa)
+
+
+class Attention(nn.Module):
+    """Apply causal self-attention with H query heads and K key/value heads."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.head_dim = config.head_dim
+        kv_dim = config.n_kv_heads * config.head_dim
+        self.wq = nn.Linear(config.dim, config.dim, bias=config.bias)
+        self.wk = nn.Linear(config.dim, kv_dim, bias=config.bias)
+        self.wv = nn.Linear(config.dim, kv_dim, bias=config.bias)
+        self.wo = nn.Linear(config.dim, config.dim, bias=config.bias)
+
+    def forward(
+        self,
+        x: Tensor,
+        rope: tuple[Tensor, Tensor] | None = None,
+        *,
+        cache: KVCache | None = None,
+        layer: int = 0,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """Let every token look at itself and at those before it.
+
+        Args:
+            x: (B, T, D).
+            rope: cos and sin of the tokens' positions, broadcastable to (B, T, H, Dh/2).
+            cache, layer, positions: where keys and values are kept, see ``KVCache.write``.
+            mask: (B, 1, T, S), which cached tokens each new one may see. None means that the T tokens are
+                all there is.
+        """
+        B, T, _ = x.shape
+        # -1: under tensor parallelism a rank holds only some of the heads.
+        q = self.wq(x).view(B, T, -1, self.head_dim)  # (B, T, H, Dh)
+        k = self.wk(x).view(B, T, -1, self.head_dim)  # (B, T, K, Dh)
+        v = self.wv(x).view(B, T, -1, self.head_dim)
+        if rope is not None:
+            q, k = apply_rope(q, *rope), apply_rope(k, *rope)
+        if cache is not None:
+            cached = cache.write(layer, k, v, positions)
+            if mask is not None:
+                k, v = cached  # (B, S, K, Dh)
+        q, k, v = (heads.transpose(1, 2) for heads in (q, k, v))  # (B, heads, tokens, Dh)
+        out = attention(q, k, v, mask, is_causal=mask is None)
+        return self.wo(out.transpose(1, 2).reshape(B, T, -1))  # (B, T, D)

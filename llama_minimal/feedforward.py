@@ -1,0 +1,81 @@
+"""The feed-forward network: ReLU of the Transformer, GELU of GPT, SwiGLU of LLaMA."""
+
+# B batch, T time, D model width, F ffn width
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llama_minimal.config import LlamaConfig
+
+Weight = Tensor | nn.Module
+
+
+def linear(x: Tensor, w: Weight, b: Tensor | None = None) -> Tensor:
+    """Return x wᵀ + b, or what a module in the place of ``w`` makes of x.
+
+    So that the formulas below serve matrices as well as layers: a plain ``nn.Linear``, one with a
+    low-rank adapter, in int8, or sharded over devices.
+
+    Args:
+        x: (..., in).
+        w: (out, in), or a module that maps (..., in) to (..., out) and brings its own bias.
+        b: (out,).
+    """
+    return w(x) if isinstance(w, nn.Module) else F.linear(x, w, b)
+
+
+def relu_ffn(x: Tensor, w1: Weight, w2: Weight, b1: Tensor | None = None, b2: Tensor | None = None) -> Tensor:
+    """Return max(0, x w1ᵀ + b1) w2ᵀ + b2, shapes (..., D) -> (..., F) -> (..., D).
+
+    Source: Vaswani et al. 2017, eq. 2.
+    """
+    return linear(F.relu(linear(x, w1, b1)), w2, b2)
+
+
+def gelu_ffn(x: Tensor, w1: Weight, w2: Weight, b1: Tensor | None = None, b2: Tensor | None = None) -> Tensor:
+    """Return gelu(x w1ᵀ + b1) w2ᵀ + b2, with GELU in its tanh form.
+
+    Source: Hendrycks and Gimpel 2016, §2.
+    """
+    return linear(F.gelu(linear(x, w1, b1), approximate="tanh"), w2, b2)
+
+
+def swiglu(
+    x: Tensor,
+    w1: Weight,
+    w2: Weight,
+    w3: Weight,
+    b1: Tensor | None = None,
+    b2: Tensor | None = None,
+    b3: Tensor | None = None,
+) -> Tensor:
+    """Return (silu(x w1ᵀ) ⊙ x w3ᵀ) w2ᵀ: a gate, computed by w1, opens and closes what w3 passes.
+
+    Args:
+        x: (..., D).
+        w1, w3: (F, D).
+        w2: (D, F).
+
+    Returns:
+        (..., D).
+
+    Source: Shazeer 2020, eq. 6; LLaMA, §2.2.
+    """
+    return linear(F.silu(linear(x, w1, b1)) * linear(x, w3, b3), w2, b2)
+
+
+class FeedForward(nn.Module):
+    """Apply the feed-forward that ``config.ffn`` names to every token."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.kind = config.ffn
+        self.w1 = nn.Linear(config.dim, config.hidden_dim, bias=config.bias)
+        self.w2 = nn.Linear(config.hidden_dim, config.dim, bias=config.bias)
+        if self.kind == "swiglu":
+            self.w3 = nn.Linear(config.dim, config.hidden_dim, bias=config.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kind == "swiglu":
+            return swiglu(x, self.w1, self.w2, self.w3)
+        return (relu_ffn if self.kind == "relu" else gelu_ffn)(x, self.w1, self.w2)

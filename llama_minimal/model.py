@@ -1,0 +1,155 @@
+"""LLaMA: embeddings, a stack of blocks, a norm and an output layer."""
+
+# B batch, T time, D model width, V vocabulary
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from llama_minimal.attention import Attention
+from llama_minimal.config import LlamaConfig
+from llama_minimal.feedforward import FeedForward
+from llama_minimal.kv_cache import KVCache
+from llama_minimal.normalization import make_norm
+from llama_minimal.positions import PositionTable, rope_table, sinusoidal_table
+
+
+class Block(nn.Module):
+    """Let the tokens talk to each other (attention), then let each one think (feed-forward)."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.attention = Attention(config)
+        self.feed_forward = FeedForward(config)
+        self.attention_norm = make_norm(config)
+        self.ffn_norm = make_norm(config)
+        self.pre_norm = config.norm_placement == "pre"
+
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor] | None = None, **cached: object) -> Tensor:
+        if self.pre_norm:
+            x = x + self.attention(self.attention_norm(x), rope, **cached)
+            return x + self.feed_forward(self.ffn_norm(x))
+        x = self.attention_norm(x + self.attention(x, rope, **cached))
+        return self.ffn_norm(x + self.feed_forward(x))
+
+
+class Llama(nn.Module):
+    """Predict the next token from those before it.
+
+    The names of modules and parameters are Meta's. Any of ``tok_embeddings``, ``norm``, ``output`` may be
+    None and any layer left out of ``layers``: what remains is one stage of a pipeline, with the same names.
+
+    Source: Touvron et al. 2023, "LLaMA", §2.2.
+
+    Example:
+        >>> model = Llama(preset("tiny"))
+        >>> model(torch.tensor([[1, 2, 3]])).shape
+        torch.Size([1, 3, 512])
+    """
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
+        blocks = [Block(config) for _ in range(config.n_layers // config.share_layers)]
+        self.layers = nn.ModuleDict({str(i): blocks[i // config.share_layers] for i in range(config.n_layers)})
+        # A post-norm block ends with a norm already (Vaswani et al. 2017, §3.1).
+        self.norm = make_norm(config) if config.norm_placement == "pre" else None
+        self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
+        self.positions = _position_table(config)
+        self._tie()
+        if not self.tok_embeddings.weight.is_meta:
+            self.init_weights()
+
+    def forward(self, tokens: Tensor, *, positions: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+        """Return the logits of each next token.
+
+        Args:
+            tokens: (B, T) ids. (In a later pipeline stage: hidden states (B, T, D).)
+            positions: (B, T) positions of the tokens; None means 0 … T−1.
+            cache: keys and values of the tokens before these. With a cache and no positions, the tokens are
+                the prompt, and fill it from its first slot.
+
+        Returns:
+            (B, T, V).
+
+        Raises:
+            ValueError: if there are more tokens than ``max_seq_len``.
+        """
+        x = self.hidden_states(tokens, positions=positions, cache=cache)
+        return x if self.output is None else self.output(x)
+
+    def hidden_states(self, tokens: Tensor, *, positions: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+        """Return what ``output`` reads, (B, T, D): generation needs the logits of the last token only."""
+        T = tokens.size(1)
+        if T > self.config.max_seq_len:
+            raise ValueError(f"{T} tokens do not fit the context of {self.config.max_seq_len} tokens (max_seq_len)")
+        where = torch.arange(T, device=tokens.device)[None] if positions is None else positions  # (1 or B, T)
+        mask = None if cache is None or positions is None else cache.mask(positions)  # (B, 1, T, S)
+
+        x = tokens if self.tok_embeddings is None else self.tok_embeddings(tokens)  # (B, T, D)
+        rope = None
+        if self.config.position == "rope":
+            rope = tuple(table.unsqueeze(-2) for table in self.positions(where))  # (1 or B, T, 1, Dh/2)
+        elif self.config.position == "sinusoidal" and self.tok_embeddings is not None:
+            x = x + self.positions(where)[0].type_as(x)
+        for name, layer in self.layers.items():
+            x = layer(x, rope, cache=cache, layer=int(name), positions=positions, mask=mask)
+        return x if self.norm is None else self.norm(x)
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator | None = None) -> None:
+        """Draw all weights from N(0, 0.02²), those that write to the residual stream smaller.
+
+        ``wo`` and ``w2`` get 0.02 / √(2·n_layers): 2·n_layers of them add up in the stream
+        (Radford et al. 2019, "GPT-2", §2.3). Norms start at 1, biases at 0.
+        """
+        residual_std = 0.02 / (2 * self.config.n_layers) ** 0.5
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                parameter.zero_()
+            elif "norm" in name:
+                parameter.fill_(1.0)
+            else:
+                std = residual_std if name.endswith(("wo.weight", "w2.weight")) else 0.02
+                parameter.normal_(std=std, generator=generator)
+
+    def _tie(self) -> None:
+        if self.config.tie_embeddings and self.output is not None and self.tok_embeddings is not None:
+            self.output.weight = self.tok_embeddings.weight
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Llama":
+        super()._apply(fn, recurse)
+        self._tie()  # moving off the meta device makes new parameters, two where there was one
+        return self
+
+
+def _position_table(config: LlamaConfig) -> PositionTable | None:
+    if config.position == "rope":
+        return PositionTable(
+            partial(rope_table, config.head_dim, config.max_seq_len, config.rope_theta, config.rope_scaling)
+        )
+    if config.position == "sinusoidal":
+        return PositionTable(partial(sinusoidal_table, config.dim, config.max_seq_len))
+    return None
+
+
+def build(
+    config: LlamaConfig, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, seed: int | None = 0
+) -> Llama:
+    """Build a model on any device without a second copy, and draw its weights from a seed.
+
+    Args:
+        device: "meta" gives the shapes without any memory.
+        seed: None leaves the memory as it is, for a checkpoint to fill.
+    """
+    with torch.device("meta"):
+        model = Llama(config).to(dtype)
+    if torch.device(device).type == "meta":
+        return model
+    model.to_empty(device=device)
+    if seed is not None:
+        model.init_weights(torch.Generator(device).manual_seed(seed))
+    return model
