@@ -1,0 +1,22 @@
+"""Parallel training, applied to a model from outside.
+
+The order is always: tensor parallel → activation checkpointing → compile each block → data parallel.
+"""
+
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from llama_minimal.model import Llama
+from llama_minimal.parallel.mesh import Mesh, default_device, open_mesh
+
+__all__ = ["Mesh", "default_device", "open_mesh", "parallelize"]
+
+
+def parallelize(model: Llama, mesh: Mesh, *, compile: bool = False) -> nn.Module:
+    """Return what to call in training; ``model`` keeps the parameters under their own names."""
+    if compile:
+        for layer in set(model.layers.values()):
+            layer.compile()
+    if mesh.size > 1:
+        return DistributedDataParallel(model, device_ids=[mesh.device] if mesh.device.type == "cuda" else None)
+    return model
