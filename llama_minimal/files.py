@@ -41,6 +41,28 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextmanager
+def update_folder(folder: Path, *, last: str) -> Iterator[Path]:
+    """Yield a temporary folder to fill; its files then replace those of the same name in ``folder``.
+
+    Args:
+        last: the file to move last: a folder that lacks it is recognizably incomplete.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".update.{os.getpid()}.tmp"
+    temporary.mkdir()
+    try:
+        yield temporary
+        files = sorted(temporary.iterdir(), key=lambda file: (file.name == last, file.name))
+        for file in files:
+            _flush(file)
+        for file in files:
+            os.replace(file, folder / file.name)
+        _flush(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def remove_leftovers(folder: Path) -> None:
     """Delete what a killed process left half-written in a folder."""
     for leftover in folder.glob(".*.tmp"):

@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from llama_minimal.checkpoint.native import write_native
+from llama_minimal.checkpoint.tensors import fill, load_safetensors, read_safetensors, write_safetensors
 from llama_minimal.config import read_json
 from llama_minimal.files import atomic_folder, remove_leftovers
 from llama_minimal.model import Llama
-
-MODEL_TYPE = "llama_minimal"  # in config.json: our own names, not those of the transformers library
 
 
 def save_snapshot(
@@ -48,7 +46,7 @@ def save_snapshot(
         state = {"step": step, "run": run, "scaler": scaler.state_dict()}
         with atomic_folder(path) as temporary:
             write_native(model, temporary)
-            _save_tensors(_optimizer_tensors(model, optimizer) | _rng_tensors(model), temporary / "trainer.safetensors")
+            write_safetensors(_optimizer_tensors(model, optimizer) | _rng_tensors(model), temporary / "trainer.safetensors")
             (temporary / "trainer.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
     for old in snapshots(folder)[:-keep]:
         # Renamed first: a process killed while deleting must not leave half a snapshot under a whole one's name.
@@ -74,41 +72,16 @@ def load_snapshot(
     Raises:
         ValueError: if the snapshot is damaged or belongs to a model of another shape.
     """
-    weights = _load_tensors(path / "model.safetensors")
-    tensors = _load_tensors(path / "trainer.safetensors")
+    fill(model, read_safetensors([path / "model.safetensors"]), path)
+    tensors = load_safetensors(path / "trainer.safetensors")
     try:
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                parameter.copy_(weights.pop(name))
         optimizer.load_state_dict(_optimizer_state(model, optimizer, tensors))
     except (KeyError, RuntimeError) as error:
-        raise ValueError(f"{path} does not fit this model: {error}") from None
+        raise ValueError(f"{path}: trainer.safetensors does not fit this model ({error})") from None
     scaler.load_state_dict(read_state(path)["scaler"])
     torch.set_rng_state(tensors["rng.cpu"])
     if "rng.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["rng.cuda"])
-
-
-def write_native(model: Llama, folder: Path) -> None:
-    """Write ``config.json`` and ``model.safetensors`` with the package's own names."""
-    # named_parameters lists a tensor that has several names (tied, shared) once, under the first.
-    _save_tensors(dict(model.named_parameters()), folder / "model.safetensors")
-    config = {"model_type": MODEL_TYPE} | model.config.to_dict()
-    (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
-
-
-def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    try:
-        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
-    except SafetensorError as error:  # the library's name for a full disk, too
-        raise OSError(f"could not write {path.name}: {error}") from None
-
-
-def _load_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
 
 
 def _optimizer_tensors(model: Llama, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

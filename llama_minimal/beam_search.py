@@ -1,0 +1,95 @@
+"""Beam search: follow the most probable few sequences, not only the most probable next token."""
+
+# B beams, V vocabulary
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llama_minimal.generation import check_prompts, make_cache
+from llama_minimal.model import Llama
+
+
+@dataclass(frozen=True, slots=True)
+class Beam:
+    """Hold one sequence of a beam search."""
+
+    tokens: list[int]
+    """New token ids, without the prompt and without a stop id."""
+    score: float
+    """log p(tokens | prompt) / length^length_penalty, with the stop id counted in both."""
+    finish_reason: str
+    """``stop`` (a stop id came) or ``length``."""
+
+
+@torch.inference_mode()
+def beam_search(
+    model: Llama,
+    prompt: Sequence[int],
+    *,
+    beam_size: int = 4,
+    max_new_tokens: int = 64,
+    length_penalty: float = 1.0,
+    stop_ids: Sequence[int] = (),
+) -> list[Beam]:
+    """Return the best ``beam_size`` continuations found, best first.
+
+    At each step every open beam is extended by every token. Of the best ``beam_size`` extensions, those that
+    end with a stop id are finished; the best ``beam_size`` others stay open. The search ends when no open
+    beam can overtake the worst finished one.
+
+    Args:
+        prompt: token ids.
+        length_penalty: 0 compares probabilities, so that short sequences win; 1 compares means per token.
+
+    Raises:
+        ValueError: if the prompt cannot be continued (see ``generate``) or ``beam_size`` is below 1.
+
+    Source: Wu et al. 2016, §7, with length^α as the normalizer.
+    """
+    check_prompts(model, [prompt], max_new_tokens)
+    if beam_size < 1:
+        raise ValueError(f"beam_size={beam_size} must be at least 1")
+    n_steps = min(max_new_tokens, model.config.max_seq_len - len(prompt))
+    cache = make_cache(model, batch_size=beam_size, max_seq_len=len(prompt) + n_steps)
+    tokens = torch.tensor([list(prompt)] * beam_size, device=cache.keys.device)
+    logits = model.output(model.hidden_states(tokens, cache=cache)[:, -1])  # (B, V)
+
+    opened: list[tuple[list[int], float]] = [([], 0.0)]  # tokens and log-probability
+    finished: list[Beam] = []
+    for length in range(1, n_steps + 1):
+        extensions = _best_extensions(opened, logits, n=beam_size * (1 + len(stop_ids)))
+        for _, sequence, total in extensions[:beam_size]:
+            if sequence[-1] in stop_ids:
+                finished.append(Beam(sequence[:-1], total / length**length_penalty, "stop"))
+        finished = sorted(finished, key=lambda beam: -beam.score)[:beam_size]
+        still_open = [extension for extension in extensions if extension[1][-1] not in stop_ids][:beam_size]
+        opened = [(sequence, total) for _, sequence, total in still_open]
+        # Log-probabilities only fall, so an open beam's best future score lies at one end of its future.
+        best_future = max((t / n**length_penalty for _, t in opened for n in (length + 1, n_steps)), default=0.0)
+        if not opened or (len(finished) == beam_size and finished[-1].score >= best_future) or length == n_steps:
+            break
+        parents = [parent for parent, _, _ in still_open]
+        cache.select(parents + [0] * (beam_size - len(parents)))  # idle rows repeat row 0
+        newest = [sequence[-1] for sequence, _ in opened] + [0] * (beam_size - len(opened))
+        position = torch.full((beam_size, 1), len(prompt) + length - 1, device=tokens.device)
+        logits = model(torch.tensor(newest, device=tokens.device)[:, None], positions=position, cache=cache)[:, -1]
+    if length == n_steps:
+        finished += [Beam(sequence, total / length**length_penalty, "length") for sequence, total in opened]
+    return sorted(finished, key=lambda beam: -beam.score)[:beam_size]
+
+
+def _best_extensions(
+    opened: list[tuple[list[int], float]], logits: Tensor, *, n: int
+) -> list[tuple[int, list[int], float]]:
+    """Extend every open beam by every token; return the n most probable as (beam, tokens, log-probability)."""
+    so_far = torch.tensor([total for _, total in opened], dtype=torch.float64, device=logits.device)
+    totals = so_far[:, None] + logits[: len(opened)].double().log_softmax(-1)  # (B, V)
+    best, index = totals.flatten().topk(min(n, totals.numel()))
+    vocab_size = totals.size(1)
+    return [
+        (i // vocab_size, opened[i // vocab_size][0] + [i % vocab_size], total)
+        for total, i in zip(best.tolist(), index.tolist(), strict=True)
+    ]

@@ -1,0 +1,159 @@
+"""Load and save models: Hugging Face folders, Meta folders, and the package's own."""
+
+import re
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from llama_minimal.checkpoint.huggingface import INDEX, open_huggingface, write_huggingface
+from llama_minimal.checkpoint.huggingface_config import not_expressible
+from llama_minimal.checkpoint.meta import open_meta, write_meta
+from llama_minimal.checkpoint.native import MODEL_TYPE, open_native, write_native
+from llama_minimal.checkpoint.tensors import Checkpoint, fill
+from llama_minimal.config import read_json
+from llama_minimal.files import update_folder
+from llama_minimal.model import Llama, build
+from llama_minimal.tokenizer import TextCodec, load_tokenizer
+
+__all__ = ["load", "not_expressible", "open_checkpoint", "save"]
+
+Format = Literal["auto", "huggingface", "meta", "native"]
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model")
+
+
+def load(
+    path_or_id: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    max_seq_len: int | None = None,
+) -> tuple[Llama, TextCodec | None]:
+    """Load a model and its tokenizer, whatever the format.
+
+    The model is built without memory and filled tensor by tensor, so that the peak is the model and one
+    tensor more.
+
+    Args:
+        path_or_id: a folder (of the transformers library, of Meta, of a training run, or a snapshot), or the
+            id of a model on the Hugging Face hub, such as ``"org/name"``.
+        dtype: None keeps the dtype of the file.
+        max_seq_len: another context than the checkpoint's own.
+
+    Returns:
+        The model, and its tokenizer or None if the folder has none.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+        ValueError: if the checkpoint is damaged, incomplete or of another architecture.
+    """
+    folder = _find(path_or_id)
+    checkpoint = open_checkpoint(folder)
+    config = checkpoint.config if max_seq_len is None else checkpoint.config.replace(max_seq_len=max_seq_len)
+    tokenizer = _find_tokenizer(folder)
+    if tokenizer and tokenizer.vocab_size > config.vocab_size:
+        raise ValueError(
+            f"the tokenizer in {folder} has {tokenizer.vocab_size} tokens, but the model has embeddings for only "
+            f"{config.vocab_size}; do they belong together?"
+        )
+    model = build(config, device=device, dtype=dtype or checkpoint.dtype, seed=None)
+    fill(model, checkpoint.tensors(), folder)
+    return model.eval(), tokenizer
+
+
+def save(
+    model: Llama,
+    folder: str | Path,
+    tokenizer: TextCodec | None = None,
+    *,
+    format: Format = "auto",
+    max_shard_bytes: int = 5_000_000_000,
+    n_shards: int = 1,
+) -> None:
+    """Save a model and its tokenizer; what was in the folder is replaced only when all is written.
+
+    Args:
+        format: ``huggingface``, ``meta`` or ``native``; ``auto`` is huggingface, or native for a model with
+            switches that the transformers library does not know.
+        max_shard_bytes: size of a file in the huggingface format.
+        n_shards: files in the meta format, one per model-parallel rank.
+
+    Raises:
+        ValueError: if the format cannot express the model.
+        OSError: if the disk is full or the folder not writable; the folder is then as it was.
+    """
+    folder = Path(folder)
+    if format == "auto":
+        format = "native" if not_expressible(model.config) else "huggingface"
+    if format not in ("huggingface", "meta", "native"):
+        raise ValueError(f"format={format!r} is not one of 'auto', 'huggingface', 'meta', 'native'")
+    with update_folder(folder, last="params.json" if format == "meta" else "config.json") as temporary:
+        if format == "huggingface":
+            write_huggingface(model, temporary, tokenizer, max_shard_bytes=max_shard_bytes)
+        elif format == "meta":
+            write_meta(model, temporary, n_shards=n_shards)
+        else:
+            write_native(model, temporary)
+        if tokenizer:
+            tokenizer.save(temporary)
+        written = {file.name for file in temporary.iterdir()}
+    for stale in [*folder.glob("*.safetensors"), folder / INDEX, *folder.glob("consolidated.*.pth")]:
+        if stale.name not in written:  # weights of the model that was here before
+            stale.unlink(missing_ok=True)
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Find out a folder's format and open it.
+
+    Raises:
+        ValueError: if the folder holds no model, or a damaged one.
+    """
+    if (folder / "params.json").exists():
+        return open_meta(folder)
+    if not (folder / "config.json").exists():
+        raise ValueError(
+            f"{folder} has neither config.json (Hugging Face, llama_minimal) nor params.json (Meta); "
+            f"is it the folder of a model?"
+        )
+    config = read_json(folder / "config.json")
+    return (open_native if config.get("model_type") == MODEL_TYPE else open_huggingface)(folder, config)
+
+
+def _find(path_or_id: str | Path) -> Path:
+    """Return the folder of a model: as given, its newest snapshot if training is not done, or downloaded."""
+    folder = Path(path_or_id)
+    if folder.is_dir():
+        saved = sorted((folder / "snapshots").glob("step-*"))
+        return saved[-1] if saved and not (folder / "config.json").exists() else folder
+    if folder.is_file():
+        raise ValueError(f"{folder} is a file; give the folder that holds the model")
+    # A hub id is owner/name; whoever writes ./name or /name means a path.
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", str(path_or_id)):
+        raise FileNotFoundError(f"there is no folder {path_or_id}; give a folder, or a hub id such as org/name")
+    return _download(str(path_or_id))
+
+
+def _download(hub_id: str) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    except ImportError:
+        raise ImportError(
+            f"there is no folder {hub_id}; to download it from the hub, run: pip install 'llama_minimal[hub]'"
+        ) from None
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=["*.safetensors", "*.json", "tokenizer.model"]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise FileNotFoundError(f"there is no folder {hub_id}, and the hub did not give it: {reason}") from None
+
+
+def _find_tokenizer(folder: Path) -> TextCodec | None:
+    # Meta keeps one tokenizer for all sizes in the parent; a snapshot's is in the folder of its run.
+    places = [folder]
+    if (folder / "params.json").exists():
+        places.append(folder.parent)
+    if folder.parent.name == "snapshots":
+        places.append(folder.parent.parent)
+    found = [place for place in places if any((place / name).exists() for name in _TOKENIZERS)]
+    return load_tokenizer(found[0]) if found else None

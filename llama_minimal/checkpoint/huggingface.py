@@ -1,0 +1,132 @@
+"""Folders of the transformers library: ``config.json`` and safetensors, in one file or many."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from llama_minimal.checkpoint.huggingface_config import config_from_huggingface, config_to_huggingface
+from llama_minimal.checkpoint.tensors import Checkpoint, Named, first_dtype, read_safetensors, write_safetensors
+from llama_minimal.config import LlamaConfig, read_json
+from llama_minimal.model import Llama
+from llama_minimal.tokenizer import TextCodec
+
+_LAYER = {
+    "attention.wq": "self_attn.q_proj",
+    "attention.wk": "self_attn.k_proj",
+    "attention.wv": "self_attn.v_proj",
+    "attention.wo": "self_attn.o_proj",
+    "feed_forward.w1": "mlp.gate_proj",
+    "feed_forward.w2": "mlp.down_proj",
+    "feed_forward.w3": "mlp.up_proj",
+    "attention_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+}
+INDEX = "model.safetensors.index.json"
+_TOP = {"tok_embeddings": "model.embed_tokens", "norm": "model.norm", "output": "lm_head"}
+
+
+def names(config: LlamaConfig) -> dict[str, str]:
+    """Return the concrete name in transformers of every tensor name of ours."""
+    modules = dict(_TOP)
+    for i in range(config.n_layers):
+        modules |= {f"layers.{i}.{ours}": f"model.layers.{i}.{theirs}" for ours, theirs in _LAYER.items()}
+    kinds = ("weight", "bias") if config.bias else ("weight",)
+    return {f"{ours}.{kind}": f"{theirs}.{kind}" for ours, theirs in modules.items() for kind in kinds}
+
+
+def to_half_split(weight: Tensor, n_heads: int) -> Tensor:
+    """Reorder the rows of q or k from Meta's interleaved pairs (0, 1), (2, 3) … to halves (0, Dh/2), (1, Dh/2 + 1) …
+
+    The rotation is the same; only where a pair's partners stand differs. k has its own number of heads.
+    """
+    return weight.unflatten(0, (n_heads, -1, 2)).transpose(1, 2).flatten(0, 2)
+
+
+def to_interleaved(weight: Tensor, n_heads: int) -> Tensor:
+    """Undo ``to_half_split``."""
+    return weight.unflatten(0, (n_heads, 2, -1)).transpose(1, 2).flatten(0, 2)
+
+
+def open_huggingface(folder: Path, config: dict[str, Any]) -> Checkpoint:
+    """Open a folder of the transformers library.
+
+    Raises:
+        ValueError: if it is no LLaMA, uses what we do not have, or files are missing or damaged.
+    """
+    ours = config_from_huggingface(config)
+    paths = _weight_files(folder)
+    to_ours = {theirs: name for name, theirs in names(ours).items()}
+
+    def tensors() -> Named:
+        for theirs, tensor in read_safetensors(paths):
+            if theirs.endswith("rotary_emb.inv_freq") or (theirs == "lm_head.weight" and ours.tie_embeddings):
+                continue  # computed from the config; a copy of the embeddings
+            name = to_ours.get(theirs, theirs)
+            n_heads = _rotated_heads(name, ours)
+            if n_heads and tensor.size(0) % (2 * n_heads) == 0:  # another size is an error that ``fill`` tells
+                tensor = to_interleaved(tensor, n_heads)
+            yield name, tensor
+
+    return Checkpoint(ours, first_dtype(paths), tensors)
+
+
+def write_huggingface(model: Llama, folder: Path, tokenizer: TextCodec | None, *, max_shard_bytes: int) -> None:
+    """Write a model to an existing folder, in as many files as its size asks for."""
+    config = config_to_huggingface(model.config)
+    config["torch_dtype"] = str(model.tok_embeddings.weight.dtype).removeprefix("torch.")
+    if tokenizer:
+        config |= {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
+    parameters = dict(model.named_parameters())
+    their_names = names(model.config)
+    shards = _shards(parameters, max_shard_bytes)
+    index = {}
+    for i, shard in enumerate(shards, start=1):
+        file = "model.safetensors" if len(shards) == 1 else f"model-{i:05d}-of-{len(shards):05d}.safetensors"
+        tensors = {}
+        for name in shard:
+            n_heads = _rotated_heads(name, model.config)
+            weight = parameters[name].detach()
+            tensors[their_names[name]] = to_half_split(weight, n_heads) if n_heads else weight
+        write_safetensors(tensors, folder / file)
+        index |= dict.fromkeys(tensors, file)
+    if len(shards) > 1:
+        content = {"metadata": {"total_size": sum(p.nbytes for p in parameters.values())}, "weight_map": index}
+        (folder / INDEX).write_text(json.dumps(content, indent=2), encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+
+
+def _rotated_heads(name: str, config: LlamaConfig) -> int:
+    """Return how many heads a q or k tensor has, 0 for all others."""
+    return {"wq": config.n_heads, "wk": config.n_kv_heads}.get(name.split(".")[-2] if "." in name else "", 0)
+
+
+def _shards(parameters: dict[str, Tensor], max_bytes: int) -> list[list[str]]:
+    """Divide the names, in order, into groups of at most ``max_bytes`` (or of one tensor that is larger)."""
+    shards: list[list[str]] = [[]]
+    size = 0
+    for name, parameter in parameters.items():
+        if shards[-1] and size + parameter.nbytes > max_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += parameter.nbytes
+    return shards
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    if (folder / "model.safetensors").exists():
+        return [folder / "model.safetensors"]
+    if (folder / INDEX).exists():
+        weight_map = read_json(folder / INDEX).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise ValueError(f"{folder / INDEX} has no weight_map; download it again")
+        return [folder / name for name in sorted(set(weight_map.values()))]
+    if list(folder.glob("*.bin")):
+        raise ValueError(
+            f"{folder} has its weights in pickle files (*.bin), which may run code when read; "
+            f"get the safetensors version, or convert it with the transformers library"
+        )
+    raise ValueError(f"{folder} has a config.json but no model.safetensors and no {INDEX}; is the download complete?")

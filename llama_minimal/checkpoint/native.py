@@ -1,0 +1,27 @@
+"""The package's own folder: ``config.json`` and ``model.safetensors`` with our names, all switches included."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from llama_minimal.checkpoint.tensors import Checkpoint, first_dtype, read_safetensors, write_safetensors
+from llama_minimal.config import LlamaConfig
+from llama_minimal.model import Llama
+
+MODEL_TYPE = "llama_minimal"
+
+
+def open_native(folder: Path, config: dict[str, Any]) -> Checkpoint:
+    """Open a folder whose ``config.json`` says that it is ours."""
+    values = {name: value for name, value in config.items() if name != "model_type"}
+    path = folder / "model.safetensors"
+    return Checkpoint(LlamaConfig.from_dict(values), first_dtype([path]), partial(read_safetensors, [path]))
+
+
+def write_native(model: Llama, folder: Path) -> None:
+    """Write a model to an existing folder."""
+    # named_parameters lists a tensor that has several names (tied, shared) once, under the first.
+    write_safetensors(dict(model.named_parameters()), folder / "model.safetensors")
+    config = {"model_type": MODEL_TYPE} | model.config.to_dict()
+    (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")

@@ -1,0 +1,116 @@
+"""Tensors between disk and model, one at a time and strictly checked."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from llama_minimal.config import LlamaConfig
+from llama_minimal.model import Llama
+
+Named = Iterator[tuple[str, Tensor]]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Describe weights on disk: the model's shape, their dtype, and a way to go through them."""
+
+    config: LlamaConfig
+    dtype: torch.dtype
+    tensors: Callable[[], Named]
+    """Yields (name in our state dict, tensor), holding one tensor in memory at a time."""
+
+
+@torch.no_grad()
+def fill(model: Llama, tensors: Iterable[tuple[str, Tensor]], source: Path) -> None:
+    """Copy named tensors into a model's parameters.
+
+    Raises:
+        ValueError: if a tensor is missing, unknown, of another shape, or holds NaN or infinity.
+    """
+    # A tensor that has several names (tied embeddings, shared layers) is listed once, under the first.
+    missing = dict(model.named_parameters())
+    unknown = []
+    for name, tensor in tensors:
+        if name not in missing:
+            unknown.append(name)
+            continue
+        parameter = missing.pop(name)
+        if parameter.shape != tensor.shape:
+            raise ValueError(
+                f"{source}: {name} has shape {tuple(tensor.shape)}, but the config asks for {tuple(parameter.shape)}"
+            )
+        if not _is_finite(tensor):
+            raise ValueError(f"{source}: {name} holds NaN or infinity; the checkpoint is damaged, get it again")
+        parameter.copy_(tensor)
+    if missing or unknown:
+        parts = [f"{what} {_shorten(names)}" for what, names in (("lacks", missing), ("has unknown", unknown)) if names]
+        raise ValueError(f"{source} {' and '.join(parts)}; do its config and its weights belong together?")
+
+
+def read_safetensors(paths: Iterable[Path]) -> Named:
+    """Yield the tensors of safetensors files under the files' own names.
+
+    Raises:
+        ValueError: if a file is missing, truncated or damaged.
+    """
+    for path in paths:
+        try:
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118 - it is no dict
+                    yield name, file.get_tensor(name)
+        except FileNotFoundError:
+            raise ValueError(f"{path} is missing, though the checkpoint's index names it; download it again") from None
+        except SafetensorError as error:
+            raise ValueError(f"{path} is not a whole safetensors file ({error}); download or save it again") from None
+
+
+def first_dtype(paths: Iterable[Path]) -> torch.dtype:
+    """Return the dtype of the first tensor.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    for _, tensor in read_safetensors(paths):
+        return tensor.dtype
+    raise ValueError(f"{', '.join(map(str, paths))} holds no tensors")
+
+
+def write_safetensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write tensors to one file.
+
+    Raises:
+        OSError: if the disk is full or the folder not writable.
+    """
+    try:
+        whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+        save_file(whole, path, metadata={"format": "pt"})
+    except SafetensorError as error:  # the library's name for a full disk, too
+        raise OSError(f"could not write {path.name}: {error}") from None
+
+
+def load_safetensors(path: Path) -> dict[str, Tensor]:
+    """Read all tensors of one file into memory.
+
+    Raises:
+        ValueError: if the file is missing, truncated or damaged.
+    """
+    try:
+        return load_file(path)
+    except (SafetensorError, FileNotFoundError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    # Minimum and maximum carry NaN along and need no memory, unlike isfinite().all().
+    low, high = torch.aminmax(tensor)
+    return bool(torch.isfinite(low) and torch.isfinite(high))
+
+
+def _shorten(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -1,0 +1,81 @@
+"""What a LLaMA costs: parameters, arithmetic and memory, from the config alone."""
+
+from dataclasses import dataclass
+
+from llama_minimal.config import LlamaConfig
+
+_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+# Mixed or not, training keeps float32 weights, gradients and AdamW's two moments (Rajbhandari et al. 2020, §3.1,
+# counts the same four, with half-precision copies on top).
+_TRAINING_BYTES = 4 + 4 + 8
+
+
+def parameters(config: LlamaConfig) -> dict[str, int]:
+    """Count the parameters of each component; the sum is the size of the model.
+
+    Example:
+        >>> from llama_minimal.config import preset
+        >>> sum(parameters(preset("llama-7b")).values())
+        6738415616
+    """
+    D, F, V = config.dim, config.hidden_dim, config.vocab_size
+    kv_dim = config.n_kv_heads * config.head_dim
+    n_layers = config.n_layers // config.share_layers
+    n_matrices = 3 if config.ffn == "swiglu" else 2
+    attention = 2 * D * D + 2 * D * kv_dim
+    feed_forward = n_matrices * D * F
+    if config.bias:
+        attention += 2 * D + 2 * kv_dim
+        feed_forward += D + (n_matrices - 1) * F
+    norm = D if config.norm == "rms" else 2 * D
+    n_norms = 2 * n_layers + (config.norm_placement == "pre")
+    return {
+        "embeddings": V * D,
+        "attention": n_layers * attention,
+        "feed-forward": n_layers * feed_forward,
+        "norms": n_norms * norm,
+        "output": 0 if config.tie_embeddings else V * D,
+    }
+
+
+def flops_per_token(config: LlamaConfig, *, context: int) -> dict[str, float]:
+    """Count the floating-point operations of one token's forward pass; training takes three times as many.
+
+    A multiplication and its addition are two. Norms, activations and the softmax are left out: they are
+    less than a hundredth at every published size (Kaplan et al. 2020, §2.1).
+
+    Args:
+        context: tokens that the token looks at, itself included. For the mean over a causal sequence of T
+            tokens, give (T + 1) / 2.
+    """
+    D, F = config.dim, config.hidden_dim
+    kv_dim = config.n_kv_heads * config.head_dim
+    n_matrices = 3 if config.ffn == "swiglu" else 2
+    return {
+        "attention projections": config.n_layers * 2 * (2 * D * D + 2 * D * kv_dim),
+        "attention scores": config.n_layers * 2 * (2 * D * context),
+        "feed-forward": config.n_layers * 2 * n_matrices * D * F,
+        "output": 2 * D * config.vocab_size,
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Hold memory needs in bytes."""
+
+    weights: int
+    kv_cache: int
+    """Of one sequence as long as the context."""
+    training: int
+    """Weights, gradients and AdamW's state in float32, without activations."""
+
+
+def memory(config: LlamaConfig, *, precision: str = "bf16") -> Memory:
+    """Return what the weights and a full key/value cache take in one precision, and what training takes."""
+    n = sum(parameters(config).values())
+    per_token = 2 * config.n_layers * config.n_kv_heads * config.head_dim
+    return Memory(
+        weights=n * _BYTES[precision],
+        kv_cache=per_token * config.max_seq_len * _BYTES[precision],
+        training=n * _TRAINING_BYTES,
+    )

@@ -1,0 +1,252 @@
+"""Generation: prompts in, text out; a token at a time, streamed, in batches."""
+
+# B batch, T time, S slots, V vocabulary
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from llama_minimal.kv_cache import KVCache
+from llama_minimal.model import Llama
+from llama_minimal.sampling import GREEDY, Sampling, choose, filter_logits
+from llama_minimal.streaming import TextStream
+from llama_minimal.tokenizer import TextCodec
+
+Ids = Sequence[int]
+
+
+@dataclass(slots=True)
+class Completion:
+    """Hold what was written after one prompt."""
+
+    tokens: list[int] = field(default_factory=list)
+    """New token ids, without the prompt and without a stop id."""
+    text: str | None = None
+    """The new text, cut before a stop string; None without a tokenizer."""
+    finish_reason: str = ""
+    """``stop`` (a stop id or string came), ``length`` (enough tokens) or ``context`` (max_seq_len is full)."""
+
+
+def generate(
+    model: Llama,
+    tokenizer: TextCodec | None,
+    prompts: Sequence[str] | Sequence[Ids],
+    *,
+    max_new_tokens: int = 128,
+    sampling: Sampling = GREEDY,
+    stop_ids: Ids | None = None,
+    stop: Sequence[str] = (),
+    seed: int = 0,
+    compile: bool = False,
+) -> list[Completion]:
+    """Continue every prompt; row i writes exactly what its prompt alone would write with seed + i.
+
+    Args:
+        tokenizer: needed for prompts that are text and for stop strings.
+        prompts: texts, or lists of token ids, of any lengths.
+        max_new_tokens: the most to write; less if the context of ``max_seq_len`` tokens is full before.
+        sampling: how to choose the next token; greedy unless told.
+        stop_ids: tokens that end a row; None means the tokenizer's end-of-text token.
+        stop: texts that end a row; what is written ends before them.
+        compile: compile the step of one token: slow at first, then fast.
+
+    Raises:
+        ValueError: if a prompt is empty, has unknown ids or leaves no room in the context.
+    """
+    ids = [_encode(tokenizer, prompt) for prompt in prompts]
+    rows = [_Row(model, tokenizer, prompt, max_new_tokens, stop_ids, stop) for prompt in ids]
+    for tokens in decode(model, ids, max_new_tokens=max_new_tokens, sampling=sampling, seed=seed, compile=compile):
+        for row, token in zip(rows, tokens, strict=True):
+            row.push(token)
+        if all(row.done for row in rows):
+            break
+    return [row.completion for row in rows]
+
+
+def stream(
+    model: Llama,
+    tokenizer: TextCodec,
+    prompt: str | Ids,
+    *,
+    max_new_tokens: int = 128,
+    sampling: Sampling = GREEDY,
+    stop_ids: Ids | None = None,
+    stop: Sequence[str] = (),
+    seed: int = 0,
+    compile: bool = False,
+) -> Iterator[str]:
+    """Continue one prompt and yield the text as it is written; joined, it is ``generate``'s text.
+
+    A piece comes only when it is certain: whole characters, and no beginning of a stop string.
+    """
+    ids = _encode(tokenizer, prompt)
+    row = _Row(model, tokenizer, ids, max_new_tokens, stop_ids, stop)
+    for (token,) in decode(model, [ids], max_new_tokens=max_new_tokens, sampling=sampling, seed=seed, compile=compile):
+        if piece := row.push(token):
+            yield piece
+        if row.done:
+            break
+
+
+@torch.inference_mode()
+def decode(
+    model: Llama,
+    prompts: Sequence[Ids],
+    *,
+    max_new_tokens: int,
+    sampling: Sampling = GREEDY,
+    seed: int = 0,
+    compile: bool = False,
+) -> Iterator[list[int]]:
+    """Yield the next token id of every row, ``max_new_tokens`` times; the caller may stop before.
+
+    Rows whose context is full go on with meaningless tokens: ``generate`` ends them in time.
+    """
+    check_prompts(model, prompts, max_new_tokens)
+    device = next(model.parameters()).device
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    size = min(int(lengths.max()) + max_new_tokens, model.config.max_seq_len)
+    cache = make_cache(model, batch_size=len(prompts), max_seq_len=_round_up(size, model) if compile else size)
+    step = _compiled_step() if compile else _step
+    uniform = _uniform_numbers(len(prompts), max_new_tokens, seed).to(device) if sampling.temperature > 0 else None
+
+    # Prefill: prompts padded on the right; each row's next token comes from its own last one.
+    padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(prompt) for prompt in prompts], batch_first=True).to(device)
+    rows = torch.arange(len(prompts), device=device)
+    logits = model.output(model.hidden_states(padded, cache=cache)[rows, lengths - 1])  # (B, V)
+    seen = _seen(prompts, model.config.vocab_size, device) if sampling.repetition_penalty != 1 else None
+    for i in range(max_new_tokens):
+        if i > 0:
+            positions = (lengths + i - 1).clamp(max=size - 1)
+            logits = step(model, new[:, None], positions[:, None], cache)
+        new = choose(filter_logits(logits, sampling, seen), None if uniform is None else uniform[:, i])  # (B,)
+        if seen is not None:
+            seen[rows, new] = True
+        yield new.tolist()
+
+
+class _Row:
+    """Follow one row: collect its tokens and text, and see when it ends."""
+
+    def __init__(
+        self,
+        model: Llama,
+        tokenizer: TextCodec | None,
+        prompt: Ids,
+        max_new_tokens: int,
+        stop_ids: Ids | None,
+        stop: Sequence[str],
+    ) -> None:
+        if stop and tokenizer is None:
+            raise ValueError("stop strings need a tokenizer; give one, or use stop_ids")
+        if stop_ids is None:
+            stop_ids = [tokenizer.eos_id] if tokenizer and tokenizer.eos_id is not None else []
+        self.stop_ids = set(stop_ids)
+        self.limit = max_new_tokens
+        self.room = model.config.max_seq_len - len(prompt)
+        self.text = TextStream(tokenizer, prompt, stop) if tokenizer else None
+        self.completion = Completion(text="" if tokenizer else None)
+
+    @property
+    def done(self) -> bool:
+        return self.completion.finish_reason != ""
+
+    def push(self, token: int) -> str:
+        """Take the next token; return the text that is certain now."""
+        if self.done:
+            return ""
+        tokens = self.completion.tokens
+        if token in self.stop_ids:
+            return self._finish("stop")
+        tokens.append(token)
+        piece = self._add(self.text.push(token)) if self.text else ""
+        if self.text and self.text.stopped:
+            self.completion.finish_reason = "stop"
+        elif len(tokens) == self.limit:
+            piece += self._finish("length")
+        elif len(tokens) == self.room:
+            piece += self._finish("context")
+        return piece
+
+    def _finish(self, reason: str) -> str:
+        self.completion.finish_reason = reason
+        return self._add(self.text.finish()) if self.text else ""
+
+    def _add(self, piece: str) -> str:
+        self.completion.text += piece
+        return piece
+
+
+def check_prompts(model: Llama, prompts: Sequence[Ids], max_new_tokens: int) -> None:
+    """Refuse prompts that cannot be continued.
+
+    Raises:
+        ValueError: if there is no prompt, or one is empty, has unknown ids or leaves no room in the context.
+    """
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 1")
+    if not prompts:
+        raise ValueError("there is no prompt; give at least one")
+    vocab_size, context = model.config.vocab_size, model.config.max_seq_len
+    for prompt in prompts:
+        if not len(prompt):
+            raise ValueError("the prompt is empty; give at least one token (with a tokenizer: its <|bos|>)")
+        if not 0 <= min(prompt) <= max(prompt) < vocab_size:
+            wrong = next(token for token in prompt if not 0 <= token < vocab_size)
+            raise ValueError(f"token id {wrong} is not among the model's ids 0 to {vocab_size - 1}")
+        if len(prompt) >= context:
+            raise ValueError(
+                f"the prompt has {len(prompt)} tokens; it and at least one new token must fit "
+                f"the context of {context} tokens (max_seq_len): shorten it to {context - 1} tokens or fewer"
+            )
+
+
+def make_cache(model: Llama, *, batch_size: int, max_seq_len: int) -> KVCache:
+    """Build a cache in the model's dtype, on its device."""
+    weight = next(model.parameters())
+    return KVCache(
+        model.config, batch_size=batch_size, max_seq_len=max_seq_len, dtype=weight.dtype, device=weight.device
+    )
+
+
+def _encode(tokenizer: TextCodec | None, prompt: str | Ids) -> list[int]:
+    if not isinstance(prompt, str):
+        return list(prompt)
+    if tokenizer is None:
+        raise ValueError("a prompt that is text needs a tokenizer; give one, or give token ids")
+    return tokenizer.encode(prompt, bos=tokenizer.bos_id is not None)
+
+
+def _step(model: Llama, tokens: Tensor, positions: Tensor, cache: KVCache) -> Tensor:
+    """Feed one token per row, (B, 1), and return its logits (B, V)."""
+    return model(tokens, positions=positions, cache=cache)[:, -1]
+
+
+@functools.cache
+def _compiled_step() -> Callable[..., Tensor]:
+    """Return ``_step`` compiled to one graph; on a GPU it is replayed without Python in between."""
+    mode = "reduce-overhead" if torch.cuda.is_available() else None
+    return torch.compile(_step, fullgraph=True, dynamic=False, mode=mode)
+
+
+def _round_up(size: int, model: Llama) -> int:
+    """Return the next power of two, so that few cache sizes need compiling."""
+    return min(1 << (size - 1).bit_length(), model.config.max_seq_len)
+
+
+def _uniform_numbers(n_rows: int, n_tokens: int, seed: int) -> Tensor:
+    """Draw each row's numbers from a generator of its own, (B, n) in [0, 1)."""
+    # float32 draws are below 1 by more than float64 rounding can eat.
+    draws = [torch.rand(n_tokens, generator=torch.Generator().manual_seed(seed + row)) for row in range(n_rows)]
+    return torch.stack(draws).double()
+
+
+def _seen(prompts: Sequence[Ids], vocab_size: int, device: torch.device) -> Tensor:
+    """Mark the tokens of each prompt, (B, V)."""
+    seen = torch.zeros(len(prompts), vocab_size, dtype=torch.bool)
+    for row, prompt in enumerate(prompts):
+        seen[row, torch.tensor(prompt)] = True
+    return seen.to(device)
