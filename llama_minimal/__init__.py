@@ -16,9 +16,9 @@ _HOMES = {
     "checkpoint": ("load", "save"),
     "generation": ("Completion", "generate", "stream"),
     "beam_search": ("beam_search",),
-    "sampling": ("GREEDY", "Sampling"),
+    "settings": ("GREEDY", "Sampling", "TrainConfig"),
     "kv_cache": ("KVCache",),
-    "training": ("TrainConfig", "Trainer"),
+    "training": ("Trainer",),
     "data": ("documents", "encode_corpus", "TokenFile"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -12,6 +12,7 @@ Norm = Literal["rms", "layer"]
 NormPlacement = Literal["pre", "post"]
 FeedForwardKind = Literal["swiglu", "gelu", "relu"]
 Position = Literal["rope", "sinusoidal", "none"]
+Precision = Literal["fp32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from llama_minimal.kv_cache import KVCache
 from llama_minimal.model import Llama
-from llama_minimal.sampling import GREEDY, Sampling, choose, filter_logits
+from llama_minimal.sampling import choose, filter_logits
+from llama_minimal.settings import GREEDY, Sampling
 from llama_minimal.streaming import TextStream
 from llama_minimal.tokenizer import TextCodec
 

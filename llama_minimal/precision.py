@@ -1,13 +1,12 @@
 """Numeric precision in training: which number format computes, and what keeps it safe."""
 
 from contextlib import AbstractContextManager
-from typing import Literal
 
 import torch
 
-# Weights, gradients and optimizer state are float32 in all three; the name says what matrices multiply in.
-Precision = Literal["fp32", "bf16", "fp16"]
+from llama_minimal.config import Precision
 
+# Weights, gradients and optimizer state are float32 in all three: the name says what matrices multiply in.
 _DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 

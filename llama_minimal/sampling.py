@@ -2,43 +2,12 @@
 
 # B batch, V vocabulary
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
+from llama_minimal.settings import Sampling
+
 NEVER = float("-inf")  # the logit of probability 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sampling:
-    """Say how to choose the next token. The defaults choose freely; ``temperature=0`` is greedy."""
-
-    temperature: float = 1.0
-    """Divides the logits: below 1 is bolder, above 1 wilder; 0 always takes the most likely token."""
-    top_k: int | None = None
-    """Choose among the k most likely tokens."""
-    top_p: float | None = None
-    """Choose among the fewest tokens that have this probability together."""
-    min_p: float | None = None
-    """Choose among tokens at least this many times as likely as the most likely one."""
-    repetition_penalty: float = 1.0
-    """Above 1 makes tokens that are there already less likely."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature={self.temperature!r} must be 0 (greedy) or a positive number")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k={self.top_k!r} must be at least 1; leave it out to allow every token")
-        for name in ("top_p", "min_p"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value <= 1:
-                raise ValueError(f"{name}={value!r} must be above 0 and at most 1; leave it out to allow every token")
-        if not 0 < self.repetition_penalty < float("inf"):
-            raise ValueError(f"repetition_penalty={self.repetition_penalty!r} must be positive; 1 penalizes nothing")
-
-
-GREEDY = Sampling(temperature=0)
 
 
 def top_k_filter(logits: Tensor, k: int) -> Tensor:

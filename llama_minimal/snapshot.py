@@ -46,7 +46,9 @@ def save_snapshot(
         state = {"step": step, "run": run, "scaler": scaler.state_dict()}
         with atomic_folder(path) as temporary:
             write_native(model, temporary)
-            write_safetensors(_optimizer_tensors(model, optimizer) | _rng_tensors(model), temporary / "trainer.safetensors")
+            write_safetensors(
+                _optimizer_tensors(model, optimizer) | _rng_tensors(model), temporary / "trainer.safetensors"
+            )
             (temporary / "trainer.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
     for old in snapshots(folder)[:-keep]:
         # Renamed first: a process killed while deleting must not leave half a snapshot under a whole one's name.
@@ -64,9 +66,7 @@ def read_state(path: Path) -> dict[str, Any]:
     return read_json(path / "trainer.json")
 
 
-def load_snapshot(
-    path: Path, model: Llama, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
-) -> None:
+def load_snapshot(path: Path, model: Llama, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
     """Put a snapshot's state into model, optimizer, scaler and random generators.
 
     Raises:

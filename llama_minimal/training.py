@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,60 +21,9 @@ from llama_minimal.metrics import MetricsLog
 from llama_minimal.model import Llama
 from llama_minimal.optim import clip_gradients, learning_rate, make_adamw, set_learning_rate
 from llama_minimal.parallel import Mesh, parallelize
-from llama_minimal.precision import Precision, autocast, grad_scaler
+from llama_minimal.precision import autocast, grad_scaler
 from llama_minimal.snapshot import load_snapshot, read_state, save_snapshot, snapshots
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainConfig:
-    """Say how to train: the defaults are LLaMA's recipe (§2.3) at the size of a laptop."""
-
-    steps: int = 1000
-    """Optimizer steps in all."""
-    batch_size: int = 16
-    """Sequences per step, over all processes."""
-    micro_batch_size: int | None = None
-    """Sequences that a process holds in memory at once; None: its whole share. Fewer need less memory."""
-    seq_len: int = 256
-    """Tokens per sequence."""
-    lr: float = 2e-3
-    """Peak learning rate."""
-    min_lr_ratio: float = 0.1
-    """Final learning rate as a fraction of the peak."""
-    warmup_steps: int = 50
-    """Steps of linear warm-up."""
-    weight_decay: float = 0.1
-    """AdamW's decay of matrices; norms and biases are not decayed."""
-    beta1: float = 0.9
-    """AdamW's decay of the mean gradient."""
-    beta2: float = 0.95
-    """AdamW's decay of the mean squared gradient."""
-    clip_norm: float = 1.0
-    """Largest norm of the gradient; larger ones are scaled down to it."""
-    precision: Precision = "fp32"
-    """Format of matrix products: fp32, bf16 (autocast) or fp16 (autocast and loss scaling)."""
-    compile: bool = False
-    """Compile each block with torch.compile."""
-    seed: int = 0
-    """Seed of the initial weights and of the order of the data."""
-    validate_every: int = 100
-    """Steps between validations."""
-    snapshot_every: int = 100
-    """Steps between snapshots."""
-    keep_snapshots: int = 2
-    """How many snapshots to keep."""
-
-    def __post_init__(self) -> None:
-        whole = ("steps", "batch_size", "seq_len", "validate_every", "snapshot_every", "keep_snapshots")
-        for name in whole + (("micro_batch_size",) if self.micro_batch_size is not None else ()):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be a whole number of at least 1")
-        if not 0 < self.lr < math.inf:
-            raise ValueError(f"lr={self.lr!r} must be a positive number, such as 1e-3")
-        if not 0 <= self.warmup_steps <= self.steps:
-            raise ValueError(f"warmup_steps={self.warmup_steps} must be between 0 and steps={self.steps}")
-        if not self.clip_norm > 0:
-            raise ValueError(f"clip_norm={self.clip_norm!r} must be positive; a huge value switches clipping off")
+from llama_minimal.settings import TrainConfig
 
 
 # What may differ between a snapshot and the run that goes on from it, because no loss depends on it.
@@ -119,7 +68,9 @@ class Trainer:
         self.model, self.config, self.validation = model, config, validation
         self.mesh = mesh or Mesh(device=next(model.parameters()).device)
         if config.seq_len > model.config.max_seq_len:
-            raise ValueError(f"seq_len={config.seq_len} is longer than the model's max_seq_len={model.config.max_seq_len}")
+            raise ValueError(
+                f"seq_len={config.seq_len} is longer than the model's max_seq_len={model.config.max_seq_len}"
+            )
         self.batches = Batches(
             tokens,
             batch_size=config.batch_size,

@@ -118,7 +118,9 @@ def _slice(name: str, weight: Tensor, rank: int, n_shards: int) -> Tensor:
 def _join(slices: list[Tensor], shape: tuple[int, ...] | None) -> Tensor:
     """Put the ranks' slices together; the axis in which they fall short of ``shape`` is the one that was cut."""
     first = slices[0]
-    axes = [axis for axis in range(first.ndim) if shape and first.ndim == len(shape) and first.size(axis) != shape[axis]]
+    axes = [
+        axis for axis in range(first.ndim) if shape and first.ndim == len(shape) and first.size(axis) != shape[axis]
+    ]
     if len(axes) != 1 or shape[axes[0]] % first.size(axes[0]):
         return first  # whole on every rank, or an error that ``fill`` tells
     n_different = shape[axes[0]] // first.size(axes[0])

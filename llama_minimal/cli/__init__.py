@@ -1,0 +1,52 @@
+"""The command line: ``llama-minimal train | generate | chat | evaluate | convert | info``."""
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import tyro
+
+from llama_minimal.cli.models import Convert, Evaluate, Info
+from llama_minimal.cli.train import Train, with_saved_values
+from llama_minimal.cli.write import Chat, Generate
+
+_COMMANDS = {"train": Train, "generate": Generate, "chat": Chat, "evaluate": Evaluate, "convert": Convert, "info": Info}
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run one command; what a user can mend ends with a line on standard error and status 2."""
+    args = list(sys.argv[1:] if args is None else args)
+    try:
+        _parse(args).run()
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        if not _is_expected(error):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        sys.exit(130)
+
+
+def _parse(args: list[str]) -> object:
+    command = _cli(args)
+    if isinstance(command, Train) and command.resume:
+        # Flags that are given again are compared with the snapshot's; those left out take its values.
+        saved = with_saved_values(command)
+        return tyro.cli(Train, args=args[1:], default=saved, prog="llama-minimal train")
+    return command
+
+
+def _cli(args: list[str]) -> object:
+    union = None
+    for name, command in _COMMANDS.items():
+        option = Annotated[command, tyro.conf.subcommand(name, prefix_name=False)]
+        union = option if union is None else union | option
+    return tyro.cli(union, args=args, prog="llama-minimal", description=__doc__)
+
+
+def _is_expected(error: Exception) -> bool:
+    """Whether an error says what a user can mend; other errors of torch keep their traceback."""
+    from llama_minimal.training import TrainingDiverged
+
+    return not isinstance(error, RuntimeError) or isinstance(error, TrainingDiverged)

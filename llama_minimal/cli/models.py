@@ -1,0 +1,156 @@
+"""``llama-minimal evaluate``, ``convert`` and ``info``: look at a model, or write it in another format."""
+
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+from tqdm import tqdm
+
+from llama_minimal import cost
+from llama_minimal.cli.console import human, table
+from llama_minimal.cli.write import WriteFlags, load_for_writing
+from llama_minimal.config import PRESETS, LlamaConfig, preset
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Measure a model's loss, perplexity and bits per byte on a text."""
+
+    folder: tyro.conf.Positional[str]
+    """Folder of a model, or a hub id."""
+    corpus: str | None = None
+    """python-docs, python-source, a file, folder, glob or address; left out: the run's own validation text."""
+    seq_len: int | None = None
+    """Tokens that the model sees at once; left out: its whole context."""
+    batch_size: int = 8
+    """Sequences per forward pass."""
+    max_batches: int | None = None
+    """Stop after so many batches."""
+    device: str | None = None
+    """cuda or cpu; left out: cuda if there is one."""
+
+    def run(self) -> None:
+        from llama_minimal.data import sequential_batches
+        from llama_minimal.evaluation import Evaluation, sum_loss, uniform_loss
+
+        model, tokenizer = load_for_writing(self.folder, WriteFlags(device=self.device))
+        tokens, n_bytes = self._tokens(tokenizer)
+        seq_len = self.seq_len or model.config.max_seq_len
+        if not 1 <= seq_len <= model.config.max_seq_len:
+            raise ValueError(f"--seq-len {seq_len} must be between 1 and the model's {model.config.max_seq_len}")
+        n_batches = -(-(len(tokens) - 1) // (seq_len * self.batch_size))
+        if self.max_batches and self.max_batches < n_batches:
+            n_batches, n_bytes = self.max_batches, None  # the bytes are those of the whole text
+        batches = islice(sequential_batches(tokens, batch_size=self.batch_size, seq_len=seq_len), n_batches)
+        device = next(model.parameters()).device
+        total, count = sum_loss(model, tqdm(batches, total=n_batches, unit="batch", leave=False), device=device)
+        result = Evaluation(total=total, n_tokens=count, n_bytes=n_bytes)
+        rows = [
+            ("tokens", f"{int(count):,}"),
+            ("loss, nats per token", f"{result.loss:.4f}"),
+            ("  of a uniform guess", f"{uniform_loss(model.config.vocab_size):.4f}"),
+            ("perplexity", f"{result.perplexity:.3f}"),
+        ]
+        if result.bits_per_byte is not None:
+            rows.append(("bits per byte", f"{result.bits_per_byte:.4f}"))
+        print(table(rows))
+
+    def _tokens(self, tokenizer: Any) -> tuple[Any, int]:
+        """Return token ids and the bytes of text they stand for."""
+        import numpy as np
+
+        from llama_minimal.data import TokenFile, documents
+
+        if self.corpus is None:
+            if not (Path(self.folder) / "data").is_dir():
+                raise ValueError(f"{self.folder} has no validation text of its own; name one with --corpus")
+            file = TokenFile.open(Path(self.folder) / "data", "validation")
+            return file.tokens, file.n_bytes
+        ids, n_bytes = [], 0
+        for document in documents(self.corpus):
+            ids += tokenizer.encode(document.text, bos=tokenizer.bos_id is not None)
+            n_bytes += len(document.text.encode("utf-8"))
+        return np.array(ids), n_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convert:
+    """Write a model in another format or dtype."""
+
+    source: tyro.conf.Positional[str]
+    """Folder of a model, or a hub id."""
+    target: tyro.conf.Positional[Path]
+    """Folder to write."""
+    format: Literal["huggingface", "meta", "native"] = "huggingface"
+    """Format to write."""
+    dtype: str | None = None
+    """float32, bfloat16 or float16; left out: as it is."""
+    n_shards: int = 1
+    """Files in the meta format, one per model-parallel rank."""
+    max_shard_gb: float = 5.0
+    """Size of a file in the huggingface format, in gigabytes."""
+
+    def run(self) -> None:
+        from llama_minimal.checkpoint import save
+
+        if self.target.exists() and any(self.target.iterdir()):
+            raise ValueError(f"{self.target} is not empty; give a new folder")
+        model, tokenizer = load_for_writing(self.source, WriteFlags(dtype=self.dtype, device="cpu"))
+        save(
+            model,
+            self.target,
+            tokenizer,
+            format=self.format,
+            n_shards=self.n_shards,
+            max_shard_bytes=int(self.max_shard_gb * 1e9),
+        )
+        print(f"saved in {self.target}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info:
+    """Show what a model costs: parameters by component, arithmetic per token, memory."""
+
+    model: tyro.conf.Positional[str | None] = None
+    """Name of a preset, or folder of a model; left out: a list of the presets."""
+    context: int | None = None
+    """Tokens of context to count with; left out: the model's longest."""
+    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
+    """Format of weights and cache."""
+
+    def run(self) -> None:
+        if self.model is None:
+            print(table([(name, human(sum(cost.parameters(config).values()))) for name, config in PRESETS.items()]))
+            return
+        config = self._config()
+        if self.context is not None:
+            config = config.replace(max_seq_len=self.context)
+        parts = cost.parameters(config)
+        flops = cost.flops_per_token(config, context=config.max_seq_len)
+        memory = cost.memory(config, precision=self.precision)
+        total = sum(parts.values())
+        shape = f"{config.n_layers} layers, width {config.dim}, {config.n_heads} heads ({config.n_kv_heads} kv)"
+        print(f"{self.model}: {shape}, feed-forward {config.hidden_dim}, vocabulary {config.vocab_size}")
+        print("\nparameters")
+        print(table([(name, f"{n:,}  {n / total:6.1%}") for name, n in [*parts.items(), ("total", total)]]))
+        print(f"\nfloating-point operations of one token, forward, after {config.max_seq_len:,} tokens")
+        print(table([(name, human(n)) for name, n in [*flops.items(), ("total", sum(flops.values()))]]))
+        print("\nmemory")
+        rows = [
+            (f"weights, {self.precision}", human(memory.weights, "B")),
+            (f"key/value cache, {self.precision}, {config.max_seq_len:,} tokens", human(memory.kv_cache, "B")),
+            ("training: weights, gradients, AdamW in fp32", human(memory.training, "B")),
+        ]
+        print(table(rows))
+
+    def _config(self) -> LlamaConfig:
+        if Path(self.model).is_dir():
+            from llama_minimal.checkpoint import open_checkpoint
+
+            return open_checkpoint(Path(self.model)).config
+        try:
+            return preset(self.model)
+        except ValueError as error:
+            raise ValueError(f"{self.model} is no folder, and an {error}") from None

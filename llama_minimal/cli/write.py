@@ -1,0 +1,109 @@
+"""``llama-minimal generate`` and ``chat``: a model folder in, text out."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import tyro
+
+from llama_minimal.settings import Sampling
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriteFlags:
+    """How to write."""
+
+    max_new_tokens: int = 200
+    """The most tokens to write."""
+    sampling: tyro.conf.OmitArgPrefixes[Sampling] = field(default_factory=lambda: Sampling(temperature=0.8, top_p=0.95))
+    stop: tuple[str, ...] = ()
+    """Texts that end the writing."""
+    seed: int = 0
+    """The same seed writes the same text."""
+    compile: bool = False
+    """Compile the step of one token: slow at first, then fast."""
+    device: str | None = None
+    """cuda or cpu; left out: cuda if there is one."""
+    dtype: str | None = None
+    """float32, bfloat16 or float16; left out: as in the file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generate:
+    """Continue a prompt, and print the text as it is written."""
+
+    folder: tyro.conf.Positional[str]
+    """Folder of a model (a training run, Hugging Face, Meta), or a hub id."""
+    prompt: Annotated[str, tyro.conf.arg(aliases=["-p"])] = ""
+    """Text to continue; left out, the model starts from nothing. "-" reads it from standard input."""
+    write: tyro.conf.OmitArgPrefixes[WriteFlags] = field(default_factory=WriteFlags)
+
+    def run(self) -> None:
+        model, tokenizer = load_for_writing(self.folder, self.write)
+        prompt = sys.stdin.read() if self.prompt == "-" else self.prompt
+        print(prompt, end="", flush=True)
+        _print_stream(model, tokenizer, prompt, self.write)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chat:
+    """Continue one line after another in a loop; an empty line or Ctrl-D ends it.
+
+    For now the model just continues the text: it has not learned to answer.
+    """
+
+    folder: tyro.conf.Positional[str]
+    """Folder of a model (a training run, Hugging Face, Meta), or a hub id."""
+    write: tyro.conf.OmitArgPrefixes[WriteFlags] = field(default_factory=WriteFlags)
+
+    def run(self) -> None:
+        model, tokenizer = load_for_writing(self.folder, self.write)
+        print("Type the beginning of a text. An empty line ends the chat.")
+        while prompt := _ask():
+            print(prompt, end="", flush=True)
+            try:
+                _print_stream(model, tokenizer, prompt, self.write)
+            except ValueError as error:  # too long, say: the next line may fit
+                print(f"\n{error}")
+
+
+def load_for_writing(folder: str, flags: WriteFlags) -> tuple[Any, Any]:
+    """Load a model and its tokenizer onto the device that was asked for."""
+    import torch
+
+    from llama_minimal.checkpoint import load
+    from llama_minimal.parallel import default_device
+
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, None: None}
+    if flags.dtype not in dtypes:
+        raise ValueError(f"--dtype {flags.dtype} is not one of float32, bfloat16, float16")
+    model, tokenizer = load(folder, device=flags.device or default_device(), dtype=dtypes[flags.dtype])
+    if tokenizer is None:
+        raise ValueError(f"{folder} has no tokenizer.json or tokenizer.model; put the model's tokenizer there")
+    return model, tokenizer
+
+
+def _print_stream(model: Any, tokenizer: Any, prompt: str, flags: WriteFlags) -> None:
+    from llama_minimal.generation import stream
+
+    pieces = stream(
+        model,
+        tokenizer,
+        prompt,
+        max_new_tokens=flags.max_new_tokens,
+        sampling=flags.sampling,
+        stop=flags.stop,
+        seed=flags.seed,
+        compile=flags.compile,
+    )
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()
+
+
+def _ask() -> str:
+    try:
+        return input("\n> ")
+    except (EOFError, KeyboardInterrupt):
+        return ""

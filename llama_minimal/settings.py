@@ -1,0 +1,89 @@
+"""What a user chooses for a run, checked once: how to train, and how to write."""
+
+import math
+from dataclasses import dataclass
+
+from llama_minimal.config import Precision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """Say how to train: the defaults are LLaMA's recipe (§2.3) at the size of a laptop."""
+
+    steps: int = 1000
+    """Optimizer steps in all."""
+    batch_size: int = 16
+    """Sequences per step, over all processes."""
+    micro_batch_size: int | None = None
+    """Sequences that a process holds in memory at once; None: its whole share. Fewer need less memory."""
+    seq_len: int = 256
+    """Tokens per sequence."""
+    lr: float = 2e-3
+    """Peak learning rate."""
+    min_lr_ratio: float = 0.1
+    """Final learning rate as a fraction of the peak."""
+    warmup_steps: int = 50
+    """Steps of linear warm-up."""
+    weight_decay: float = 0.1
+    """AdamW's decay of matrices; norms and biases are not decayed."""
+    beta1: float = 0.9
+    """AdamW's decay of the mean gradient."""
+    beta2: float = 0.95
+    """AdamW's decay of the mean squared gradient."""
+    clip_norm: float = 1.0
+    """Largest norm of the gradient; larger ones are scaled down to it."""
+    precision: Precision = "fp32"
+    """Format of matrix products: fp32, bf16 (autocast) or fp16 (autocast and loss scaling)."""
+    compile: bool = False
+    """Compile each block with torch.compile."""
+    seed: int = 0
+    """Seed of the initial weights and of the order of the data."""
+    validate_every: int = 100
+    """Steps between validations."""
+    snapshot_every: int = 100
+    """Steps between snapshots."""
+    keep_snapshots: int = 2
+    """How many snapshots to keep."""
+
+    def __post_init__(self) -> None:
+        whole = ("steps", "batch_size", "seq_len", "validate_every", "snapshot_every", "keep_snapshots")
+        for name in whole + (("micro_batch_size",) if self.micro_batch_size is not None else ()):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be a whole number of at least 1")
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"lr={self.lr!r} must be a positive number, such as 1e-3")
+        if not 0 <= self.warmup_steps <= self.steps:
+            raise ValueError(f"warmup_steps={self.warmup_steps} must be between 0 and steps={self.steps}")
+        if not self.clip_norm > 0:
+            raise ValueError(f"clip_norm={self.clip_norm!r} must be positive; a huge value switches clipping off")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """Say how to choose the next token. The defaults choose freely; ``temperature=0`` is greedy."""
+
+    temperature: float = 1.0
+    """Divides the logits: below 1 is bolder, above 1 wilder; 0 always takes the most likely token."""
+    top_k: int | None = None
+    """Choose among the k most likely tokens."""
+    top_p: float | None = None
+    """Choose among the fewest tokens that have this probability together."""
+    min_p: float | None = None
+    """Choose among tokens at least this many times as likely as the most likely one."""
+    repetition_penalty: float = 1.0
+    """Above 1 makes tokens that are there already less likely."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"temperature={self.temperature!r} must be 0 (greedy) or a positive number")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k={self.top_k!r} must be at least 1; leave it out to allow every token")
+        for name in ("top_p", "min_p"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= 1:
+                raise ValueError(f"{name}={value!r} must be above 0 and at most 1; leave it out to allow every token")
+        if not 0 < self.repetition_penalty < float("inf"):
+            raise ValueError(f"repetition_penalty={self.repetition_penalty!r} must be positive; 1 penalizes nothing")
+
+
+GREEDY = Sampling(temperature=0)
