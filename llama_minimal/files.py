@@ -19,7 +19,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         _flush(temporary)
-        os.replace(temporary, path)
+        temporary.replace(path)
         _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
@@ -57,7 +57,7 @@ def update_folder(folder: Path, *, last: str) -> Iterator[Path]:
         for file in files:
             _flush(file)
         for file in files:
-            os.replace(file, folder / file.name)
+            file.replace(folder / file.name)
         _flush(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -120,13 +120,14 @@ def decode(
     logits = model.output(model.hidden_states(padded, cache=cache)[rows, lengths - 1])  # (B, V)
     seen = _seen(prompts, model.config.vocab_size, device) if sampling.repetition_penalty != 1 else None
     for i in range(max_new_tokens):
-        if i > 0:
-            positions = (lengths + i - 1).clamp(max=size - 1)
-            logits = step(model, new[:, None], positions[:, None], cache)
         new = choose(filter_logits(logits, sampling, seen), None if uniform is None else uniform[:, i])  # (B,)
+        yield new.tolist()
+        if i == max_new_tokens - 1:
+            break
         if seen is not None:
             seen[rows, new] = True
-        yield new.tolist()
+        positions = (lengths + i).clamp(max=size - 1)  # a row whose context is full waits in the last slot
+        logits = step(model, new[:, None], positions[:, None], cache)
 
 
 class _Row:

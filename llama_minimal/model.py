@@ -84,7 +84,7 @@ class Llama(nn.Module):
     def hidden_states(self, tokens: Tensor, *, positions: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
         """Return what ``output`` reads, (B, T, D): generation needs the logits of the last token only."""
         T = tokens.size(1)
-        if T > self.config.max_seq_len:
+        if self.config.max_seq_len < T:
             raise ValueError(f"{T} tokens do not fit the context of {self.config.max_seq_len} tokens (max_seq_len)")
         where = torch.arange(T, device=tokens.device)[None] if positions is None else positions  # (1 or B, T)
         mask = None if cache is None or positions is None else cache.mask(positions)  # (B, 1, T, S)

@@ -22,15 +22,14 @@ from llama_minimal.model import Llama
 from llama_minimal.optim import clip_gradients, learning_rate, make_adamw, set_learning_rate
 from llama_minimal.parallel import Mesh, parallelize
 from llama_minimal.precision import autocast, grad_scaler
-from llama_minimal.snapshot import load_snapshot, read_state, save_snapshot, snapshots
 from llama_minimal.settings import TrainConfig
-
+from llama_minimal.snapshot import load_snapshot, read_state, save_snapshot, snapshots
 
 # What may differ between a snapshot and the run that goes on from it, because no loss depends on it.
 _FREE = {"micro_batch_size", "compile", "validate_every", "snapshot_every", "keep_snapshots"}
 
 
-class TrainingDiverged(RuntimeError):
+class TrainingDivergedError(RuntimeError):
     """Say that loss or gradients are no longer finite; the weights are those before the step."""
 
 
@@ -85,7 +84,8 @@ class Trainer:
         self.scaler = grad_scaler(config.precision, self.mesh.device)
         self.parallel_model = parallelize(model, self.mesh, compile=config.compile)
         self.step = 0  # steps done
-        self.stop_requested = False
+        self.stop_requested = False  # set it, from a signal handler say, to end after the current step
+        self._stopping = False  # what all processes have agreed on
         self.snapshot_folder = out / "snapshots" if out else None
         self._log = MetricsLog(out, tensorboard=tensorboard) if out and self.mesh.is_main else None
 
@@ -93,20 +93,20 @@ class Trainer:
         """Train to the end, or until ``stop_requested``; yield each step's metrics, snapshot on the way.
 
         Raises:
-            TrainingDiverged: if loss or gradients stop being finite.
+            TrainingDivergedError: if loss or gradients stop being finite.
             OSError: if a snapshot cannot be written; the older ones are untouched.
         """
         while self.step < self.config.steps:
             metrics = self.train_step()
-            last = self.step == self.config.steps or self.stop_requested
-            if self.validation is not None and (self.step % self.config.validate_every == 0 or last):
+            done = self.step == self.config.steps
+            if self.validation is not None and (self.step % self.config.validate_every == 0 or done):
                 metrics["validation_loss"] = self.validate()
             if self._log:
                 self._log.write(metrics)
-            if self.step % self.config.snapshot_every == 0 or last:
+            if self.step % self.config.snapshot_every == 0 or done or self._stopping:
                 self.save()
             yield metrics
-            if last:
+            if self._stopping:
                 break
 
     def train_step(self) -> dict[str, float]:
@@ -116,7 +116,7 @@ class Trainer:
         (count,) = self.mesh.sum(targets.numel())
         total = self._backward(inputs, targets, count)
         total, wishes_to_stop = self.mesh.sum(total, float(self.stop_requested))
-        self.stop_requested = wishes_to_stop > 0  # one process's wish is every process's
+        self._stopping = wishes_to_stop > 0
         self.scaler.unscale_(self.optimizer)
         norm = clip_gradients(self.model.parameters(), self.config.clip_norm).item()
         lr = self._learning_rate()
@@ -133,7 +133,7 @@ class Trainer:
     def _backward(self, inputs: torch.Tensor, targets: torch.Tensor, count: float) -> torch.Tensor:
         """Add up the gradients of Σ loss / count over this process's micro-batches; return Σ loss."""
         size = self.config.micro_batch_size or len(inputs)
-        total = torch.zeros((), device=self.mesh.device)
+        total = torch.zeros((), device=self.mesh.device, dtype=next(self.model.parameters()).dtype)
         for start in range(0, len(inputs), size):
             x, y = (part[start : start + size].to(self.mesh.device, non_blocking=True) for part in (inputs, targets))
             is_last = start + size >= len(inputs)
@@ -158,7 +158,7 @@ class Trainer:
             return
         saved = snapshots(self.snapshot_folder) if self.snapshot_folder else []
         last = f"the last good snapshot is {saved[-1]}" if saved else "no snapshot was saved"
-        raise TrainingDiverged(
+        raise TrainingDivergedError(
             f"loss {loss:g} with gradient norm {norm:g} at step {self.step + 1}, learning rate {lr:.3g}; {last}. "
             f"Try a lower learning rate, a longer warm-up or --precision bf16 or fp32"
         )
@@ -205,7 +205,7 @@ class Trainer:
 
     def _run_description(self) -> dict[str, Any]:
         train = {name: value for name, value in asdict(self.config).items() if name not in _FREE}
-        return {"model": self.model.config.to_dict(), "train": train, "data": {"n_tokens": self.batches.n_tokens}}
+        return {"model": self.model.config.to_dict(), "train": train, "data": {"n_tokens": len(self.batches.tokens)}}
 
 
 def _check_same_run(saved: dict[str, Any], current: dict[str, Any]) -> None:

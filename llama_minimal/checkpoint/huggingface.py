@@ -1,7 +1,6 @@
 """Folders of the transformers library: ``config.json`` and safetensors, in one file or many."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 

@@ -86,9 +86,12 @@ def write_safetensors(tensors: dict[str, Tensor], path: Path) -> None:
     Raises:
         OSError: if the disk is full or the folder not writable.
     """
+    path.touch()
+    mode = path.stat().st_mode  # what the user's umask gives; the library would give the owner's rights alone
     try:
         whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
         save_file(whole, path, metadata={"format": "pt"})
+        path.chmod(mode)
     except SafetensorError as error:  # the library's name for a full disk, too
         raise OSError(f"could not write {path.name}: {error}") from None
 

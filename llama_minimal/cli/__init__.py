@@ -47,6 +47,6 @@ def _cli(args: list[str]) -> object:
 
 def _is_expected(error: Exception) -> bool:
     """Whether an error says what a user can mend; other errors of torch keep their traceback."""
-    from llama_minimal.training import TrainingDiverged
+    from llama_minimal.training import TrainingDivergedError
 
-    return not isinstance(error, RuntimeError) or isinstance(error, TrainingDiverged)
+    return not isinstance(error, RuntimeError) or isinstance(error, TrainingDivergedError)

@@ -8,9 +8,9 @@ from tqdm import tqdm
 
 
 @contextmanager
-def bytes_bar(title: str, *, show: bool = True) -> Iterator[Callable[[int, int | None], None]]:
+def bytes_bar(title: str) -> Iterator[Callable[[int, int | None], None]]:
     """Show a progress bar in bytes; yields ``update(done, total)``."""
-    with tqdm(desc=title, unit="B", unit_scale=True, unit_divisor=1000, disable=not show, leave=False) as bar:
+    with tqdm(desc=title, unit="B", unit_scale=True, unit_divisor=1000, disable=None, leave=False) as bar:
 
         def update(done: int, total: int | None) -> None:
             bar.total = total

@@ -174,7 +174,7 @@ def _prepare_data(command: Train) -> None:
             command.out / "data",
             validation_fraction=command.validation_fraction,
             seed=command.train.seed,
-            progress=lambda done: update(done, None),
+            progress=update,
         )
 
 

@@ -1,7 +1,6 @@
 """``llama-minimal generate`` and ``chat``: a model folder in, text out."""
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 

@@ -17,9 +17,9 @@ _TIMEOUT = timedelta(minutes=10)  # so that a rank whose neighbor died ends with
 class Mesh:
     """Say which process of how many this is, and which device it computes on."""
 
+    device: torch.device
     rank: int = 0
     size: int = 1
-    device: torch.device = torch.device("cpu")
 
     @property
     def is_main(self) -> bool:

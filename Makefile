@@ -1,0 +1,52 @@
+# make demo   trains a small LLaMA on real text and lets it write
+# make test   runs every test, the notebooks included
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lab lint format bench figures clean
+
+help:  ## Show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+
+# Made anew when the dependencies change.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "llama_minimal needs Python 3.11 or newer; try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@echo "installing into $(VENV), once (a few minutes) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[course,dev,hub]'
+	@touch $(READY)
+
+demo: $(READY)  ## Train on Python's documentation, measure, write three samples (4 minutes)
+	$(BIN)/llama-minimal train --corpus python-docs --out runs/demo --overwrite $(DEMO)
+	@echo
+	@echo "Next:"
+	@echo "  $(BIN)/llama-minimal generate runs/demo --prompt 'The \"for\" statement'"
+	@echo "  $(BIN)/llama-minimal train --corpus your_file.txt --out runs/mine"
+	@echo "  make lab     opens the notebooks of the course"
+
+test: $(READY)  ## Run all tests, and the notebooks
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --nbval tests chapters
+
+lab: $(READY)  ## Open JupyterLab on the chapters
+	$(BIN)/jupyter lab chapters
+
+lint: $(READY)  ## Check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(READY)  ## Mend style and formatting
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)  ## Compare speed and memory with transformers (10 minutes)
+	$(BIN)/python benchmarks/compare.py
+
+figures: $(READY)  ## Draw the figures of the README anew
+	$(BIN)/python -m llama_minimal.course.diagram figures/llama_block.svg
+
+clean:  ## Remove the environment and all runs
+	rm -rf $(VENV) runs

@@ -1,0 +1,22 @@
+"""Training text: where it comes from, how it becomes a file of token ids, and how that becomes batches."""
+
+from llama_minimal.data.batches import Batches, sequential_batches
+from llama_minimal.data.corpora import CORPORA, Document, documents
+from llama_minimal.data.download import cache_folder, download
+from llama_minimal.data.encoding import encode_corpus
+from llama_minimal.data.token_file import CorpusInfo, SplitInfo, TokenFile, read_corpus_info
+
+__all__ = [
+    "CORPORA",
+    "Batches",
+    "CorpusInfo",
+    "Document",
+    "SplitInfo",
+    "TokenFile",
+    "cache_folder",
+    "documents",
+    "download",
+    "encode_corpus",
+    "read_corpus_info",
+    "sequential_batches",
+]

@@ -1,0 +1,107 @@
+"""A corpus as files of token ids: written once, then read through a memory map, whatever its size."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llama_minimal.config import read_json
+
+Split = Literal["train", "validation"]
+
+INDEX_NAME = "corpus.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitInfo:
+    """Count what one split holds; ``bytes`` are those of its text in UTF-8."""
+
+    documents: int
+    tokens: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CorpusInfo:
+    """Describe an encoded corpus; this is the content of ``corpus.json``."""
+
+    dtype: Literal["uint16", "uint32"]
+    vocab_size: int
+    tokenizer_sha256: str
+    train: SplitInfo
+    validation: SplitInfo
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenFile:
+    """Hold one split of an encoded corpus.
+
+    Attributes:
+        tokens: (n_tokens,) memory map, read-only, uint16 or uint32.
+        n_documents: documents that the tokens came from.
+        n_bytes: bytes of their text, which bits per byte divide by.
+        vocab_size: of the tokenizer.
+        tokenizer_sha256: the tokenizer's ``fingerprint``.
+    """
+
+    tokens: NDArray[np.unsignedinteger]
+    n_documents: int
+    n_bytes: int
+    vocab_size: int
+    tokenizer_sha256: str
+
+    @property
+    def n_tokens(self) -> int:
+        """Return the number of tokens."""
+        return len(self.tokens)
+
+    @classmethod
+    def open(cls, folder: str | Path, split: Split = "train") -> "TokenFile":
+        """Open what ``encode_corpus`` wrote.
+
+        Raises:
+            FileNotFoundError: if the folder holds no encoded corpus.
+            ValueError: if the split is unknown, or a file is damaged or cut short.
+        """
+        if split not in get_args(Split):
+            raise ValueError(f"split={split!r} is not one of {', '.join(get_args(Split))}")
+        info = read_corpus_info(folder)
+        counts: SplitInfo = getattr(info, split)
+        path = Path(folder) / f"{split}.bin"
+        dtype = np.dtype(info.dtype).newbyteorder("<")
+        size, expected = path.stat().st_size, counts.tokens * dtype.itemsize
+        if size != expected:
+            raise ValueError(
+                f"{path} has {size} bytes, but {INDEX_NAME} promises {counts.tokens} tokens = {expected} bytes; "
+                "encode the corpus again"
+            )
+        return cls(
+            tokens=np.memmap(path, dtype=dtype, mode="r"),
+            n_documents=counts.documents,
+            n_bytes=counts.bytes,
+            vocab_size=info.vocab_size,
+            tokenizer_sha256=info.tokenizer_sha256,
+        )
+
+
+def read_corpus_info(folder: str | Path) -> CorpusInfo:
+    """Read the ``corpus.json`` of an encoded corpus.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is damaged.
+    """
+    path = Path(folder) / INDEX_NAME
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no encoded corpus in {folder} ({INDEX_NAME} is missing); encode one first")
+    values = read_json(path)
+    try:
+        splits = {split: SplitInfo(**values.pop(split)) for split in get_args(Split)}
+        info = CorpusInfo(**values, **splits)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); encode the corpus again") from None
+    if info.dtype not in ("uint16", "uint32"):
+        raise ValueError(f"{path} has dtype={info.dtype!r}, which is not uint16 or uint32; encode the corpus again")
+    return info

@@ -1,0 +1,236 @@
+"""The package's own tokenizer: byte-level BPE, trained, applied and stored by hand."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from llama_minimal.config import read_json
+from llama_minimal.tokenizer.bpe import N_BYTES, Pair, encode_piece, learn_merges
+from llama_minimal.tokenizer.codec import BOS_NAMES, EOS_NAMES, PAD_NAMES, TextCodec, first_present, split_special
+from llama_minimal.tokenizer.files import replace_file
+from llama_minimal.tokenizer.json_format import from_json, is_ours, to_json
+from llama_minimal.tokenizer.pieces import count_pieces, split_blocks, split_pieces, to_bytes, to_text
+
+SPECIAL_TOKENS = ("<|bos|>", "<|eos|>", "<|pad|>")
+FILE_NAME = "tokenizer.json"
+_CACHE_SIZE = 1 << 16
+# On Python source the cache below makes this code twice as fast as one core of the Rust library (6 against 2.9 MB/s);
+# the library uses all cores.
+_MANY_CORES = 4
+
+
+class Tokenizer(TextCodec):
+    """Encode any bytes without loss: ids 0 to 255 are the bytes, then one id per merge, then the special tokens.
+
+    A string may hold U+DC80 to U+DCFF, which stand for single bytes that are not UTF-8 (PEP 383). ``encode`` gives
+    the byte its id, ``decode_bytes`` returns the byte, and ``decode`` writes U+FFFD. Other lone surrogates are refused.
+
+    Args:
+        merges: pairs of ids; the n-th makes id 256 + n and may use only smaller ids.
+        special_tokens: names of visible ASCII characters.
+
+    Raises:
+        ValueError: if merges or names do not make a vocabulary.
+    """
+
+    def __init__(self, merges: Sequence[Pair] = (), *, special_tokens: Sequence[str] = SPECIAL_TOKENS) -> None:
+        self.merges = [tuple(pair) for pair in merges]
+        self._tokens = _token_table(self.merges)
+        self._ranks = {pair: N_BYTES + n for n, pair in enumerate(self.merges)}
+        self._cache: dict[str, list[int]] = {}
+        _check_special(special_tokens, self._tokens)
+        self.special_tokens = {name: len(self._tokens) + n for n, name in enumerate(special_tokens)}
+        self.vocab_size = len(self._tokens) + len(self.special_tokens)
+        self.bos_id = first_present(BOS_NAMES, self.special_tokens)
+        self.eos_id = first_present(EOS_NAMES, self.special_tokens)
+        self.pad_id = first_present(PAD_NAMES, self.special_tokens)
+
+    @classmethod
+    def train(
+        cls,
+        texts: Iterable[str],
+        *,
+        vocab_size: int,
+        special_tokens: Sequence[str] = SPECIAL_TOKENS,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> "Tokenizer":
+        """Learn a vocabulary from texts; it stays smaller than ``vocab_size`` if no pair of tokens repeats.
+
+        Args:
+            texts: read once, one at a time.
+            vocab_size: bytes, merges and special tokens together.
+            progress: called with (merges learned, merges wanted).
+
+        Raises:
+            ValueError: if ``vocab_size`` cannot hold the bytes and the special tokens.
+
+        Example:
+            >>> Tokenizer.train(["low lower lowest"], vocab_size=261).encode("lower")
+            [257, 101, 114]
+        """
+        n_merges = vocab_size - N_BYTES - len(special_tokens)
+        if n_merges < 0:
+            raise ValueError(
+                f"vocab_size={vocab_size} cannot hold {N_BYTES} bytes and {len(special_tokens)} special tokens; "
+                f"use at least {N_BYTES + len(special_tokens)}"
+            )
+        if isinstance(texts, str):
+            raise ValueError("texts is one string, which would be read letter by letter; pass a list: [text]")
+        cls(special_tokens=special_tokens)  # refuse bad names before the work, not after
+        piece_counts = count_pieces(map(to_text, texts))
+        return cls(learn_merges(piece_counts, n_merges, progress=progress), special_tokens=special_tokens)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Tokenizer":
+        """Read a ``tokenizer.json`` that ``save`` wrote, or the one in a folder.
+
+        Raises:
+            FileNotFoundError: if there is none.
+            ValueError: if the file is damaged or has another program's format.
+        """
+        path = Path(path)
+        path = path / FILE_NAME if path.is_dir() else path
+        return cls.from_json(read_json(path), name=str(path))
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any], *, name: str = FILE_NAME) -> "Tokenizer":
+        """Build a tokenizer from the content of a ``tokenizer.json``; ``name`` is for error messages.
+
+        Raises:
+            ValueError: as ``load``.
+        """
+        if not is_ours(content):
+            raise ValueError(f"{name} was not written by this package; open it with load_tokenizer")
+        try:
+            merges, special_tokens = from_json(content)
+            return cls(merges, special_tokens=special_tokens)
+        except ValueError as error:
+            raise ValueError(f"{name} is damaged: {error}") from None
+
+    def to_json(self) -> str:
+        """Return the content of ``tokenizer.json``, the same text for the same tokenizer."""
+        content = to_json(self._tokens, self.merges, self.special_tokens)
+        return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``tokenizer.json`` into a folder, or to a path that ends in ``.json``.
+
+        ``tokenizers.Tokenizer.from_file`` reads it and gives the same ids.
+
+        Raises:
+            OSError: if the file cannot be written; a former one is then untouched.
+        """
+        path = Path(folder)
+        path = path if path.suffix == ".json" else path / FILE_NAME
+        replace_file(path, self.to_json().encode("utf-8"))
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """Return the bytes of one token; those of its name if it is special.
+
+        Raises:
+            ValueError: if the id is outside the vocabulary.
+        """
+        (token_id,) = self._checked([token_id])
+        return self._all_tokens[token_id]
+
+    def decode_bytes(self, ids: Iterable[int], *, skip_special: bool = True) -> bytes:
+        """Return the exact bytes of ids.
+
+        Raises:
+            ValueError: if an id is outside the vocabulary.
+        """
+        # Special tokens come last, so leaving them out is one comparison.
+        end = len(self._tokens) if skip_special else self.vocab_size
+        return b"".join(self._all_tokens[token_id] for token_id in self._checked(ids) if token_id < end)
+
+    @property
+    def fingerprint(self) -> str:
+        """Return the sha256 of ``tokenizer.json``."""
+        return hashlib.sha256(self.to_json().encode("utf-8")).hexdigest()
+
+    @cached_property
+    def _all_tokens(self) -> list[bytes]:
+        return [*self._tokens, *(name.encode("ascii") for name in self.special_tokens)]
+
+    @cached_property
+    def _library(self) -> Any:
+        # The same algorithm in Rust and on all cores, for whole corpora.
+        from tokenizers import Tokenizer as Library
+
+        return Library.from_str(self.to_json())
+
+    def _encode_text(self, text: str, allow_special: bool) -> list[int]:
+        ids: list[int] = []
+        for part in split_special(text, self.special_tokens) if allow_special else [text]:
+            if isinstance(part, int):
+                ids.append(part)
+            else:
+                for piece in split_pieces(part):
+                    ids += self._encode_piece(piece)
+        return ids
+
+    def _encode_piece(self, piece: str) -> list[int]:
+        ids = self._cache.get(piece)
+        if ids is None:
+            # Words follow Zipf's law: few pieces make up most of a text. Emptying a full cache is cheap and keeps it
+            # bounded.
+            if len(self._cache) >= _CACHE_SIZE:
+                self._cache.clear()
+            ids = self._cache[piece] = encode_piece(to_bytes(piece), self._ranks)
+        return ids
+
+    def _encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
+        if (os.cpu_count() or 1) < _MANY_CORES:
+            return [self._encode_text(to_text(text), allow_special=False) for text in texts]
+        result: list[list[int]] = [[] for _ in texts]
+        rows, blocks = [], []
+        for row, text in enumerate(map(to_text, texts)):
+            if not _has_surrogates(text):
+                new = split_blocks(text)
+                blocks += new
+                rows += [row] * len(new)
+            else:
+                # The Rust library holds UTF-8 alone.
+                result[row] = self._encode_text(text, allow_special=False)
+        # Set at every use, because a pickled library forgets it. It makes special names in the text ordinary text.
+        self._library.encode_special_tokens = True
+        for row, encoding in zip(rows, self._library.encode_batch_fast(blocks, add_special_tokens=False), strict=True):
+            result[row] += encoding.ids
+        return result
+
+    def _decode_ids(self, ids: list[int], skip_special: bool) -> str:
+        return self.decode_bytes(ids, skip_special=skip_special).decode("utf-8", errors="replace")
+
+
+def _has_surrogates(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def _token_table(merges: Sequence[Pair]) -> list[bytes]:
+    tokens = [bytes([byte]) for byte in range(N_BYTES)]
+    for left, right in merges:
+        if not (0 <= left < len(tokens) and 0 <= right < len(tokens)):
+            raise ValueError(f"merge {len(tokens) - N_BYTES} uses ids {left} and {right}, not below {len(tokens)}")
+        tokens.append(tokens[left] + tokens[right])
+    if len(set(tokens)) < len(tokens):
+        raise ValueError("two merges make the same bytes")
+    return tokens
+
+
+def _check_special(names: Sequence[str], tokens: Sequence[bytes]) -> None:
+    taken = set(tokens)
+    for name in names:
+        # Beyond ASCII, a name would be mistaken for bytes in GPT-2's alphabet.
+        if not name or not all("!" <= character <= "~" for character in name):
+            raise ValueError(f"special token {name!r} must be visible ASCII characters, such as '<|name|>'")
+        if name.encode("ascii") in taken:
+            raise ValueError(f"special token {name!r} occurs twice or is also an ordinary token; use '<|name|>'")
+        taken.add(name.encode("ascii"))

@@ -1,0 +1,126 @@
+"""What every tokenizer here can do, whichever file it came from."""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import index
+from pathlib import Path
+
+from llama_minimal.tokenizer.pieces import to_text
+
+# What published tokenizers call these tokens; the first that is present counts.
+BOS_NAMES = ("<|bos|>", "<|begin_of_text|>", "<s>", "<bos>")
+EOS_NAMES = ("<|eos|>", "<|end_of_text|>", "</s>", "<eos>", "<|endoftext|>", "<|eot_id|>")
+PAD_NAMES = ("<|pad|>", "<|finetune_right_pad_id|>", "<pad>")
+
+
+class TextCodec(ABC):
+    """Turn text into token ids and back.
+
+    Attributes:
+        vocab_size: number of ids; every id is below it.
+        special_tokens: name -> id of the tokens that no ordinary text produces.
+        bos_id, eos_id, pad_id: ids that mark the beginning and end of a text and fill up a batch; None if absent.
+        fingerprint: sha256 of what defines the tokenizer; equal fingerprints give equal ids.
+    """
+
+    vocab_size: int
+    special_tokens: dict[str, int]
+    bos_id: int | None
+    eos_id: int | None
+    pad_id: int | None
+    fingerprint: str
+
+    def encode(
+        self, text: str | bytes, *, bos: bool = False, eos: bool = False, allow_special: bool = False
+    ) -> list[int]:
+        """Return the ids of a text.
+
+        Args:
+            bos, eos: put the token that marks the beginning or the end around the ids.
+            allow_special: read names such as ``<|eos|>`` in the text as special tokens. Leave it off for text that
+                others wrote: there such a name is ordinary text.
+
+        Raises:
+            ValueError: if the text is not Unicode, or there is no token for ``bos`` or ``eos``.
+        """
+        before, after = self._frame(bos, eos)
+        return [*before, *self._encode_text(to_text(text), allow_special), *after]
+
+    def encode_batch(self, texts: Sequence[str], *, bos: bool = False, eos: bool = False) -> list[list[int]]:
+        """Return the ids of many texts: those of ``encode``, sooner.
+
+        Raises:
+            ValueError: as ``encode``.
+        """
+        before, after = self._frame(bos, eos)
+        return [[*before, *ids, *after] for ids in self._encode_texts(texts)]
+
+    def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
+        """Return the text of ids; bytes that are not UTF-8 become U+FFFD.
+
+        Args:
+            skip_special: leave special tokens out instead of spelling their names.
+
+        Raises:
+            ValueError: if an id is outside the vocabulary.
+        """
+        return self._decode_ids(self._checked(ids), skip_special)
+
+    @abstractmethod
+    def save(self, folder: str | Path) -> None:
+        """Write the tokenizer's own files into a folder, creating it."""
+
+    @abstractmethod
+    def _encode_text(self, text: str, allow_special: bool) -> list[int]: ...
+
+    @abstractmethod
+    def _encode_texts(self, texts: Sequence[str]) -> list[list[int]]: ...
+
+    @abstractmethod
+    def _decode_ids(self, ids: list[int], skip_special: bool) -> str: ...
+
+    def _frame(self, bos: bool, eos: bool) -> tuple[list[int], list[int]]:
+        for wanted, name, token_id in ((bos, "bos", self.bos_id), (eos, "eos", self.eos_id)):
+            if wanted and token_id is None:
+                raise ValueError(
+                    f"{name}=True, but the tokenizer has no {name} token, only {list(self.special_tokens)}"
+                )
+        return [self.bos_id] * bos, [self.eos_id] * eos
+
+    def _checked(self, ids: Iterable[int]) -> list[int]:
+        ids = [index(token_id) for token_id in ids]
+        for token_id in ids:
+            if not 0 <= token_id < self.vocab_size:
+                raise ValueError(f"token id {token_id} is outside the vocabulary, 0 to {self.vocab_size - 1}")
+        return ids
+
+
+def first_present(names: Iterable[str], special_tokens: Mapping[str, int]) -> int | None:
+    """Return the id of the first of ``names`` that is a special token, or None."""
+    return next((special_tokens[name] for name in names if name in special_tokens), None)
+
+
+def split_special(text: str, special_tokens: Mapping[str, int]) -> Iterator[str | int]:
+    """Yield a text's parts in order: ordinary text as strings, special tokens as ids; the longest name wins."""
+    names = sorted(special_tokens, key=len, reverse=True)
+    parts = re.split(f"({'|'.join(map(re.escape, names))})", text) if names else [text]
+    for part in parts:
+        if part:
+            yield special_tokens.get(part, part)
+
+
+def require_unicode(text: str) -> str:
+    """Return the text unchanged if it is valid Unicode.
+
+    Raises:
+        ValueError: if it came from bytes that are not UTF-8, which only the byte-level tokenizer can hold.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"the text is not valid UTF-8 at character {error.start}, and this tokenizer cannot hold single bytes; "
+            "decode it with errors='replace' first"
+        ) from None
+    return text

@@ -1,0 +1,449 @@
+"""Corpora, token files and batches: against brute force, and against all that can go wrong on the way."""
+
+import hashlib
+import itertools
+import json
+import threading
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llama_minimal.data import (
+    Batches,
+    Document,
+    TokenFile,
+    cache_folder,
+    documents,
+    download,
+    encode_corpus,
+    read_corpus_info,
+    sequential_batches,
+)
+from llama_minimal.data import encoding as encoding_module
+from llama_minimal.tokenizer import Tokenizer
+
+BYTES = Tokenizer()
+patient = settings(deadline=None)
+
+
+# --- corpora ---
+
+
+def test_the_python_docs():
+    docs = list(documents("python-docs"))
+    assert len(docs) > 70
+    assert sum(len(document.text) for document in docs) > 400_000
+    assert [document.name for document in docs] == sorted(document.name for document in docs)
+    assert docs == list(documents("python-docs"))
+
+
+def test_the_python_source():
+    names = [document.name for document in itertools.islice(documents("python-source"), 300)]
+    assert names == sorted(names)
+    assert "argparse.py" in names
+    assert "asyncio/__init__.py" in names
+    assert not [name for name in names if {"site-packages", "test", "tests"} & set(name.split("/"))]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "sub" / ".hidden").mkdir(parents=True)
+    for name, text in {
+        "b.txt": "\ufeffbé\r\n",
+        "a.md": "# a",
+        "empty.py": " \n",
+        "sub/c.jsonl": '{"text": "one"}\n\n{"text": "two", "id": 2}\n{"text": ""}\n',
+        "sub/skipped.csv": "1,2",
+        "sub/.hidden/d.txt": "hidden",
+    }.items():
+        (tmp_path / name).write_text(text, encoding="utf-8", newline="")
+    return tmp_path
+
+
+def test_files_folders_and_globs(folder, monkeypatch):
+    jsonl = [("one", "c.jsonl:1"), ("two", "c.jsonl:3")]
+    assert list(documents(folder)) == [
+        Document("a.md", "# a"),
+        Document("b.txt", "bé\r\n"),
+        *(Document(f"sub/{name}", text) for text, name in jsonl),
+    ]
+    assert list(documents(folder / "b.txt")) == [Document("b.txt", "bé\r\n")]
+    assert list(documents(str(folder / "sub/c.jsonl"))) == [Document(name, text) for text, name in jsonl]
+    assert [document.text for document in documents(f"{folder}/**/*.[mt]*")] == ["# a", "bé\r\n", "hidden"]
+    monkeypatch.chdir(folder)
+    assert list(documents("*.txt")) == [Document("b.txt", "bé\r\n")]
+
+
+def test_sources_that_are_refused(folder):
+    (folder / "latin.txt").write_bytes("é".encode("latin-1") + b"abc")
+    (folder / "late.jsonl").write_bytes(b'{"text": "x"}\n{"text": "\xe9"}\n')
+    (folder / "broken.jsonl").write_text('{"text": "x"}\n{"txt": "y"}\n')
+    (folder / "half.jsonl").write_text('{"text": "\\ud800"}\n')
+    (folder / "bare").mkdir()
+    for source, kind, message in (
+        ("python-dosc", ValueError, "known are python-docs, python-source"),
+        ("missing.txt", FileNotFoundError, "no file or folder missing.txt"),
+        (folder / "missing", FileNotFoundError, "no file or folder"),
+        (f"{folder}/*.zip", FileNotFoundError, "no file matches"),
+        (folder / "bare", ValueError, "holds no .txt, .md"),
+        (folder / "empty.py", ValueError, "holds no text"),
+        (folder / "latin.txt", ValueError, r"latin\.txt is not UTF-8: byte 0xe9 at offset 0; convert"),
+        (folder / "late.jsonl", ValueError, "byte 0xe9 at offset 24"),
+        (folder / "broken.jsonl", ValueError, r"broken\.jsonl, line 2, is not"),
+        (folder / "half.jsonl", ValueError, "Unicode string"),
+        ("ftp://host/file.txt", ValueError, "not an http or https address"),
+        ("file:///etc/passwd", ValueError, "not an http or https address"),
+    ):
+        with pytest.raises(kind, match=message):
+            list(documents(source))
+
+
+# --- downloads ---
+
+PAGES = {"/story.txt": b"Once upon a time. " * 20_000, "/lines.jsonl": b'{"text": "a"}\n{"text": "b"}\n'}
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.server.asked.append(self.path)
+        if self.path == "/away":
+            self.send_response(302)
+            self.send_header("Location", "ftp://localhost/story.txt")
+            self.end_headers()
+        elif self.path not in PAGES and self.path != "/cut.txt":
+            self.send_error(404)
+        else:
+            content = PAGES.get(self.path, b"cut")
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content) + 100 * (self.path == "/cut.txt")))
+            self.end_headers()
+            self.wfile.write(content)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture(scope="module")
+def server():
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        running.asked = []
+        running.url = f"http://127.0.0.1:{running.server_port}"
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield running
+        running.shutdown()
+
+
+def test_a_web_text_is_fetched_once(server, tmp_path):
+    calls, url = [], f"{server.url}/story.txt?v=1"
+    PAGES["/story.txt?v=1"] = PAGES["/story.txt"]
+    for _ in range(2):
+        (document,) = documents(url, cache_dir=tmp_path / "cache", progress=lambda *call: calls.append(call))
+        assert document == Document(url, PAGES["/story.txt"].decode())
+    assert server.asked.count("/story.txt?v=1") == 1
+    assert calls[-1] == (360_000, 360_000)
+    assert len(calls) > 2
+    path = download(url, cache_dir=tmp_path / "cache")
+    note = json.loads(path.with_name(path.name + ".json").read_text())
+    assert note["url"] == url
+    assert (note["bytes"], note["sha256"]) == (360_000, hashlib.sha256(PAGES["/story.txt"]).hexdigest())
+    assert len(list(documents(f"{server.url}/lines.jsonl", cache_dir=tmp_path))) == 2
+
+
+def test_a_changed_copy_is_noticed(server, tmp_path):
+    path = download(f"{server.url}/story.txt", cache_dir=tmp_path)
+    path.write_bytes(b"tampered")
+    with pytest.raises(ValueError, match="delete it and it is fetched again"):
+        documents(f"{server.url}/story.txt", cache_dir=tmp_path)
+    path.unlink()
+    assert download(f"{server.url}/story.txt", cache_dir=tmp_path).read_bytes() == PAGES["/story.txt"]
+
+
+@pytest.mark.parametrize(
+    ("page", "message"),
+    [("cut.txt", "ended after 3 of 103 bytes"), ("missing.txt", "answered 404 Not Found"), ("away", "ftp")],
+)
+def test_a_failed_transfer_leaves_nothing(server, tmp_path, page, message):
+    with pytest.raises(ConnectionError, match=message):
+        documents(f"{server.url}/{page}", cache_dir=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unreachable_host(tmp_path):
+    with pytest.raises(ConnectionError, match="failed after 0 bytes"):
+        download("http://127.0.0.1:9/x.txt", cache_dir=tmp_path)
+
+
+def test_where_downloads_are_kept(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("LLAMA_MINIMAL_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    assert cache_folder() == tmp_path / ".cache" / "llama_minimal"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder() == tmp_path / "xdg" / "llama_minimal"
+    monkeypatch.setenv("LLAMA_MINIMAL_CACHE", str(tmp_path / "own"))
+    assert cache_folder() == tmp_path / "own"
+
+
+# --- token files ---
+
+
+def read_texts(folder, split, tokenizer=BYTES):
+    tokens = TokenFile.open(folder, split).tokens
+    ends = np.flatnonzero(tokens == tokenizer.eos_id)
+    parts = np.split(tokens, ends + 1)[:-1]
+    assert all(part[0] == tokenizer.bos_id for part in parts)
+    return [tokenizer.decode(part) for part in parts]
+
+
+def some_documents(n=40):
+    return [Document(f"{i}.txt", f"text {i} é\n" * (i + 1)) for i in range(n)]
+
+
+def test_the_corpus_comes_back_split_by_document(tmp_path):
+    docs, calls = some_documents(), []
+    info = encode_corpus(iter(docs), BYTES, tmp_path, progress=lambda *call: calls.append(call))
+    train, validation = read_texts(tmp_path, "train"), read_texts(tmp_path, "validation")
+    assert Counter(train) + Counter(validation) == Counter(document.text for document in docs)
+    assert 0 < len(validation) < 15
+    assert info == read_corpus_info(tmp_path)
+    for split, found, counts in (("train", train, info.train), ("validation", validation, info.validation)):
+        opened = TokenFile.open(tmp_path, split)
+        n_bytes = sum(len(text.encode()) for text in found)
+        assert (opened.n_documents, opened.n_bytes, opened.n_tokens) == (len(found), n_bytes, n_bytes + 2 * len(found))
+        assert (counts.documents, counts.bytes, counts.tokens) == (len(found), n_bytes, opened.n_tokens)
+        assert (opened.vocab_size, opened.tokenizer_sha256) == (259, BYTES.fingerprint)
+        assert not opened.tokens.flags.writeable
+    assert calls == [(info.train.bytes + info.validation.bytes, None)]
+
+
+def test_the_split_depends_on_seed_and_text_alone(tmp_path):
+    def validation(docs, seed):
+        encode_corpus(docs, BYTES, tmp_path, validation_fraction=0.3, seed=seed)
+        return set(read_texts(tmp_path, "validation"))
+
+    docs = some_documents(100)
+    first = validation(docs, 0)
+    assert 20 <= len(first) <= 40
+    assert validation(reversed(docs), 0) == first
+    assert validation([Document("x", document.text) for document in docs], 0) == first
+    assert validation(docs[:50], 0) == first & {document.text for document in docs[:50]}
+    assert validation(docs, 1) != first
+    # A change of the split would silently mix validation text into the training of resumed runs.
+    assert sorted(int(text.split()[1]) for text in first)[:5] == [0, 3, 4, 6, 7]
+
+
+@pytest.mark.parametrize("fraction", [0.001, 0.999])
+def test_each_split_has_a_document(tmp_path, fraction):
+    for n in (2, 5):
+        info = encode_corpus(some_documents(n), BYTES, tmp_path, validation_fraction=fraction)
+        assert {info.train.documents, info.validation.documents} == {1, n - 1}
+        texts = read_texts(tmp_path, "train") + read_texts(tmp_path, "validation")
+        assert sorted(texts) == sorted(document.text for document in some_documents(n))
+
+
+@patient
+@given(st.text("ab\n", min_size=2, max_size=300), st.floats(0.01, 0.99))
+def test_one_document_is_cut_near_its_end(tmp_path_factory, text, fraction):
+    folder = tmp_path_factory.mktemp("one", numbered=True)
+    encode_corpus([Document("one", text)], BYTES, folder, validation_fraction=fraction)
+    (head,), (tail,) = read_texts(folder, "train"), read_texts(folder, "validation")
+    assert head + tail == text
+    assert abs(len(tail) / len(text) - fraction) <= fraction / 2 + 2 / len(text)
+
+
+def test_one_document_is_cut_between_paragraphs(tmp_path):
+    text = "\n\n".join(f"paragraph {i}\nof two lines" for i in range(40))
+    encode_corpus([Document("one", text)], BYTES, tmp_path)
+    (tail,) = read_texts(tmp_path, "validation")
+    assert tail.startswith("paragraph 35\n")
+
+
+def test_large_vocabularies_take_four_bytes(tmp_path):
+    wide = Tokenizer([(a, b) for a in range(256) for b in range(256)][: 65_536 - 259])
+    for tokenizer, dtype in ((wide, "<u2"), (Tokenizer([*wide.merges, (255, 255)]), "<u4")):
+        encode_corpus(some_documents(), tokenizer, tmp_path)
+        assert TokenFile.open(tmp_path).tokens.dtype == np.dtype(dtype)
+        assert len(read_texts(tmp_path, "train", tokenizer)) > 20
+
+
+def test_groups_and_tokenizers_without_special_tokens(tmp_path, monkeypatch):
+    plain = Tokenizer(special_tokens=[])
+    encode_corpus(some_documents(), plain, tmp_path / "whole")
+    monkeypatch.setattr(encoding_module, "_GROUP_CHARACTERS", 100)
+    calls = []
+    encode_corpus(some_documents(), plain, tmp_path / "groups", progress=lambda *call: calls.append(call))
+    assert len(calls) > 10
+    for name in ("train.bin", "validation.bin", "corpus.json"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "groups" / name).read_bytes()
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def failing_documents():
+    yield from some_documents(5)
+    raise KeyboardInterrupt
+
+
+def test_an_interrupted_encoding_keeps_the_former_corpus(tmp_path, monkeypatch):
+    encode_corpus(some_documents(), BYTES, tmp_path)
+    before = content(tmp_path)
+    monkeypatch.setattr(encoding_module, "_GROUP_CHARACTERS", 10)
+    with pytest.raises(KeyboardInterrupt):
+        encode_corpus(failing_documents(), BYTES, tmp_path)
+    assert content(tmp_path) == before
+
+    def full_disk(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        encode_corpus(some_documents(7), BYTES, tmp_path)
+    assert content(tmp_path) == before
+
+
+def test_a_crash_between_two_files_is_noticed(tmp_path, monkeypatch):
+    encode_corpus(some_documents(), BYTES, tmp_path)
+    replace, calls = Path.replace, itertools.count()
+
+    def crash(self, target):
+        if next(calls) == 1:
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", crash)
+    with pytest.raises(KeyboardInterrupt):
+        encode_corpus(some_documents(7), BYTES, tmp_path)
+    with pytest.raises(FileNotFoundError, match="no encoded corpus"):
+        TokenFile.open(tmp_path)
+
+
+@pytest.mark.parametrize("docs", [[], [Document("tiny", "x")]])
+def test_corpora_that_are_too_small(tmp_path, docs):
+    with pytest.raises(ValueError, match=r"no documents|too few"):
+        encode_corpus(docs, BYTES, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damaged_token_files_are_refused(tmp_path):
+    encode_corpus(some_documents(), BYTES, tmp_path)
+    for fraction in (0, 1, -1, float("nan")):
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            encode_corpus(some_documents(), BYTES, tmp_path, validation_fraction=fraction)
+    with pytest.raises(ValueError, match="not one of train, validation"):
+        TokenFile.open(tmp_path, "test")
+    path = tmp_path / "train.bin"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"train\.bin has \d+ bytes, but corpus\.json promises"):
+        TokenFile.open(tmp_path)
+    index = tmp_path / "corpus.json"
+    good = json.loads(index.read_text())
+    for change in ({"train": None}, {"train": {"documents": 1}}, {"dtype": "float32"}, {"extra": 1}):
+        index.write_text(json.dumps(good | change))
+        with pytest.raises(ValueError, match="encode the corpus again"):
+            TokenFile.open(tmp_path)
+    index.unlink()
+    with pytest.raises(FileNotFoundError, match="encode one first"):
+        TokenFile.open(tmp_path)
+
+
+# --- batches ---
+
+sizes = st.tuples(st.integers(1, 12), st.integers(1, 9)).flatmap(
+    lambda size: st.tuples(st.just(size[0]), st.just(size[1]), st.integers(size[0] + 1, 200))
+)
+
+
+@patient
+@given(sizes, st.integers(0, 3))
+def test_an_epoch_shows_each_window_once(size, seed):
+    seq_len, batch_size, n_tokens = size
+    tokens = np.arange(n_tokens, dtype=np.uint16)
+    batches = Batches(tokens, batch_size=batch_size, seq_len=seq_len, seed=seed)
+    n = batches.windows_per_epoch
+    rows = []
+    for step in range(-(-3 * n // batch_size)):
+        inputs, targets = batches.batch(step)
+        assert inputs.shape == targets.shape == (batch_size, seq_len)
+        assert inputs.dtype == targets.dtype == np.int64
+        assert (targets == inputs + 1).all()
+        rows += list(inputs)
+    for epoch in range(3):
+        seen = np.concatenate(rows[epoch * n : (epoch + 1) * n])
+        assert len(set(seen)) == len(seen) == n * seq_len
+        assert seen.max() - seen.min() == len(seen) - 1
+        assert n_tokens - len(seen) <= 2 * seq_len
+
+
+def test_epochs_differ_in_order_and_offset():
+    batches = Batches(np.arange(1000), batch_size=61, seq_len=16)
+    assert batches.windows_per_epoch == 61
+    firsts = [batches.batch(epoch)[0][:, 0] for epoch in range(20)]
+    assert len({int(first.min()) for first in firsts}) > 8
+    assert {int(first.min()) for first in firsts} <= set(range(16))
+    assert not (np.argsort(firsts[0]) == np.argsort(firsts[1])).all()
+    assert batches.epochs(2) == 2.0
+
+
+@patient
+@given(sizes, st.integers(1, 4), st.integers(0, 50))
+def test_ranks_together_have_the_batch_of_one_process(size, world_size, step):
+    seq_len, batch_size, n_tokens = size
+    tokens = np.random.default_rng(0).integers(0, 99, n_tokens)
+    options = {"batch_size": batch_size * world_size, "seq_len": seq_len, "seed": 5}
+    whole = Batches(tokens, **options).batch(step)
+    for rank in range(world_size):
+        part = Batches(tokens, **options, rank=rank, world_size=world_size).batch(step)
+        for whole_array, part_array in zip(whole, part, strict=True):
+            np.testing.assert_array_equal(part_array, whole_array[rank::world_size])
+
+
+def test_a_resumed_run_sees_the_same():
+    tokens = np.arange(300)
+    unbroken = Batches(tokens, batch_size=4, seq_len=8)
+    expected = [unbroken.batch(step)[0] for step in range(40)]
+    for step in (39, 7, 23, 0):
+        np.testing.assert_array_equal(Batches(tokens, batch_size=4, seq_len=8).batch(step)[0], expected[step])
+        np.testing.assert_array_equal(unbroken.batch(step)[0], expected[step])
+
+
+@patient
+@given(st.integers(2, 200), st.integers(1, 9), st.integers(1, 12))
+def test_validation_covers_every_target_once_in_order(n_tokens, batch_size, seq_len):
+    tokens = np.arange(n_tokens, dtype=np.uint16)
+    seen = []
+    for inputs, targets, weights in sequential_batches(tokens, batch_size=batch_size, seq_len=seq_len):
+        assert inputs.shape == targets.shape == weights.shape
+        assert inputs.shape[0] <= batch_size
+        assert inputs.shape[1] == seq_len
+        assert (inputs.dtype, targets.dtype, weights.dtype) == (np.int64, np.int64, np.float32)
+        assert set(np.unique(weights)) <= {0.0, 1.0}
+        assert (targets == inputs + 1)[weights == 1].all()
+        seen += list(targets[weights == 1])
+    assert seen == list(range(1, n_tokens))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seq_len": 10}, "has 10 tokens, but 11 are needed"),
+        ({"seq_len": 0}, "seq_len=0 must be at least 1"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"batch_size": 3, "world_size": 2}, "not divisible by world_size=2; use a multiple, such as 4"),
+        ({"rank": 2, "world_size": 2}, "rank=2"),
+        ({"seed": -1}, "seed=-1"),
+    ],
+)
+def test_batches_that_cannot_be(change, message):
+    with pytest.raises(ValueError, match=message):
+        Batches(np.arange(10), **{"batch_size": 2, "seq_len": 4, **change})
+    with pytest.raises(ValueError, match="step=-1"):
+        Batches(np.arange(10), batch_size=2, seq_len=4).batch(-1)
+    with pytest.raises(ValueError, match="has 1 tokens, but 2 are needed"):
+        sequential_batches(np.arange(1), batch_size=1, seq_len=4)
