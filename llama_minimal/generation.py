@@ -11,7 +11,7 @@ from torch import Tensor
 
 from llama_minimal.kv_cache import KVCache
 from llama_minimal.model import Llama
-from llama_minimal.sampling import choose, filter_logits
+from llama_minimal.sampling import choose, filter_logits, seen_tokens, uniform_numbers
 from llama_minimal.settings import GREEDY, Sampling
 from llama_minimal.streaming import TextStream
 from llama_minimal.tokenizer import TextCodec
@@ -112,13 +112,13 @@ def decode(
     size = min(int(lengths.max()) + max_new_tokens, model.config.max_seq_len)
     cache = make_cache(model, batch_size=len(prompts), max_seq_len=_round_up(size, model) if compile else size)
     step = _compiled_step() if compile else _step
-    uniform = _uniform_numbers(len(prompts), max_new_tokens, seed).to(device) if sampling.temperature > 0 else None
+    uniform = uniform_numbers(len(prompts), max_new_tokens, seed=seed).to(device) if sampling.temperature > 0 else None
 
     # Prefill: prompts padded on the right; each row's next token comes from its own last one.
     padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(prompt) for prompt in prompts], batch_first=True).to(device)
     rows = torch.arange(len(prompts), device=device)
     logits = model.output(model.hidden_states(padded, cache=cache)[rows, lengths - 1])  # (B, V)
-    seen = _seen(prompts, model.config.vocab_size, device) if sampling.repetition_penalty != 1 else None
+    seen = seen_tokens(prompts, model.config.vocab_size).to(device) if sampling.repetition_penalty != 1 else None
     for i in range(max_new_tokens):
         new = choose(filter_logits(logits, sampling, seen), None if uniform is None else uniform[:, i])  # (B,)
         yield new.tolist()
@@ -237,18 +237,3 @@ def _compiled_step() -> Callable[..., Tensor]:
 def _round_up(size: int, model: Llama) -> int:
     """Return the next power of two, so that few cache sizes need compiling."""
     return min(1 << (size - 1).bit_length(), model.config.max_seq_len)
-
-
-def _uniform_numbers(n_rows: int, n_tokens: int, seed: int) -> Tensor:
-    """Draw each row's numbers from a generator of its own, (B, n) in [0, 1)."""
-    # float32 draws are below 1 by more than float64 rounding can eat.
-    draws = [torch.rand(n_tokens, generator=torch.Generator().manual_seed(seed + row)) for row in range(n_rows)]
-    return torch.stack(draws).double()
-
-
-def _seen(prompts: Sequence[Ids], vocab_size: int, device: torch.device) -> Tensor:
-    """Mark the tokens of each prompt, (B, V)."""
-    seen = torch.zeros(len(prompts), vocab_size, dtype=torch.bool)
-    for row, prompt in enumerate(prompts):
-        seen[row, torch.tensor(prompt)] = True
-    return seen.to(device)

@@ -2,6 +2,8 @@
 
 # B batch, V vocabulary
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -73,3 +75,18 @@ def choose(logits: Tensor, uniform: Tensor | None = None) -> Tensor:
     cumulative = logits.double().softmax(-1).cumsum(-1)
     target = uniform[:, None].to(cumulative) * cumulative[:, -1:]
     return torch.searchsorted(cumulative, target, right=True)[:, 0]  # the first piece that ends after it
+
+
+def uniform_numbers(n_rows: int, n_tokens: int, *, seed: int) -> Tensor:
+    """Draw each row's numbers from a generator of its own, seeded with seed + row: (B, n) in [0, 1)."""
+    # float32 draws are below 1 by more than float64 rounding can eat.
+    draws = [torch.rand(n_tokens, generator=torch.Generator().manual_seed(seed + row)) for row in range(n_rows)]
+    return torch.stack(draws).double()
+
+
+def seen_tokens(prompts: Sequence[Sequence[int]], vocab_size: int) -> Tensor:
+    """Mark the tokens of each prompt, (B, V)."""
+    seen = torch.zeros(len(prompts), vocab_size, dtype=torch.bool)
+    for row, prompt in enumerate(prompts):
+        seen[row, torch.tensor(prompt)] = True
+    return seen

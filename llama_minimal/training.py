@@ -86,6 +86,7 @@ class Trainer:
         self.step = 0  # steps done
         self.stop_requested = False  # set it, from a signal handler say, to end after the current step
         self._stopping = False  # what all processes have agreed on
+        self.validation_loss: float | None = None  # the latest
         self.snapshot_folder = out / "snapshots" if out else None
         self._log = MetricsLog(out, tensorboard=tensorboard) if out and self.mesh.is_main else None
 
@@ -100,7 +101,7 @@ class Trainer:
             metrics = self.train_step()
             done = self.step == self.config.steps
             if self.validation is not None and (self.step % self.config.validate_every == 0 or done):
-                metrics["validation_loss"] = self.validate()
+                metrics["validation_loss"] = self.validation_loss = self.validate()
             if self._log:
                 self._log.write(metrics)
             if self.step % self.config.snapshot_every == 0 or done or self._stopping:

@@ -246,7 +246,7 @@ def test_each_split_has_a_document(tmp_path, fraction):
         assert sorted(texts) == sorted(document.text for document in some_documents(n))
 
 
-@patient
+@settings(deadline=None, max_examples=40)
 @given(st.text("ab\n", min_size=2, max_size=300), st.floats(0.01, 0.99))
 def test_one_document_is_cut_near_its_end(tmp_path_factory, text, fraction):
     folder = tmp_path_factory.mktemp("one", numbered=True)
@@ -328,6 +328,8 @@ def test_a_crash_between_two_files_is_noticed(tmp_path, monkeypatch):
 def test_corpora_that_are_too_small(tmp_path, docs):
     with pytest.raises(ValueError, match=r"no documents|too few"):
         encode_corpus(docs, BYTES, tmp_path)
+    with pytest.raises(ValueError, match="text has no tokens"):
+        encode_corpus([Document("a", "a"), Document("empty", "")], Tokenizer(special_tokens=[]), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -71,7 +71,7 @@ def test_a_run_killed_at_many_random_moments_goes_on_as_if_nothing_had_happened(
 
 
 def train_command(out, *flags):
-    small = "--vocab-size 300 --dim 32 --n-layers 1 --n-heads 2 --seq-len 32 --batch-size 4 --samples 0".split()
+    small = ["--vocab-size", "300", "--dim", "32", "--n-layers", "1", "--n-heads", "2", "--seq-len", "32", "--batch-size", "4", "--samples", "0"]
     return [sys.executable, "-m", "llama_minimal", "train", "--out", str(out), *small, *flags]
 
 
@@ -104,7 +104,7 @@ def test_a_full_disk_ends_a_run_with_a_clear_error_and_keeps_the_last_snapshot(t
     script = textwrap.dedent("""
         import resource, signal, sys
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        limit = 3 * 10**5
+        limit = 7 * 10**5
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
         from llama_minimal.cli import main
         main(sys.argv[1:])

@@ -208,11 +208,12 @@ def test_the_rust_library_decodes_the_same(ids):
 
 
 def test_the_docs_have_the_same_ids_everywhere(tmp_path):
+    text = DOCS[:150_000]
     OURS.save(tmp_path)
-    ids = OURS.encode(DOCS)
-    assert tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json")).encode(DOCS).ids == ids
-    assert HuggingFaceTokenizer(tmp_path).encode(DOCS) == ids
-    assert load_tokenizer(tmp_path).encode(DOCS) == ids
+    ids = OURS.encode(text)
+    assert tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json")).encode(text).ids == ids
+    assert HuggingFaceTokenizer(tmp_path).encode(text) == ids
+    assert load_tokenizer(tmp_path).encode(text) == ids
 
 
 @pytest.mark.parametrize("n_cores", [2, 64])

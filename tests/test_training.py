@@ -178,7 +178,9 @@ def test_text_too_short_is_refused():
 
 def test_metrics_also_go_to_tensorboard(tmp_path):
     pytest.importorskip("tensorboard")
-    trainer = Trainer(build(CONFIG), TOKENS, TrainConfig(steps=2, seq_len=8, warmup_steps=1), out=tmp_path, tensorboard=True)
+    trainer = Trainer(
+        build(CONFIG), TOKENS, TrainConfig(steps=2, seq_len=8, warmup_steps=1), out=tmp_path, tensorboard=True
+    )
     losses(trainer)
     assert list((tmp_path / "tensorboard").glob("events*"))
 

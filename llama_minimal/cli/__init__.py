@@ -1,5 +1,6 @@
 """The command line: ``llama-minimal train | generate | chat | evaluate | convert | info``."""
 
+import errno
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -21,7 +22,7 @@ def main(args: Sequence[str] | None = None) -> None:
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         if not _is_expected(error):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_explain(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
@@ -43,6 +44,12 @@ def _cli(args: list[str]) -> object:
         option = Annotated[command, tyro.conf.subcommand(name, prefix_name=False)]
         union = option if union is None else union | option
     return tyro.cli(union, args=args, prog="llama-minimal", description=__doc__)
+
+
+def _explain(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"could not write: {error}; what was there before is untouched; make room, or choose another folder"
+    return str(error)
 
 
 def _is_expected(error: Exception) -> bool:

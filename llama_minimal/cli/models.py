@@ -45,7 +45,9 @@ class Evaluate:
             n_batches, n_bytes = self.max_batches, None  # the bytes are those of the whole text
         batches = islice(sequential_batches(tokens, batch_size=self.batch_size, seq_len=seq_len), n_batches)
         device = next(model.parameters()).device
-        total, count = sum_loss(model, tqdm(batches, total=n_batches, unit="batch", leave=False, disable=None), device=device)
+        total, count = sum_loss(
+            model, tqdm(batches, total=n_batches, unit="batch", leave=False, disable=None), device=device
+        )
         result = Evaluation(total=total, n_tokens=count, n_bytes=n_bytes)
         rows = [
             ("tokens", f"{int(count):,}"),

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from llama_minimal import cost
 from llama_minimal.cli.console import bytes_bar, human, warn
+from llama_minimal.cli.report import print_report, print_samples
 from llama_minimal.config import FeedForwardKind, LlamaConfig, Norm, NormPlacement, Position, preset, read_json
 from llama_minimal.files import atomic_file
 from llama_minimal.settings import TrainConfig
@@ -212,10 +213,13 @@ def _train(command: Train, mesh: Any) -> None:
     if mesh.is_main:
         size = human(sum(p.numel() for p in model.parameters()))
         print(f"{size} parameters, {human(train.n_tokens)} training tokens, on {mesh.device}, {mesh.size} process(es)")
-    if not _run_with_bar(trainer, command, mesh) or not mesh.is_main:
+    if not _run_with_bar(trainer, command, mesh):
+        return
+    loss = trainer.validation_loss or trainer.validate()  # every process takes part
+    if not mesh.is_main:
         return
     save(model, command.out, tokenizer)
-    print_report(trainer.validate(), train, validation)
+    print_report(loss, train, validation)
     print_samples(model, tokenizer, n=command.samples)
     print(f"\nsaved in {command.out}; write more with: llama-minimal generate {command.out} --prompt 'Once'")
 
@@ -257,33 +261,3 @@ def _stop_on_signal(trainer: Any) -> Iterator[None]:
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
-
-
-def print_report(loss: float, train: Any, validation: Any) -> None:
-    """Print a validation loss beside two baselines that know less."""
-    from llama_minimal.evaluation import Evaluation, bigram_loss, uniform_loss
-
-    n = validation.n_tokens - 1
-    rows = {
-        "this model": loss,
-        "bigram counts": bigram_loss(train.tokens, validation.tokens, train.vocab_size),
-        "uniform guess": uniform_loss(train.vocab_size),
-    }
-    print("\nvalidation loss (nats per token, perplexity, bits per byte)")
-    for name, value in rows.items():
-        result = Evaluation(total=value * n, n_tokens=n, n_bytes=validation.n_bytes)
-        print(f"  {name:<13}  {value:6.3f}  {result.perplexity:8.2f}  {result.bits_per_byte:6.3f}")
-
-
-def print_samples(model: Any, tokenizer: Any, *, n: int) -> None:
-    """Print texts that the model writes from nothing but the beginning-of-text token."""
-    from llama_minimal.generation import generate
-    from llama_minimal.settings import Sampling
-
-    if n:
-        start = [tokenizer.bos_id if tokenizer.bos_id is not None else 0]
-        room = min(200, model.config.max_seq_len - 1)
-        sampling = Sampling(temperature=0.7, top_p=0.95)
-        model.eval()
-        for i, completion in enumerate(generate(model, tokenizer, [start] * n, max_new_tokens=room, sampling=sampling)):
-            print(f"\n--- sample {i + 1} ---\n{completion.text.strip()}")

@@ -1,4 +1,4 @@
-"""Encode documents into token files, split into training and validation by document."""
+"""Encode documents into token files, little-endian and without a header, split by document."""
 
 import hashlib
 import json
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO, get_args
+from typing import BinaryIO, Literal
 
 import numpy as np
 
@@ -32,39 +32,33 @@ def encode_corpus(
 ) -> CorpusInfo:
     """Encode documents into ``train.bin``, ``validation.bin`` and ``corpus.json``.
 
-    Each document is written as bos, ids, eos (where the tokenizer has those), little-endian, in 2 bytes per token up
-    to a vocabulary of 65,536 and in 4 beyond. Whether it is for validation depends on the seed and its text alone, so
-    equal texts are never in both splits. A single document is cut in two near its end. One group of documents is in
-    memory at a time. A former corpus in the folder stays until the new one is complete.
+    Each document becomes bos, ids, eos (those that the tokenizer has). Whether it is for validation depends on the
+    seed and its text alone, so equal texts are never in both splits. A former corpus stays until this one is complete.
 
     Args:
+        documents: read once; a group of them is in memory at a time. A single one is cut in two near its end.
         validation_fraction: expected share of validation, between 0 and 1; each split gets at least one document.
         progress: called with (bytes of text so far, None).
 
     Raises:
-        ValueError: if there are no documents, or ``validation_fraction`` is out of range.
+        ValueError: if there is too little text, or ``validation_fraction`` is out of range.
         OSError: if a file cannot be written, for instance because the disk is full.
     """
     if not 0 < validation_fraction < 1:
         raise ValueError(f"validation_fraction={validation_fraction} must be between 0 and 1, both excluded")
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    dtype = "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32"
-    names = [*(f"{split}.bin" for split in get_args(Split)), INDEX_NAME]
-    with replace_files(*(folder / name for name in names)) as (*files, index):
-        writers = {split: _Writer(file, dtype) for split, file in zip(get_args(Split), files, strict=True)}
-        done = 0
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    # The index comes last: readers open it first.
+    paths = [Path(folder) / name for name in ("train.bin", "validation.bin", INDEX_NAME)]
+    with replace_files(*paths) as (train, validation, index):
+        # Two bytes hold every id of most vocabularies.
+        dtype = "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32"
+        writers = {"train": _Writer(train, dtype), "validation": _Writer(validation, dtype)}
         for group in _groups(_assign(iter(documents), validation_fraction, seed)):
-            done += _write_group(group, tokenizer, writers)
+            _write_group(group, tokenizer, writers)
             if progress is not None:
-                progress(done, None)
-        _fill_empty(writers["train"], writers["validation"])
-        info = CorpusInfo(
-            dtype=dtype,
-            vocab_size=tokenizer.vocab_size,
-            tokenizer_sha256=tokenizer.fingerprint,
-            **{split: writer.info() for split, writer in writers.items()},
-        )
+                progress(sum(writer.bytes for writer in writers.values()), None)
+        _fill_empty(*writers.values())
+        info = _describe(dtype, tokenizer, writers)
         index.write(json.dumps(asdict(info), indent=1).encode("utf-8"))
     return info
 
@@ -142,13 +136,11 @@ def _groups(assigned: Iterable[tuple[Split, str]]) -> Iterator[list[tuple[Split,
         yield group
 
 
-def _write_group(group: list[tuple[Split, str]], tokenizer: TextCodec, writers: dict[Split, _Writer]) -> int:
+def _write_group(group: list[tuple[Split, str]], tokenizer: TextCodec, writers: dict[Split, _Writer]) -> None:
     bos, eos = tokenizer.bos_id is not None, tokenizer.eos_id is not None
     encoded = tokenizer.encode_batch([text for _, text in group], bos=bos, eos=eos)
-    sizes = [len(to_bytes(text)) for _, text in group]
-    for (split, _), ids, n_bytes in zip(group, encoded, sizes, strict=True):
-        writers[split].write(ids, n_bytes)
-    return sum(sizes)
+    for (split, text), ids in zip(group, encoded, strict=True):
+        writers[split].write(ids, len(to_bytes(text)))
 
 
 def _fill_empty(*writers: _Writer) -> None:
@@ -157,3 +149,15 @@ def _fill_empty(*writers: _Writer) -> None:
     full = [writer for writer in writers if writer.documents]
     for writer in empty:
         writer.write(*full[0].take_last())
+
+
+def _describe(dtype: Literal["uint16", "uint32"], tokenizer: TextCodec, writers: dict[Split, _Writer]) -> CorpusInfo:
+    for split, writer in writers.items():
+        if not writer.tokens:
+            raise ValueError(f"the {split} text has no tokens; add documents that are not empty")
+    return CorpusInfo(
+        dtype=dtype,
+        vocab_size=tokenizer.vocab_size,
+        tokenizer_sha256=tokenizer.fingerprint,
+        **{split: writer.info() for split, writer in writers.items()},
+    )

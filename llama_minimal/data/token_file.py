@@ -71,6 +71,7 @@ class TokenFile:
         counts: SplitInfo = getattr(info, split)
         path = Path(folder) / f"{split}.bin"
         dtype = np.dtype(info.dtype).newbyteorder("<")
+        # A copy that broke off would otherwise end in the middle of a document, or of a token.
         size, expected = path.stat().st_size, counts.tokens * dtype.itemsize
         if size != expected:
             raise ValueError(

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-_TIMEOUT = timedelta(minutes=10)  # so that a rank whose neighbor died ends with an error
+_TIMEOUT = timedelta(hours=1)  # so that a rank whose neighbor died ends with an error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,5 +59,6 @@ def open_mesh(device: torch.device | None = None) -> Iterator[Mesh]:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
     try:
         yield Mesh(rank=dist.get_rank(), size=size, device=device)
+        dist.barrier()  # a process that leaves early would take the connections of the others with it
     finally:
         dist.destroy_process_group()

@@ -82,6 +82,7 @@ class _Pieces:
         self.pieces = [list(piece) for piece in piece_counts]
         self.piece_counts = list(piece_counts.values())
         self.pair_counts: Counter[Pair] = Counter()
+        # May name a piece that has lost the pair since; merging then changes nothing there.
         self.found_in: defaultdict[Pair, set[int]] = defaultdict(set)
         for index, piece in enumerate(self.pieces):
             self._count(piece, index, self.piece_counts[index])
@@ -111,6 +112,7 @@ class _Pieces:
             self._count(after, index, count)
             fresh.update(found for found in pairwise(after) if new_id in found)
             self.pieces[index] = after
+        # Their counts are final only now that every piece is merged.
         for found in fresh:
             heapq.heappush(self.queue, (-self.pair_counts[found], found))
 

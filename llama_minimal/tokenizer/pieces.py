@@ -13,15 +13,21 @@ _SPACE = "\\t-\\r "
 # ASCII letters, and from U+00C0 up all but the blocks of punctuation, symbols, arrows and emoji.
 _LETTER = (
     "A-Za-z\u00c0-\u1fff\u2c00-\u2dff\u2e80-\u2fff\u3040-\ufdff\ufe70-\ufeff"
-    "\uff10-\uff19\uff21-\uff3a\uff41-\uff5a\uff66-\uffdc\U00010000-\U0001efff\U00020000-\U0003ffff"
+    "\uff10-\uff19\uff21-\uff3a\uff41-\uff5a\uff66-\uffdc\U00010000-\U0001efff\U00020000-\U0003fffd"
 )
 # A bound on the length of a piece bounds the work on it, even where a script writes no spaces.
 _RUN = "{1,64}"
 
 # Every character belongs to one of four classes (letter, digit, space, anything else), so no text falls through.
-# Digits stand alone, because LLaMA splits numbers into digits (Touvron et al. 2023, §2.1). A run of spaces leaves its
-# last one to the word that follows.
-PIECE_PATTERN = f" ?[{_LETTER}]{_RUN}|[0-9]| ?[^{_LETTER}0-9{_SPACE}]{_RUN}|[{_SPACE}]{_RUN}(?![^{_SPACE}])|[{_SPACE}]"
+PIECE_PATTERN = "|".join(
+    (
+        f" ?[{_LETTER}]{_RUN}",
+        "[0-9]",  # one by one, as LLaMA splits numbers into digits (Touvron et al. 2023, §2.1)
+        f" ?[^{_LETTER}0-9{_SPACE}]{_RUN}",
+        f"[{_SPACE}]{_RUN}(?![^{_SPACE}])",  # leaves the last space of a run to the word that follows
+        f"[{_SPACE}]",
+    )
+)
 
 split_pieces: Callable[[str], list[str]] = re.compile(PIECE_PATTERN).findall
 _LINE_END = re.compile(f"[^{_SPACE}]\n")

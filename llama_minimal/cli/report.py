@@ -1,0 +1,33 @@
+"""What a training run prints at its end: how good the model is, and what it writes."""
+
+from typing import Any
+
+
+def print_report(loss: float, train: Any, validation: Any) -> None:
+    """Print a validation loss beside two baselines that know less."""
+    from llama_minimal.evaluation import Evaluation, bigram_loss, uniform_loss
+
+    n = validation.n_tokens - 1
+    rows = {
+        "this model": loss,
+        "bigram counts": bigram_loss(train.tokens, validation.tokens, train.vocab_size),
+        "uniform guess": uniform_loss(train.vocab_size),
+    }
+    print("\nvalidation loss (nats per token, perplexity, bits per byte)")
+    for name, value in rows.items():
+        result = Evaluation(total=value * n, n_tokens=n, n_bytes=validation.n_bytes)
+        print(f"  {name:<13}  {value:6.3f}  {result.perplexity:8.2f}  {result.bits_per_byte:6.3f}")
+
+
+def print_samples(model: Any, tokenizer: Any, *, n: int) -> None:
+    """Print texts that the model writes from nothing but the beginning-of-text token."""
+    from llama_minimal.generation import generate
+    from llama_minimal.settings import Sampling
+
+    if n:
+        start = [tokenizer.bos_id if tokenizer.bos_id is not None else 0]
+        room = min(200, model.config.max_seq_len - 1)
+        sampling = Sampling(temperature=0.7, top_p=0.95)
+        model.eval()
+        for i, completion in enumerate(generate(model, tokenizer, [start] * n, max_new_tokens=room, sampling=sampling)):
+            print(f"\n--- sample {i + 1} ---\n{completion.text.strip()}")

@@ -1,0 +1,105 @@
+"""The two storeys hold each other: PyTorch and NumPy give the same numbers, the same names, the same text."""
+
+import inspect
+
+import numpy as np
+import pytest
+import torch
+
+import llama_minimal.attention
+import llama_minimal.feedforward
+import llama_minimal.loss
+import llama_minimal.normalization
+import llama_minimal.positions
+from llama_minimal import reference
+from llama_minimal.config import LlamaConfig, RopeScaling
+from llama_minimal.generation import generate
+from llama_minimal.loss import next_token_loss
+from llama_minimal.model import build
+
+BASE = LlamaConfig(dim=24, n_layers=4, n_heads=4, n_kv_heads=2, vocab_size=37, hidden_dim=40, max_seq_len=24)
+SWITCHES = [
+    {},
+    {"n_kv_heads": 4},
+    {"n_kv_heads": 1},
+    {"norm": "layer"},
+    {"norm_placement": "post"},
+    {"norm_placement": "post", "norm": "layer", "ffn": "relu", "position": "sinusoidal", "bias": True},
+    {"ffn": "relu"},
+    {"ffn": "gelu", "bias": True},
+    {"position": "sinusoidal"},
+    {"position": "none"},
+    {"bias": True},
+    {"tie_embeddings": True},
+    {"share_layers": 2},
+    {"share_layers": 4, "tie_embeddings": True},
+    {"rope_scaling": RopeScaling(kind="linear", factor=4.0)},
+    {"rope_scaling": RopeScaling(kind="ntk", factor=4.0)},
+    {"rope_scaling": RopeScaling(kind="llama3", factor=8.0, original_max_seq_len=12)},
+]
+
+
+def twins(changes):
+    """A float64 model with lively weights, and the same weights for NumPy."""
+    model = build(BASE.replace(**changes), seed=1).double()
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            noise = torch.randn(p.shape, generator=torch.Generator().manual_seed(len(name)), dtype=p.dtype)
+            p.mul_(8).add_(0.2 * noise)
+    return model, {name: p.detach().numpy() for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("changes", SWITCHES, ids=str)
+def test_logits_loss_and_every_gradient_agree(changes):
+    model, params = twins(changes)
+    rng = np.random.default_rng(0)
+    tokens, targets = rng.integers(0, 37, (2, 3, 11))
+    targets[0, :4] = -100
+    total, count = next_token_loss(model(torch.tensor(tokens)), torch.tensor(targets))
+    (total / count).backward()
+    loss, grads = reference.loss_and_gradients(params, tokens, targets, model.config)
+    np.testing.assert_allclose(loss, (total / count).item(), rtol=1e-12)
+    assert grads.keys() == dict(model.named_parameters()).keys()
+    # Relative to the largest: without rotation, say, a key's bias shifts all scores alike and its gradient is 0.
+    scale = max(p.grad.abs().max().item() for p in model.parameters())
+    for name, p in model.named_parameters():
+        np.testing.assert_allclose(grads[name], p.grad.numpy(), rtol=1e-9, atol=1e-11 * scale, err_msg=name)
+
+
+@pytest.mark.parametrize("changes", SWITCHES, ids=str)
+def test_both_write_the_same_text(changes):
+    model, params = twins(changes)
+    expected = generate(model, None, [[3, 1, 4, 1, 5]], max_new_tokens=12)[0].tokens
+    assert reference.generate(params, [3, 1, 4, 1, 5], model.config, 12) == expected
+
+
+@pytest.mark.parametrize("changes", SWITCHES, ids=str)
+def test_both_start_with_the_same_names_and_shapes(changes):
+    config = BASE.replace(**changes)
+    shapes = {name: tuple(p.shape) for name, p in build(config, device="meta").named_parameters()}
+    assert {name: p.shape for name, p in reference.init_params(config, 0).items()} == shapes
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        (llama_minimal.positions, "sinusoidal_table"),
+        (llama_minimal.positions, "rope_frequencies"),
+        (llama_minimal.positions, "rope_table"),
+        (llama_minimal.positions, "apply_rope"),
+        (llama_minimal.normalization, "rms_norm"),
+        (llama_minimal.normalization, "layer_norm"),
+        (llama_minimal.feedforward, "linear"),
+        (llama_minimal.feedforward, "swiglu"),
+        (llama_minimal.feedforward, "gelu_ffn"),
+        (llama_minimal.feedforward, "relu_ffn"),
+        (llama_minimal.attention, "attention"),
+        (llama_minimal.attention, "causal_mask"),
+        (llama_minimal.loss, "next_token_loss"),
+    ],
+)
+def test_a_function_has_the_same_arguments_on_both_storeys(module, name):
+    here, there = (list(inspect.signature(getattr(side, name)).parameters) for side in (module, reference))
+    assert here[: len(there)] == there  # PyTorch may add keyword-only ones: dtype, device, is_causal
+    extra = list(inspect.signature(getattr(module, name)).parameters.values())[len(there) :]
+    assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in extra)
