@@ -71,7 +71,7 @@ def test_a_run_killed_at_many_random_moments_goes_on_as_if_nothing_had_happened(
 
 
 def train_command(out, *flags):
-    small = ["--vocab-size", "300", "--dim", "32", "--n-layers", "1", "--n-heads", "2", "--seq-len", "32", "--batch-size", "4", "--samples", "0"]
+    small = "--vocab-size 300 --dim 32 --n-layers 1 --n-heads 2 --seq-len 32 --batch-size 4 --samples 0".split()
     return [sys.executable, "-m", "llama_minimal", "train", "--out", str(out), *small, *flags]
 
 

@@ -11,7 +11,10 @@ from llama_minimal.metrics import read_metrics
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gloo over torchrun is tested on Linux and macOS")
 
-FLAGS = ["--corpus", "python-docs", "--vocab-size", "300", "--dim", "32", "--n-layers", "2", "--n-heads", "4", "--n-kv-heads", "2", "--seq-len", "32", "--batch-size", "8", "--steps", "6", "--warmup-steps", "2", "--validate-every", "6", "--snapshot-every", "3", "--samples", "0"]
+FLAGS = (
+    "--corpus python-docs --vocab-size 300 --dim 32 --n-layers 2 --n-heads 4 --n-kv-heads 2 --seq-len 32 "
+    "--batch-size 8 --steps 6 --warmup-steps 2 --validate-every 6 --snapshot-every 3 --samples 0"
+).split()
 
 
 def train(out, *flags, n_processes=1):

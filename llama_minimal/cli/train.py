@@ -15,45 +15,14 @@ from tqdm import tqdm
 
 from llama_minimal import cost
 from llama_minimal.cli.console import bytes_bar, human, warn
+from llama_minimal.cli.model_flags import ModelFlags
 from llama_minimal.cli.report import print_report, print_samples
-from llama_minimal.config import FeedForwardKind, LlamaConfig, Norm, NormPlacement, Position, preset, read_json
+from llama_minimal.config import read_json
 from llama_minimal.files import atomic_file
 from llama_minimal.settings import TrainConfig
 
 RUN = "run.json"  # the flags of a run, for --resume
 TOKENIZER_BYTES = 50_000_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelFlags:
-    """Changes to the preset; what is left out stays as it is."""
-
-    dim: int | None = None
-    """Model width."""
-    n_layers: int | None = None
-    """Number of blocks."""
-    n_heads: int | None = None
-    """Query heads."""
-    n_kv_heads: int | None = None
-    """Key/value heads: as many as query heads (MHA), fewer (GQA) or one (MQA)."""
-    hidden_dim: int | None = None
-    """Width of the feed-forward."""
-    max_seq_len: int | None = None
-    """Longest context in tokens."""
-    norm: Norm | None = None
-    """Kind of norm."""
-    norm_placement: NormPlacement | None = None
-    """Norm before (pre) or after (post) each sublayer."""
-    ffn: FeedForwardKind | None = None
-    """Kind of feed-forward."""
-    position: Position | None = None
-    """Kind of positions."""
-    bias: bool | None = None
-    """Biases in all linear layers but the last."""
-    tie_embeddings: bool | None = None
-    """One matrix for embedding and output."""
-    share_layers: int | None = None
-    """How many neighboring layers are one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +63,7 @@ class Train:
 
         from llama_minimal.parallel import open_mesh
 
-        model_config(self, vocab_size=self.vocab_size)  # refuse an impossible shape before any work
+        self.model.apply_to(self.preset, vocab_size=self.vocab_size)  # refuse an impossible shape before any work
         with open_mesh(torch.device(self.device) if self.device else None) as mesh:
             if mesh.is_main:
                 _prepare_folder(self)
@@ -113,16 +82,6 @@ def with_saved_values(command: Train) -> Train:
     values["train"] = TrainConfig(**values["train"])
     values["tokenizer"] = Path(values["tokenizer"]) if values["tokenizer"] else None
     return Train(**values, out=command.out, resume=True)
-
-
-def model_config(command: Train, *, vocab_size: int) -> LlamaConfig:
-    """Return the preset with the flags' changes."""
-    changes = {name: value for name, value in asdict(command.model).items() if value is not None}
-    if "hidden_dim" not in changes and "dim" in changes:
-        changes["hidden_dim"] = None  # follows the width
-    if "n_kv_heads" not in changes and "n_heads" in changes:
-        changes["n_kv_heads"] = None
-    return preset(command.preset, vocab_size=vocab_size, **changes)
 
 
 def _prepare_folder(command: Train) -> None:
@@ -144,7 +103,7 @@ def _prepare_folder(command: Train) -> None:
 
 
 def _check_disk_space(command: Train) -> None:
-    n = sum(cost.parameters(model_config(command, vocab_size=command.vocab_size)).values())
+    n = sum(cost.parameters(command.model.apply_to(command.preset, vocab_size=command.vocab_size)).values())
     needed = n * (4 + (command.train.keep_snapshots + 1) * 12)  # the model; weights and two moments each
     free = shutil.disk_usage(command.out).free
     if free < needed:
@@ -197,7 +156,7 @@ def _train(command: Train, mesh: Any) -> None:
 
     tokenizer = load_tokenizer(command.out)
     train, validation = (TokenFile.open(command.out / "data", split) for split in ("train", "validation"))
-    config = model_config(command, vocab_size=tokenizer.vocab_size)
+    config = command.model.apply_to(command.preset, vocab_size=tokenizer.vocab_size)
     model = build(config, device=mesh.device, seed=command.train.seed)
     trainer = Trainer(
         model,
