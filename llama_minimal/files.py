@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -42,13 +42,16 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def update_folder(folder: Path, *, last: str) -> Iterator[Path]:
+def update_folder(folder: Path, *, last: str, obsolete: Iterable[str] = ()) -> Iterator[Path]:
     """Yield a temporary folder to fill; its files then replace those of the same name in ``folder``.
 
     Args:
         last: the file to move last: a folder that lacks it is recognizably incomplete.
+        obsolete: patterns of files that go away, unless there are new ones of that name.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    # A container gives every process the same id: one that was killed may have left this very name.
+    remove_leftovers(folder)
     temporary = folder / f".update.{os.getpid()}.tmp"
     temporary.mkdir()
     try:
@@ -56,6 +59,11 @@ def update_folder(folder: Path, *, last: str) -> Iterator[Path]:
         files = sorted(temporary.iterdir(), key=lambda file: (file.name == last, file.name))
         for file in files:
             _flush(file)
+        # Whoever is killed from here on leaves a folder without ``last``, not a mixture of old and new.
+        (folder / last).unlink(missing_ok=True)
+        new = {file.name for file in files}
+        for old in [old for pattern in obsolete for old in folder.glob(pattern) if old.name not in new]:
+            old.unlink(missing_ok=True)
         for file in files:
             file.replace(folder / file.name)
         _flush(folder)

@@ -20,6 +20,7 @@ __all__ = ["load", "not_expressible", "open_checkpoint", "save"]
 
 Format = Literal["auto", "huggingface", "meta", "native"]
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model")
+_MODEL_FILES = ("config.json", "params.json", "*.safetensors", INDEX, "consolidated.*.pth")
 
 
 def load(
@@ -87,7 +88,8 @@ def save(
         format = "native" if not_expressible(model.config) else "huggingface"
     if format not in ("huggingface", "meta", "native"):
         raise ValueError(f"format={format!r} is not one of 'auto', 'huggingface', 'meta', 'native'")
-    with update_folder(folder, last="params.json" if format == "meta" else "config.json") as temporary:
+    last = "params.json" if format == "meta" else "config.json"
+    with update_folder(folder, last=last, obsolete=_MODEL_FILES) as temporary:
         if format == "huggingface":
             write_huggingface(model, temporary, tokenizer, max_shard_bytes=max_shard_bytes)
         elif format == "meta":
@@ -96,10 +98,6 @@ def save(
             write_native(model, temporary)
         if tokenizer:
             tokenizer.save(temporary)
-        written = {file.name for file in temporary.iterdir()}
-    for stale in [*folder.glob("*.safetensors"), folder / INDEX, *folder.glob("consolidated.*.pth")]:
-        if stale.name not in written:  # weights of the model that was here before
-            stale.unlink(missing_ok=True)
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
@@ -144,7 +142,7 @@ def _download(hub_id: str) -> Path:
     try:
         return Path(snapshot_download(hub_id, allow_patterns=["*.safetensors", "*.json", "tokenizer.model"]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise FileNotFoundError(f"there is no folder {hub_id}, and the hub did not give it: {reason}") from None
 
 

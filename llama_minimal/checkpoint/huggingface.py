@@ -1,16 +1,24 @@
 """Folders of the transformers library: ``config.json`` and safetensors, in one file or many."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from llama_minimal.checkpoint.huggingface_config import config_from_huggingface, config_to_huggingface
-from llama_minimal.checkpoint.tensors import Checkpoint, Named, first_dtype, read_safetensors, write_safetensors
+from llama_minimal.checkpoint.tensors import (
+    Checkpoint,
+    Named,
+    first_dtype,
+    naming,
+    read_safetensors,
+    write_safetensors,
+)
 from llama_minimal.config import LlamaConfig, read_json
 from llama_minimal.model import Llama
-from llama_minimal.tokenizer import TextCodec
+from llama_minimal.tokenizer import SentencePieceTokenizer, TextCodec
 
 _LAYER = {
     "attention.wq": "self_attn.q_proj",
@@ -55,7 +63,8 @@ def open_huggingface(folder: Path, config: dict[str, Any]) -> Checkpoint:
     Raises:
         ValueError: if it is no LLaMA, uses what we do not have, or files are missing or damaged.
     """
-    ours = config_from_huggingface(config)
+    with naming(folder / "config.json"):
+        ours = config_from_huggingface(config)
     paths = _weight_files(folder)
     to_ours = {theirs: name for name, theirs in names(ours).items()}
 
@@ -65,7 +74,7 @@ def open_huggingface(folder: Path, config: dict[str, Any]) -> Checkpoint:
                 continue  # computed from the config; a copy of the embeddings
             name = to_ours.get(theirs, theirs)
             n_heads = _rotated_heads(name, ours)
-            if n_heads and tensor.size(0) % (2 * n_heads) == 0:  # another size is an error that ``fill`` tells
+            if n_heads and tensor.ndim and tensor.size(0) % (2 * n_heads) == 0:  # else an error that ``fill`` tells
                 tensor = to_interleaved(tensor, n_heads)
             yield name, tensor
 
@@ -76,8 +85,8 @@ def write_huggingface(model: Llama, folder: Path, tokenizer: TextCodec | None, *
     """Write a model to an existing folder, in as many files as its size asks for."""
     config = config_to_huggingface(model.config)
     config["torch_dtype"] = str(model.tok_embeddings.weight.dtype).removeprefix("torch.")
-    if tokenizer:
-        config |= {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
+    # Left out, they would mean 1 and 2: generation would stop at token 2.
+    config |= {f"{role}_token_id": getattr(tokenizer, f"{role}_id", None) for role in ("bos", "eos", "pad")}
     parameters = dict(model.named_parameters())
     their_names = names(model.config)
     shards = _shards(parameters, max_shard_bytes)
@@ -95,6 +104,21 @@ def write_huggingface(model: Llama, folder: Path, tokenizer: TextCodec | None, *
         content = {"metadata": {"total_size": sum(p.nbytes for p in parameters.values())}, "weight_map": index}
         (folder / INDEX).write_text(json.dumps(content, indent=2), encoding="utf-8")
     (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+    if tokenizer and not isinstance(tokenizer, SentencePieceTokenizer):
+        content = _tokenizer_config(tokenizer, max_seq_len=model.config.max_seq_len)
+        (folder / "tokenizer_config.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
+
+
+def _tokenizer_config(tokenizer: TextCodec, *, max_seq_len: int) -> dict[str, Any]:
+    """Say what ``AutoTokenizer`` does not find in ``tokenizer.json``: the class, and the tokens' roles."""
+    names = {token_id: name for name, token_id in tokenizer.special_tokens.items()}
+    roles = {f"{role}_token": names.get(getattr(tokenizer, f"{role}_id")) for role in ("bos", "eos", "pad")}
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": max_seq_len,
+        **{role: name for role, name in roles.items() if name is not None},
+    }
 
 
 def _rotated_heads(name: str, config: LlamaConfig) -> int:
@@ -122,6 +146,8 @@ def _weight_files(folder: Path) -> list[Path]:
         weight_map = read_json(folder / INDEX).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise ValueError(f"{folder / INDEX} has no weight_map; download it again")
+        if wrong := [name for name in weight_map.values() if not re.fullmatch(r"[\w.-]+\.safetensors", str(name))]:
+            raise ValueError(f"{folder / INDEX} names {wrong[0]!r}, which is no safetensors file; download it again")
         return [folder / name for name in sorted(set(weight_map.values()))]
     if list(folder.glob("*.bin")):
         raise ValueError(

@@ -24,18 +24,18 @@ def config_from_huggingface(values: dict[str, Any]) -> LlamaConfig:
         ValueError: if it is no LLaMA, or uses what we do not have.
     """
     if values.get("model_type") != "llama":
-        raise ValueError(
-            f"config.json describes a {values.get('model_type')!r} model; only 'llama' models can be loaded"
-        )
+        raise ValueError(f"it describes a {values.get('model_type')!r} model; only 'llama' models can be loaded")
     needed = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
-    if missing := [name for name in needed if name not in values]:
-        raise ValueError(f"config.json lacks {', '.join(missing)}")
-    rope = values.get("rope_parameters") or {}
+    if missing := [name for name in needed if values.get(name) is None]:
+        raise ValueError(f"it lacks {', '.join(missing)}")
+    rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
+    if not isinstance(rope, dict):
+        raise ValueError(f"its rotary settings should be an object, not {rope!r}")
     config = LlamaConfig(
         **{"norm_eps": 1e-6}  # their default, where ours is 1e-5
         | {ours: values[theirs] for theirs, ours in _SAME.items() if values.get(theirs) is not None},
         rope_theta=float(rope.get("rope_theta") or values.get("rope_theta") or 10_000.0),
-        rope_scaling=_scaling_from(rope or values.get("rope_scaling") or {}),
+        rope_scaling=_scaling_from(rope),
         bias=bool(values.get("attention_bias", False)),
     )
     unsupported = {
@@ -46,7 +46,7 @@ def config_from_huggingface(values: dict[str, Any]) -> LlamaConfig:
     }
     for name, (value, needed) in unsupported.items():
         if value != needed:
-            raise ValueError(f"config.json has {name}={value!r}; only {needed!r} can be loaded here")
+            raise ValueError(f"it has {name}={value!r}; only {needed!r} can be loaded here")
     return config
 
 
@@ -102,4 +102,4 @@ def _scaling_from(values: dict[str, Any]) -> RopeScaling | None:
             high_freq_factor=values["high_freq_factor"],
             original_max_seq_len=values["original_max_position_embeddings"],
         )
-    raise ValueError(f"config.json asks for rotary scaling {kind!r}; known are 'default', 'linear' and 'llama3'")
+    raise ValueError(f"it asks for rotary scaling {kind!r}; known are 'default', 'linear' and 'llama3'")

@@ -1,6 +1,7 @@
 """Meta's folders: ``params.json`` and ``consolidated.NN.pth``, one file per model-parallel rank."""
 
 import json
+import math
 import pickle
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from llama_minimal.checkpoint.huggingface_config import not_expressible
-from llama_minimal.checkpoint.tensors import Checkpoint, Named
+from llama_minimal.checkpoint.tensors import Checkpoint, Named, checked, naming
 from llama_minimal.config import LlamaConfig, RopeScaling, ffn_width, read_json
 from llama_minimal.model import Llama, build
 
@@ -31,18 +32,21 @@ def open_meta(folder: Path) -> Checkpoint:
     if not paths:
         raise ValueError(f"{folder} has a params.json but no consolidated.NN.pth; is the download complete?")
     ranks = [_read_pth(path) for path in paths]
-    if any(rank.keys() != ranks[0].keys() for rank in ranks):
+    kinds = [{name: (tensor.shape, tensor.dtype) for name, tensor in rank.items()} for rank in ranks]
+    if any(kind != kinds[0] for kind in kinds):
         raise ValueError(f"the consolidated.NN.pth files in {folder} hold different tensors; get them again")
-    if "output.weight" not in ranks[0]:
-        raise ValueError(f"{paths[0]} lacks output.weight; is it a LLaMA checkpoint?")
+    if "output.weight" not in ranks[0] or ranks[0]["output.weight"].ndim != 2:
+        raise ValueError(f"{paths[0]} lacks the matrix output.weight; is it a LLaMA checkpoint?")
     vocab_size = sum(rank["output.weight"].size(0) for rank in ranks)
-    config = config_from_params(read_json(folder / "params.json"), vocab_size=vocab_size)
+    params = read_json(folder / "params.json")
+    with naming(folder / "params.json"):
+        config = config_from_params(params, vocab_size=vocab_size)
     shapes = {name: tuple(p.shape) for name, p in build(config, device="meta").named_parameters()}
 
     def tensors() -> Named:
         for name in ranks[0]:
             if not name.endswith("rope.freqs"):
-                yield name, _join([rank[name] for rank in ranks], shapes.get(name))
+                yield name, _join(name, [rank[name] for rank in ranks], shapes.get(name))
 
     return Checkpoint(config, ranks[0]["output.weight"].dtype, tensors)
 
@@ -58,17 +62,16 @@ def config_from_params(values: dict[str, Any], *, vocab_size: int) -> LlamaConfi
     """
     values = dict(values)
     if missing := [name for name in ("dim", "n_layers", "n_heads") if name not in values]:
-        raise ValueError(f"params.json lacks {', '.join(missing)}")
+        raise ValueError(f"it lacks {', '.join(missing)}")
     width = ffn_width(
         values["dim"],
         multiple_of=values.pop("multiple_of", 256),
         multiplier=values.pop("ffn_dim_multiplier", None) or 1.0,
     )
     scaled = values.pop("use_scaled_rope", False)
-    # The file does not say how long the context was: LLaMA had 2,048 tokens, Llama 3 8,192, 3.1 131,072.
-    context = 131_072 if scaled else 8192 if values.get("rope_theta") == 500_000.0 else 2048
     values["vocab_size"] = vocab_size
-    defaults = {"hidden_dim": width, "max_seq_len": context, "rope_scaling": _SCALED if scaled else None}
+    defaults = {"hidden_dim": width, "rope_scaling": _SCALED if scaled else None}
+    defaults["max_seq_len"] = _usual_context(values.get("rope_theta"), scaled)
     return LlamaConfig.from_dict(defaults | values)
 
 
@@ -83,12 +86,19 @@ def config_to_params(config: LlamaConfig) -> dict[str, Any]:
         other.append(f"rope_scaling={config.rope_scaling}")
     if other:
         raise ValueError(f"Meta's format has no {', '.join(other)}; save with format='native'")
-    same = ("dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "norm_eps", "rope_theta", "max_seq_len")
+    same = ["dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "norm_eps", "rope_theta"]
+    if config.max_seq_len != _usual_context(config.rope_theta, config.rope_scaling):
+        same.append("max_seq_len")  # only where it must be: Meta's code takes it from its caller, and refuses it here
     width = {"multiple_of": 256}
     if ffn_width(config.dim) != config.hidden_dim:  # half more than the quotient survives rounding down
         width = {"multiple_of": 1, "ffn_dim_multiplier": (config.hidden_dim + 0.5) / int(2 * 4 * config.dim / 3)}
     scaled = {"use_scaled_rope": True} if config.rope_scaling else {}
     return {name: getattr(config, name) for name in same} | width | scaled
+
+
+def _usual_context(theta: float | None, scaled: object) -> int:
+    # Meta's file does not say how long the context was: LLaMA had 2,048 tokens, Llama 3 8,192, 3.1 131,072.
+    return 131_072 if scaled else 8192 if theta == 500_000.0 else 2048
 
 
 def write_meta(model: Llama, folder: Path, *, n_shards: int) -> None:
@@ -104,7 +114,11 @@ def write_meta(model: Llama, folder: Path, *, n_shards: int) -> None:
     weights = model.state_dict()  # tied embeddings under both names, as Meta's code wants them
     for rank in range(n_shards):
         shard = {name: _slice(name, weight, rank, n_shards) for name, weight in weights.items()}
-        torch.save(shard, folder / f"consolidated.{rank:02d}.pth")
+        path = folder / f"consolidated.{rank:02d}.pth"
+        try:
+            torch.save(shard, path)
+        except RuntimeError as error:  # the library's name for a full disk, too
+            raise OSError(f"could not write {path.name}: {error}") from None
     (folder / "params.json").write_text(json.dumps(params, indent=2), encoding="utf-8")
 
 
@@ -115,19 +129,22 @@ def _slice(name: str, weight: Tensor, rank: int, n_shards: int) -> Tensor:
     return weight.detach().chunk(n_shards, dim=axis)[rank].clone()  # a view would be saved with all its storage
 
 
-def _join(slices: list[Tensor], shape: tuple[int, ...] | None) -> Tensor:
+def _join(name: str, slices: list[Tensor], shape: tuple[int, ...] | None) -> Tensor:
     """Put the ranks' slices together; the axis in which they fall short of ``shape`` is the one that was cut."""
     first = slices[0]
-    axes = [
-        axis for axis in range(first.ndim) if shape and first.ndim == len(shape) and first.size(axis) != shape[axis]
-    ]
-    if len(axes) != 1 or shape[axes[0]] % first.size(axes[0]):
-        return first  # whole on every rank, or an error that ``fill`` tells
-    n_different = shape[axes[0]] // first.size(axes[0])
-    if len(slices) % n_different:
+    if shape is None or first.ndim != len(shape) or not first.numel():
+        return first  # an error that ``fill`` tells
+    cut = [axis for axis in range(first.ndim) if first.size(axis) != shape[axis]]
+    n_different = math.prod(shape) // first.numel()
+    if len(cut) > 1 or n_different == 0 or len(slices) % n_different:
         return first
-    # With more ranks than kv heads, neighbors hold the same slice.
-    return torch.cat(slices[:: len(slices) // n_different], dim=axes[0])
+    # Neighbors hold the same: the whole, or with more ranks than kv heads the same slice.
+    n_same = len(slices) // n_different
+    if first.ndim == 2 and any(not torch.equal(slices[i], slices[i - i % n_same]) for i in range(len(slices))):
+        raise ValueError(
+            f"the ranks hold different {name}, where params.json gives them one; do the files belong together?"
+        )
+    return torch.cat(slices[::n_same], dim=cut[0]) if cut else first
 
 
 def _read_pth(path: Path) -> dict[str, Tensor]:
@@ -137,8 +154,10 @@ def _read_pth(path: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{path} holds something other than tensors, which was not run ({reason})") from None
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # damaged files make the library raise almost anything
         raise ValueError(f"{path} is not a whole PyTorch file ({error}); download it again") from None
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f"{path} is not a dictionary of tensors")
-    return content
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    ):
+        raise ValueError(f"{path} is not a dictionary of named tensors; is it a LLaMA checkpoint?")
+    return {name: checked(tensor, name, path) for name, tensor in content.items()}

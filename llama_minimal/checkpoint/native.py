@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from llama_minimal.checkpoint.tensors import Checkpoint, first_dtype, read_safetensors, write_safetensors
+from llama_minimal.checkpoint.tensors import Checkpoint, first_dtype, naming, read_safetensors, write_safetensors
 from llama_minimal.config import LlamaConfig
 from llama_minimal.model import Llama
 
@@ -15,8 +15,10 @@ MODEL_TYPE = "llama_minimal"
 def open_native(folder: Path, config: dict[str, Any]) -> Checkpoint:
     """Open a folder whose ``config.json`` says that it is ours."""
     values = {name: value for name, value in config.items() if name != "model_type"}
+    with naming(folder / "config.json"):
+        ours = LlamaConfig.from_dict(values)
     path = folder / "model.safetensors"
-    return Checkpoint(LlamaConfig.from_dict(values), first_dtype([path]), partial(read_safetensors, [path]))
+    return Checkpoint(ours, first_dtype([path]), partial(read_safetensors, [path]))
 
 
 def write_native(model: Llama, folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Tensors between disk and model, one at a time and strictly checked."""
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from llama_minimal.config import LlamaConfig
 from llama_minimal.model import Llama
 
 Named = Iterator[tuple[str, Tensor]]
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +58,46 @@ def read_safetensors(paths: Iterable[Path]) -> Named:
     """Yield the tensors of safetensors files under the files' own names.
 
     Raises:
-        ValueError: if a file is missing, truncated or damaged.
+        ValueError: if a file is missing, truncated or damaged, or a tensor is not of plain numbers.
     """
     for path in paths:
         try:
             with safe_open(path, framework="pt") as file:
                 for name in file.keys():  # noqa: SIM118 - it is no dict
-                    yield name, file.get_tensor(name)
+                    yield name, checked(file.get_tensor(name), name, path)
         except FileNotFoundError:
             raise ValueError(f"{path} is missing, though the checkpoint's index names it; download it again") from None
         except SafetensorError as error:
             raise ValueError(f"{path} is not a whole safetensors file ({error}); download or save it again") from None
+
+
+def checked(tensor: Tensor, name: str, path: Path) -> Tensor:
+    """Return the tensor.
+
+    Raises:
+        ValueError: if it is quantized or sparse, so that its numbers are not the weights.
+    """
+    if tensor.dtype not in _DTYPES or tensor.layout is not torch.strided:
+        raise ValueError(
+            f"{path}: {name} is of {tensor.dtype} ({tensor.layout}); only float32, bfloat16, float16 and float64 can "
+            f"be loaded: get a version that is not quantized"
+        )
+    return tensor
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name the file in the message of whatever is wrong with its values.
+
+    Raises:
+        ValueError: in place of every error that values of the wrong kind can lead to.
+    """
+    try:
+        yield
+    except KeyError as error:
+        raise ValueError(f"{path} lacks {error}") from None
+    except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def first_dtype(paths: Iterable[Path]) -> torch.dtype:
