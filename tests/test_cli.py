@@ -211,7 +211,11 @@ def test_too_little_disk_space_is_noticed_before_any_work(tmp_path, capsys, monk
 
 def test_python_m_is_the_command():
     done = subprocess.run(
-        [sys.executable, "-m", "llama_minimal", "info", "tiny"], capture_output=True, text=True, timeout=60, env=os.environ
+        [sys.executable, "-m", "llama_minimal", "info", "tiny"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ,
     )
     assert done.returncode == 0
     assert "250,432" in done.stdout

@@ -271,15 +271,15 @@ def test_large_vocabularies_take_four_bytes(tmp_path):
         assert len(read_texts(tmp_path, "train", tokenizer)) > 20
 
 
-def test_groups_and_tokenizers_without_special_tokens(tmp_path, monkeypatch):
-    plain = Tokenizer(special_tokens=[])
+@pytest.mark.parametrize("size", [100, 1000, SIZE])  # the last leaves a group of one document
+def test_groups_and_tokenizers_without_special_tokens(tmp_path, monkeypatch, size):
+    plain, calls = Tokenizer(special_tokens=[]), []
     encode_corpus(some_documents(), plain, tmp_path / "whole")
-    monkeypatch.setattr(encoding_module, "_GROUP_CHARACTERS", 100)
-    calls = []
+    monkeypatch.setattr(encoding_module, "_GROUP_CHARACTERS", size)
     encode_corpus(some_documents(), plain, tmp_path / "groups", progress=lambda *call: calls.append(call))
-    assert len(calls) > 10
-    for name in ("train.bin", "validation.bin", "corpus.json"):
-        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "groups" / name).read_bytes()
+    assert len(calls) > 1
+    assert calls == sorted(calls)
+    assert content(tmp_path / "whole") == content(tmp_path / "groups")
 
 
 def content(folder):
@@ -391,6 +391,7 @@ def test_epochs_differ_in_order_and_offset():
     assert {int(first.min()) for first in firsts} <= set(range(16))
     assert not (np.argsort(firsts[0]) == np.argsort(firsts[1])).all()
     assert batches.epochs(2) == 2.0
+    assert list(Batches(np.arange(1000), batch_size=61, seq_len=16, seed=1).batch(0)[0][:, 0]) != list(firsts[0])
 
 
 @patient

@@ -25,7 +25,7 @@ from llama_minimal.tokenizer import (
     load_tokenizer,
 )
 from llama_minimal.tokenizer.bpe import learn_merges, merge_pair
-from llama_minimal.tokenizer.pieces import PIECE_PATTERN, count_pieces, split_blocks, split_pieces
+from llama_minimal.tokenizer.pieces import PIECE_PATTERN, count_pieces, split_blocks, split_pieces, to_text
 
 DOCS = "\n".join(document.text for document in documents("python-docs"))
 CHINESE = "山谷里的小屋,住着一只红帽子的猫。它每天早上去河边钓鱼,晚上回家讲故事。" * 40
@@ -261,6 +261,10 @@ def test_ids_outside_the_vocabulary_are_refused(token_id):
             call([token_id])
 
 
+def test_escaped_bytes_that_spell_a_character_are_that_character():
+    assert to_text("\udcc3\udca9") == to_text("é") == "é"
+
+
 def test_a_surrogate_that_stands_for_no_byte_is_refused():
     with pytest.raises(ValueError, match=r"U\+D800 at character 2"):
         OURS.encode("ab\ud800")
@@ -346,6 +350,9 @@ def llama3(tmp_path):
     trainer = tokenizers.trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, show_progress=False)
     library.train_from_iterator([DOCS[:20_000]], trainer)
     library.add_special_tokens(["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"])
+    library.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<|begin_of_text|> $A", special_tokens=[("<|begin_of_text|>", 400)]
+    )
     library.enable_truncation(4)
     library.save(str(tmp_path / "tokenizer.json"))
     library.no_truncation()

@@ -108,6 +108,8 @@ def write_meta(model: Llama, folder: Path, *, n_shards: int) -> None:
         ValueError: if a matrix cannot be cut evenly.
     """
     params = config_to_params(model.config)
+    if n_shards < 1:
+        raise ValueError(f"n_shards={n_shards} must be at least 1")
     for name in ("n_kv_heads", "hidden_dim", "dim", "vocab_size"):
         if getattr(model.config, name) % n_shards:
             raise ValueError(f"{name}={getattr(model.config, name)} cannot be cut into n_shards={n_shards} equal parts")

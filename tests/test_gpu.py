@@ -1,0 +1,79 @@
+"""The CUDA path; skipped, with the reason, where there is no CUDA device."""
+
+import numpy as np
+import pytest
+import torch
+
+from llama_minimal.config import preset
+from llama_minimal.generation import generate
+from llama_minimal.model import build
+from llama_minimal.settings import TrainConfig
+from llama_minimal.training import Trainer
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and there is none"),
+]
+
+TOKENS = (np.random.default_rng(0).integers(1, 4, 20_000).cumsum() % 500).astype(np.uint16)
+
+
+def curve(device, precision, *, compile=False):
+    recipe = TrainConfig(steps=20, batch_size=8, seq_len=64, warmup_steps=4, precision=precision, compile=compile)
+    trainer = Trainer(build(preset("tiny")).to(device), TOKENS, recipe)
+    return [metrics["loss"] for metrics in trainer.run()], trainer
+
+
+@pytest.mark.parametrize(("precision", "rtol"), [("fp32", 2e-3), ("bf16", 2e-2), ("fp16", 2e-2)])
+def test_training_follows_the_curve_of_the_cpu(precision, rtol):
+    expected, _ = curve("cpu", "fp32")
+    losses, trainer = curve("cuda", precision)
+    np.testing.assert_allclose(losses, expected, rtol=rtol)
+    assert losses[-1] < losses[0] - 0.3
+    assert all(p.dtype == torch.float32 for p in trainer.model.parameters())
+
+
+def test_adamw_is_the_fused_one():
+    _, trainer = curve("cuda", "bf16")
+    assert all(group["fused"] for group in trainer.optimizer.param_groups)
+
+
+def test_compiled_training_gives_the_same_curve():
+    np.testing.assert_allclose(curve("cuda", "fp32", compile=True)[0], curve("cuda", "fp32")[0], rtol=2e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_compiled_decoding_writes_the_same_tokens(dtype):
+    model = build(preset("tiny")).to("cuda")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(6)  # logits far apart
+    model = model.to(dtype)
+    prompts = [[1, 2, 3], [5, 6, 7, 8, 9]]
+    eager = [row.tokens for row in generate(model, None, prompts, max_new_tokens=40)]
+    for _ in range(2):  # the second call replays what the first recorded
+        compiled = [row.tokens for row in generate(model, None, prompts, max_new_tokens=40, compile=True)]
+        if dtype == torch.float32:
+            assert compiled == eager
+        assert all(len(tokens) == 40 for tokens in compiled)
+
+
+def test_a_gpu_writes_what_the_cpu_writes():
+    model = build(preset("tiny"))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(6)
+    on_cpu = generate(model, None, [[1, 2, 3]], max_new_tokens=40)[0].tokens
+    assert generate(model.to("cuda"), None, [[1, 2, 3]], max_new_tokens=40)[0].tokens == on_cpu
+
+
+def test_a_resumed_run_repeats_the_unbroken_one(tmp_path):
+    unbroken, _ = curve("cuda", "fp16")
+    recipe = TrainConfig(steps=20, batch_size=8, seq_len=64, warmup_steps=4, precision="fp16", snapshot_every=10)
+    first = Trainer(build(preset("tiny")).to("cuda"), TOKENS, recipe, out=tmp_path)
+    for metrics in first.run():
+        if metrics["step"] == 12:
+            break
+    second = Trainer(build(preset("tiny")).to("cuda"), TOKENS, recipe, out=tmp_path)
+    assert second.resume()
+    assert [metrics["loss"] for metrics in second.run()] == unbroken[10:]
