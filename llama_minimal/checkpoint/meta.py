@@ -46,7 +46,7 @@ def open_meta(folder: Path) -> Checkpoint:
     def tensors() -> Named:
         for name in ranks[0]:
             if not name.endswith("rope.freqs"):
-                yield name, _join(name, [rank[name] for rank in ranks], shapes.get(name))
+                yield name, _join(folder / name, [rank[name] for rank in ranks], shapes.get(name))
 
     return Checkpoint(config, ranks[0]["output.weight"].dtype, tensors)
 
@@ -63,11 +63,11 @@ def config_from_params(values: dict[str, Any], *, vocab_size: int) -> LlamaConfi
     values = dict(values)
     if missing := [name for name in ("dim", "n_layers", "n_heads") if name not in values]:
         raise ValueError(f"it lacks {', '.join(missing)}")
-    width = ffn_width(
-        values["dim"],
-        multiple_of=values.pop("multiple_of", 256),
-        multiplier=values.pop("ffn_dim_multiplier", None) or 1.0,
-    )
+    multiple_of, multiplier = values.pop("multiple_of", 256), values.pop("ffn_dim_multiplier", None) or 1.0
+    for name, value in (("dim", values["dim"]), ("multiple_of", multiple_of), ("ffn_dim_multiplier", multiplier)):
+        if not isinstance(value, int | float) or not 0 < value < 1e9:
+            raise ValueError(f"{name}={value!r} must be a positive number")
+    width = ffn_width(values["dim"], multiple_of=multiple_of, multiplier=multiplier)
     scaled = values.pop("use_scaled_rope", False)
     values["vocab_size"] = vocab_size
     defaults = {"hidden_dim": width, "rope_scaling": _SCALED if scaled else None}
@@ -131,7 +131,7 @@ def _slice(name: str, weight: Tensor, rank: int, n_shards: int) -> Tensor:
     return weight.detach().chunk(n_shards, dim=axis)[rank].clone()  # a view would be saved with all its storage
 
 
-def _join(name: str, slices: list[Tensor], shape: tuple[int, ...] | None) -> Tensor:
+def _join(source: Path, slices: list[Tensor], shape: tuple[int, ...] | None) -> Tensor:
     """Put the ranks' slices together; the axis in which they fall short of ``shape`` is the one that was cut."""
     first = slices[0]
     if shape is None or first.ndim != len(shape) or not first.numel():
@@ -142,11 +142,10 @@ def _join(name: str, slices: list[Tensor], shape: tuple[int, ...] | None) -> Ten
         return first
     # Neighbors hold the same: the whole, or with more ranks than kv heads the same slice.
     n_same = len(slices) // n_different
-    if first.ndim == 2 and any(not torch.equal(slices[i], slices[i - i % n_same]) for i in range(len(slices))):
-        raise ValueError(
-            f"the ranks hold different {name}, where params.json gives them one; do the files belong together?"
-        )
-    return torch.cat(slices[::n_same], dim=cut[0]) if cut else first
+    groups = [slices[i : i + n_same] for i in range(0, len(slices), n_same)]
+    if first.ndim == 2 and not all(torch.equal(copy, group[0]) for group in groups for copy in group[1:]):
+        raise ValueError(f"{source} differs between ranks that share it, by params.json; do the files belong together?")
+    return torch.cat([group[0] for group in groups], dim=cut[0]) if cut else first
 
 
 def _read_pth(path: Path) -> dict[str, Tensor]:
@@ -154,10 +153,11 @@ def _read_pth(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).partition("\n")[0]
         raise ValueError(f"{path} holds something other than tensors, which was not run ({reason})") from None
     except Exception as error:  # damaged files make the library raise almost anything
-        raise ValueError(f"{path} is not a whole PyTorch file ({error}); download it again") from None
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{path} is not a whole PyTorch file ({reason}); download it again") from None
     if not isinstance(content, dict) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
     ):

@@ -1,0 +1,287 @@
+"""Saving is all or nothing: failures at every step, full disks and kills leave the old model or the new one."""
+
+import errno
+import itertools
+import os
+import shutil
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from llama_minimal.checkpoint import load, save
+from llama_minimal.files import atomic_file, atomic_folder, update_folder
+
+FORMATS = {
+    "one-file": {"format": "huggingface"},
+    "sharded": {"format": "huggingface", "max_shard_bytes": 12_000},
+    "meta": {"format": "meta", "n_shards": 2},
+    "native": {"format": "native"},
+}
+SIZES = {"vocab_size": 60, "hidden_dim": 200}  # even, so that Meta's format can cut them; one matrix has 25,600 bytes
+every_format = pytest.mark.parametrize("options", FORMATS.values(), ids=FORMATS)
+
+
+def content(folder) -> dict:
+    """Return every file below a folder, hidden ones too, and its bytes."""
+    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def weights(model) -> list:
+    return [parameter.tolist() for parameter in model.parameters()]
+
+
+class Killed(BaseException):
+    """Stands for a signal: no handler of errors catches it."""
+
+
+def fail_at(monkeypatch, names, n, error) -> list:
+    """Let the n-th call of the named functions of ``os`` raise; return a list of the calls."""
+    calls = []
+
+    def failing(name, real):
+        def call(*args, **kwargs):
+            calls.append(name)
+            if len(calls) == n:
+                raise error
+            return real(*args, **kwargs)
+
+        return call
+
+    for name in names:
+        monkeypatch.setattr(os, name, failing(name, getattr(os, name)))
+    return calls
+
+
+# ----------------------------------------------------------------- the three helpers
+
+
+def fill_file(tmp_path):
+    return atomic_file(tmp_path / "folder" / "file.txt"), lambda path: path.write_text("new")
+
+
+def fill_folder(tmp_path):
+    return atomic_folder(tmp_path / "folder" / "sub"), lambda path: (path / "file.txt").write_text("new")
+
+
+def fill_update(tmp_path):
+    def write(path):
+        for name in ("file.txt", "last.txt"):
+            (path / name).write_text("new")
+
+    return update_folder(tmp_path / "folder", last="last.txt", obsolete=["old*"]), write
+
+
+@pytest.mark.parametrize("make", [fill_file, fill_folder, fill_update])
+def test_an_error_in_the_middle_changes_nothing(tmp_path, make):
+    (tmp_path / "folder").mkdir()
+    for name in ("file.txt", "last.txt", "old.txt"):
+        (tmp_path / "folder" / name).write_text("old")
+    before = content(tmp_path)
+    manager, write = make(tmp_path)
+    with pytest.raises(ZeroDivisionError), manager as path:
+        write(path)
+        raise ZeroDivisionError
+    assert content(tmp_path) == before
+    assert not list(tmp_path.rglob(".*"))
+
+
+@pytest.mark.parametrize("make", [fill_file, fill_folder, fill_update])
+def test_without_an_error_all_is_there_and_nothing_else(tmp_path, make):
+    manager, write = make(tmp_path)
+    with manager as path:
+        write(path)
+        assert not {file.name for file in (tmp_path / "folder").iterdir()} & {"file.txt", "last.txt", "sub"}
+    assert set(content(tmp_path).values()) == {b"new"}
+    assert not list(tmp_path.rglob(".*"))
+
+
+def test_an_update_keeps_what_it_does_not_replace_and_removes_what_is_obsolete(tmp_path):
+    for name in ("file.txt", "last.txt", "old-1.txt", "old-2.txt", "mine.txt"):
+        (tmp_path / name).write_text("old")
+    with update_folder(tmp_path, last="last.txt", obsolete=["old*", "*-2.txt", "absent"]) as path:
+        for name in ("last.txt", "old-2.txt", "new.txt"):
+            (path / name).write_text("new")
+    new = dict.fromkeys(["last.txt", "old-2.txt", "new.txt"], b"new")
+    assert content(tmp_path) == {"file.txt": b"old", "mine.txt": b"old"} | new
+
+
+def test_everything_is_on_the_disk_before_the_first_file_is_replaced(tmp_path, monkeypatch):
+    calls = fail_at(monkeypatch, ["fsync", "replace", "unlink"], 0, None)
+    with update_folder(tmp_path, last="b") as path:
+        for name in "abc":
+            (path / name).write_text(name)
+    assert calls[:3] == ["fsync"] * 3
+    assert calls[-1] == "fsync"  # the folder itself, so that the new names last
+    assert "fsync" not in calls[3:-1]
+
+
+# ------------------------------------------------------------------------- save
+
+
+@every_format
+def test_a_save_that_fails_at_any_moment_before_the_exchange_changes_nothing(
+    tmp_path, make_model, monkeypatch, options
+):
+    """Let each flush to the disk fail in turn; only the last one comes after the exchange."""
+    save(make_model(seed=1, **SIZES), tmp_path / "model", **options)
+    before = content(tmp_path)
+    for n in itertools.count(1):
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+            calls = fail_at(patch, ["fsync"], n, OSError(errno.ENOSPC, "No space left on device"))
+            save(make_model(seed=2, **SIZES), tmp_path / "model", **options)
+        if content(tmp_path) != before:
+            break
+        assert len(calls) == n
+    assert n == len(before) + 1  # one flush per file, then the folder's
+    assert weights(load(tmp_path / "model")[0]) == weights(make_model(seed=2, **SIZES))
+    assert not list(tmp_path.rglob(".*"))
+
+
+@pytest.mark.parametrize(("old", "new"), list(itertools.permutations(FORMATS, 2)))
+def test_a_kill_during_the_exchange_leaves_the_old_model_the_new_one_or_none_but_no_mixture(
+    tmp_path, make_model, monkeypatch, old, new
+):
+    """Stop at each renaming and each removal in turn."""
+    save(make_model(seed=1, **SIZES), tmp_path / "old", **FORMATS[old])
+    known = [weights(make_model(seed=seed, **SIZES)) for seed in (1, 2)]
+    for n in itertools.count(1):
+        shutil.rmtree(tmp_path / "model", ignore_errors=True)
+        shutil.copytree(tmp_path / "old", tmp_path / "model")
+        with monkeypatch.context() as patch:
+            fail_at(patch, ["replace", "rename", "unlink", "remove"], n, Killed())
+            try:
+                save(make_model(seed=2, **SIZES), tmp_path / "model", **FORMATS[new])
+                break
+            except Killed:
+                pass
+        try:
+            loaded, _ = load(tmp_path / "model")
+        except ValueError as error:
+            assert "is it the folder of a model" in str(error)  # noqa: PT017 - either outcome is right
+        else:
+            assert weights(loaded) in known
+    assert n > 2
+    # Nothing of the old model is left behind.
+    save(make_model(seed=2, **SIZES), tmp_path / "fresh", **FORMATS[new])
+    assert content(tmp_path / "model").keys() == content(tmp_path / "fresh").keys()
+    assert weights(load(tmp_path / "model")[0]) == known[1]
+
+
+@every_format
+def test_a_kill_during_an_exchange_of_equal_formats_is_noticed(tmp_path, make_model, monkeypatch, options):
+    """Old and new files have the same names here, so only the missing config tells that they do not belong together."""
+    known = [weights(make_model(seed=seed, **SIZES)) for seed in (1, 2)]
+    outcomes = []
+    for n in itertools.count(1):
+        save(make_model(seed=1, **SIZES), tmp_path, **options)
+        with monkeypatch.context() as patch:
+            fail_at(patch, ["replace"], n, Killed())
+            try:
+                save(make_model(seed=2, **SIZES), tmp_path, **options)
+                break
+            except Killed:
+                pass
+        try:
+            outcomes.append(known.index(weights(load(tmp_path)[0])))
+        except ValueError:
+            outcomes.append(None)
+    assert outcomes == [None] * (n - 1)  # the config goes first and comes last
+    assert n > 2
+
+
+def test_what_a_killed_save_left_is_removed_even_if_its_process_had_our_id(tmp_path, make_model):
+    """In a container every run may have the same process id."""
+    for name in (f".update.{os.getpid()}.tmp", ".update.1.tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(b"half")
+    save(make_model(), tmp_path)
+    assert content(tmp_path).keys() == {"config.json", "model.safetensors"}
+    assert not list(tmp_path.glob(".*"))
+
+
+@contextmanager
+def largest_file(size: int):
+    """Let writing past a size fail, as on a full disk (Python ignores the signal that would end the process)."""
+    resource = pytest.importorskip("resource")
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+
+
+@every_format
+@pytest.mark.parametrize("size", [0, 500, 5000, 10_000, 15_000, 22_000])
+def test_a_full_disk_is_an_os_error_that_names_the_file_and_changes_nothing(tmp_path, make_model, options, size):
+    model = make_model(seed=2, **SIZES)
+    save(make_model(seed=1, **SIZES), tmp_path, **options)
+    before = content(tmp_path)
+    with pytest.raises(OSError, match=r"could not write (model.*safetensors|consolidated.00.pth)"), largest_file(size):
+        save(model, tmp_path, **options)
+    assert content(tmp_path) == before
+    assert not list(tmp_path.rglob(".*"))
+
+
+@pytest.mark.parametrize("below", ["", "sub", "sub/sub"])
+def test_a_target_that_cannot_be_a_folder_is_named(tmp_path, make_model, below):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OSError, match="file"):
+        save(make_model(), tmp_path / "file" / below)
+    assert content(tmp_path) == {"file": b"mine"}
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"format": "safetensors"}, "'huggingface', 'meta', 'native'"),
+        ({"format": "meta", "n_shards": 3}, "n_kv_heads=4 cannot be cut into n_shards=3"),
+        ({"format": "meta", "n_shards": 0}, "n_shards=0 must be at least 1"),
+    ],
+    ids=["unknown", "uneven", "none"],
+)
+def test_a_save_that_cannot_be_is_refused_and_changes_nothing(tmp_path, make_model, options, says):
+    save(make_model(seed=1, **SIZES), tmp_path)
+    before = content(tmp_path)
+    with pytest.raises(ValueError, match=says):
+        save(make_model(seed=2, **SIZES), tmp_path, **options)
+    assert content(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"norm": "layer"}, {"norm_placement": "post"}, {"ffn": "gelu"}, {"position": "none"}, {"share_layers": 2}),
+        {"ffn": "relu", "position": "sinusoidal"},
+    ],
+    ids=str,
+)
+def test_switches_that_a_format_lacks_are_named_before_anything_changes(tmp_path, make_model, changes):
+    save(make_model(seed=1, **SIZES), tmp_path)
+    before = content(tmp_path)
+    for format, more in (("huggingface", {}), ("meta", {}), ("meta", {"bias": True})):
+        with pytest.raises(ValueError, match="format='native'") as error:
+            save(make_model(**changes, **more), tmp_path, format=format)
+        assert all(f"{name}={value!r}" in str(error.value) for name, value in (changes | more).items())
+        assert content(tmp_path) == before
+
+
+def test_what_is_not_the_models_stays_in_the_folder(tmp_path, make_model):
+    """A run's folder holds its data and its log beside the model."""
+    mine = {"data/validation.bin": b"1", "metrics.jsonl": b"{}", "README.md": b"x", "data/old.safetensors": b"2"}
+    for name, bytes in mine.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(bytes)
+    for options in FORMATS.values():
+        save(make_model(**SIZES), tmp_path, **options)
+        assert mine.items() <= content(tmp_path).items()
+
+
+def test_saving_leaves_the_model_as_it_was(tmp_path, make_model):
+    model = make_model(n_kv_heads=2, **SIZES)
+    before = [parameter.clone() for parameter in model.parameters()]
+    for name, options in FORMATS.items():
+        save(model, tmp_path / name, **options)
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
+    assert all(p.requires_grad and p.is_contiguous() for p in model.parameters())
