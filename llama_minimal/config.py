@@ -84,7 +84,9 @@ class LlamaConfig:
         if self.hidden_dim is None:
             object.__setattr__(self, "hidden_dim", ffn_width(self.dim))
         if isinstance(self.rope_scaling, dict):
-            object.__setattr__(self, "rope_scaling", RopeScaling(**self.rope_scaling))
+            object.__setattr__(self, "rope_scaling", _rope_scaling(self.rope_scaling))
+        if not isinstance(self.rope_scaling, RopeScaling | None):
+            raise ValueError(f"rope_scaling={self.rope_scaling!r} must be a RopeScaling or None")
         _integer("n_kv_heads", self.n_kv_heads)
         _integer("hidden_dim", self.hidden_dim)
         _number("norm_eps", self.norm_eps, at_least=0.0)
@@ -178,6 +180,14 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{path} should hold a JSON object, not a {type(value).__name__}")
     return value
+
+
+def _rope_scaling(values: dict[str, Any]) -> RopeScaling:
+    try:
+        return RopeScaling(**values)
+    except TypeError:
+        known = [field.name for field in fields(RopeScaling)]
+        raise ValueError(f"rope_scaling={values!r} must have kind and factor; its fields are {known}") from None
 
 
 def _integer(name: str, value: Any) -> None:

@@ -75,8 +75,9 @@ def bigram_loss(train: np.ndarray, validation: np.ndarray, vocab_size: int, *, s
     unigram = (np.bincount(train, minlength=vocab_size) + 1) / (len(train) + vocab_size)
     before = np.bincount(train[:-1], minlength=vocab_size)  # n(a)
     pairs, counts = np.unique(train[:-1] * vocab_size + train[1:], return_counts=True)
+    pairs, counts = np.append(pairs, vocab_size**2), np.append(counts, 0)  # so that every search ends inside
     wanted = validation[:-1] * vocab_size + validation[1:]
-    found = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
+    found = np.searchsorted(pairs, wanted)
     seen = np.where(pairs[found] == wanted, counts[found], 0)  # n(a,b)
     probability = (seen + strength * unigram[validation[1:]]) / (before[validation[:-1]] + strength)
     return float(-np.log(probability).mean())

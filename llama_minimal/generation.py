@@ -57,6 +57,8 @@ def generate(
     Raises:
         ValueError: if a prompt is empty, has unknown ids or leaves no room in the context.
     """
+    if isinstance(prompts, str):
+        raise ValueError("prompts is one text; give a list of texts, or use stream for a single one")
     ids = [_encode(tokenizer, prompt) for prompt in prompts]
     rows = [_Row(model, tokenizer, prompt, max_new_tokens, stop_ids, stop) for prompt in ids]
     for tokens in decode(model, ids, max_new_tokens=max_new_tokens, sampling=sampling, seed=seed, compile=compile):
@@ -142,6 +144,8 @@ class _Row:
         stop_ids: Ids | None,
         stop: Sequence[str],
     ) -> None:
+        if isinstance(stop, str):
+            raise ValueError(f"stop={stop!r} is one text; give a list of texts")
         if stop and tokenizer is None:
             raise ValueError("stop strings need a tokenizer; give one, or use stop_ids")
         if stop_ids is None:
@@ -174,8 +178,9 @@ class _Row:
         return piece
 
     def _finish(self, reason: str) -> str:
-        self.completion.finish_reason = reason
-        return self._add(self.text.finish()) if self.text else ""
+        piece = self._add(self.text.finish()) if self.text else ""
+        self.completion.finish_reason = "stop" if self.text and self.text.stopped else reason
+        return piece
 
     def _add(self, piece: str) -> str:
         self.completion.text += piece
@@ -231,7 +236,9 @@ def _step(model: Llama, tokens: Tensor, positions: Tensor, cache: KVCache) -> Te
 def _compiled_step() -> Callable[..., Tensor]:
     """Return ``_step`` compiled to one graph; on a GPU it is replayed without Python in between."""
     mode = "reduce-overhead" if torch.cuda.is_available() else None
-    return torch.compile(_step, fullgraph=True, dynamic=False, mode=mode)
+    step = torch.compile(_step, fullgraph=True, dynamic=False, mode=mode)
+    # A graph per batch and cache size: more of them than PyTorch's limit, which is there to notice accidents.
+    return torch._dynamo.config.patch(recompile_limit=256)(step)
 
 
 def _round_up(size: int, model: Llama) -> int:

@@ -86,7 +86,7 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         x0, x1 = pairs.unbind(-1)
         rotated = torch.stack((x0 * cos - x1 * sin, x0 * sin + x1 * cos), dim=-1)
     else:  # eager PyTorch makes a pass over memory per operation: one complex product is one pass
-        rotated = torch.view_as_real(torch.view_as_complex(pairs) * torch.complex(cos, sin))
+        rotated = torch.view_as_real(torch.view_as_complex(pairs.contiguous()) * torch.complex(cos, sin))
     return rotated.flatten(-2).type_as(x)
 
 
