@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from llama_minimal.config import LlamaConfig
 from llama_minimal.kv_cache import KVCache
+from llama_minimal.linear import Linear
 from llama_minimal.positions import apply_rope
 
 
@@ -50,10 +51,10 @@ class Attention(nn.Module):
         super().__init__()
         self.head_dim = config.head_dim
         kv_dim = config.n_kv_heads * config.head_dim
-        self.wq = nn.Linear(config.dim, config.dim, bias=config.bias)
-        self.wk = nn.Linear(config.dim, kv_dim, bias=config.bias)
-        self.wv = nn.Linear(config.dim, kv_dim, bias=config.bias)
-        self.wo = nn.Linear(config.dim, config.dim, bias=config.bias)
+        self.wq = Linear(config.dim, config.dim, bias=config.bias)
+        self.wk = Linear(config.dim, kv_dim, bias=config.bias)
+        self.wv = Linear(config.dim, kv_dim, bias=config.bias)
+        self.wo = Linear(config.dim, config.dim, bias=config.bias)
 
     def forward(
         self,

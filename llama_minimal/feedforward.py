@@ -6,22 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llama_minimal.config import LlamaConfig
-
-Weight = Tensor | nn.Module
-
-
-def linear(x: Tensor, w: Weight, b: Tensor | None = None) -> Tensor:
-    """Return x wᵀ + b, or what a module in the place of ``w`` makes of x.
-
-    So that the formulas below serve matrices as well as layers: a plain ``nn.Linear``, one with a
-    low-rank adapter, in int8, or sharded over devices.
-
-    Args:
-        x: (..., in).
-        w: (out, in), or a module that maps (..., in) to (..., out) and brings its own bias.
-        b: (out,).
-    """
-    return w(x) if isinstance(w, nn.Module) else F.linear(x, w, b)
+from llama_minimal.linear import Linear, Weight, linear
 
 
 def relu_ffn(x: Tensor, w1: Weight, w2: Weight, b1: Tensor | None = None, b2: Tensor | None = None) -> Tensor:
@@ -70,10 +55,10 @@ class FeedForward(nn.Module):
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
         self.kind = config.ffn
-        self.w1 = nn.Linear(config.dim, config.hidden_dim, bias=config.bias)
-        self.w2 = nn.Linear(config.hidden_dim, config.dim, bias=config.bias)
+        self.w1 = Linear(config.dim, config.hidden_dim, bias=config.bias)
+        self.w2 = Linear(config.hidden_dim, config.dim, bias=config.bias)
         if self.kind == "swiglu":
-            self.w3 = nn.Linear(config.dim, config.hidden_dim, bias=config.bias)
+            self.w3 = Linear(config.dim, config.hidden_dim, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.kind == "swiglu":

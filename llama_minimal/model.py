@@ -12,6 +12,7 @@ from llama_minimal.attention import Attention
 from llama_minimal.config import LlamaConfig
 from llama_minimal.feedforward import FeedForward
 from llama_minimal.kv_cache import KVCache
+from llama_minimal.linear import Linear
 from llama_minimal.normalization import make_norm
 from llama_minimal.positions import PositionTable, rope_table, sinusoidal_table
 
@@ -57,7 +58,7 @@ class Llama(nn.Module):
         self.layers = nn.ModuleDict({str(i): blocks[i // config.share_layers] for i in range(config.n_layers)})
         # A post-norm block ends with a norm already (Vaswani et al. 2017, §3.1).
         self.norm = make_norm(config) if config.norm_placement == "pre" else None
-        self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
+        self.output = Linear(config.dim, config.vocab_size, bias=False)
         self.positions = _position_table(config)
         self._tie()
         if not self.tok_embeddings.weight.is_meta:
