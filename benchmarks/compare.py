@@ -279,9 +279,8 @@ def main() -> None:
         print(peak_memory(SHAPES[args.shapes[0]], *args.peak_memory))
         return
     where = torch.cuda.get_device_name() if DEVICE.type == "cuda" else f"{platform.machine()} CPU"
-    print(
-        f"{where}, {torch.get_num_threads()} threads, torch {torch.__version__}, transformers {transformers.__version__}\n"
-    )
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
+    print(f"{where}, {torch.get_num_threads()} threads, {versions}\n")
     limits = machine_limits() if DEVICE.type == "cuda" else None
     table = Table()
     for name in args.shapes:

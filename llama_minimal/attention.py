@@ -32,7 +32,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, is
     Args:
         q: (B, H, T, Dh).
         k, v: (B, K, S, Dh), with K a divisor of H.
-        mask: boolean, broadcastable to (B, H, T, S); True means "may look". None hides nothing.
+        mask: broadcastable to (B, H, T, S); boolean, where True means "may look", or a number to add to the
+            scores. None hides nothing.
         is_causal: hide later tokens instead of giving a mask; for T = S only, since PyTorch aligns it top left.
 
     Returns:
@@ -40,8 +41,12 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, is
 
     Source: Vaswani et al. 2017, eq. 1; grouped queries: Ainslie et al. 2023, §2.2.
     """
-    gqa = q.size(1) != k.size(1)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal, enable_gqa=gqa)
+    grouped = q.size(1) != k.size(1)
+    if grouped and q.size(2) == 1 and not is_causal and (mask is None or mask.size(1) == 1):
+        # One token: the query heads of a group become the queries of one head, and each key is read once.
+        rows = q.unflatten(1, (k.size(1), -1)).squeeze(3)  # (B, K, H/K, Dh)
+        return F.scaled_dot_product_attention(rows, k, v, attn_mask=mask).reshape(q.shape)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal, enable_gqa=grouped)
 
 
 class Attention(nn.Module):
@@ -82,10 +87,10 @@ class Attention(nn.Module):
         v = self.wv(x).view(B, T, -1, self.head_dim)
         if rope is not None:
             q, k = apply_rope(q, *rope), apply_rope(k, *rope)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, heads, T, Dh)
         if cache is not None:
             cached = cache.write(layer, k, v, positions)
             if mask is not None:
-                k, v = cached  # (B, S, K, Dh)
-        q, k, v = (heads.transpose(1, 2) for heads in (q, k, v))  # (B, heads, tokens, Dh)
+                k, v = cached  # (B, K, S, Dh)
         out = attention(q, k, v, mask, is_causal=mask is None)
         return self.wo(out.transpose(1, 2).reshape(B, T, -1))  # (B, T, D)

@@ -32,8 +32,8 @@ class KVCache:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
     ) -> None:
-        shape = (config.n_layers, batch_size, max_seq_len, config.n_kv_heads, config.head_dim)
-        self.keys = torch.zeros(shape, dtype=dtype, device=device)  # (L, B, S, K, Dh)
+        shape = (config.n_layers, batch_size, config.n_kv_heads, max_seq_len, config.head_dim)
+        self.keys = torch.zeros(shape, dtype=dtype, device=device)  # (L, B, K, S, Dh)
         self.values = torch.zeros_like(self.keys)
         self.rows = torch.arange(batch_size, device=device)[:, None]  # (B, 1)
         self.slots = torch.arange(max_seq_len, device=device)  # (S,)
@@ -42,20 +42,26 @@ class KVCache:
         """Store new keys and values, and return all of the layer's.
 
         Args:
-            k, v: (B, T, K, Dh).
+            k, v: (B, K, T, Dh).
             positions: (B, T) slots to write; None means the first T, as for a prompt.
 
         Returns:
-            Keys and values, each (B, S, K, Dh).
+            Keys and values, each (B, K, S, Dh).
         """
-        where = (slice(None), slice(k.size(1))) if positions is None else (self.rows, positions)
-        self.keys[layer][where] = k
-        self.values[layer][where] = v
+        for buffer, new in ((self.keys[layer], k), (self.values[layer], v)):
+            if positions is None:
+                buffer[:, :, : new.size(2)] = new
+            else:
+                buffer[self.rows, :, positions] = new.transpose(1, 2)  # (B, T, K, Dh)
         return self.keys[layer], self.values[layer]
 
     def mask(self, positions: Tensor) -> Tensor:
-        """Return which slots each query may see: (B, T) -> (B, 1, T, S), True where slot ≤ position."""
-        return (self.slots <= positions[..., None])[:, None]
+        """Return which slots each query may see: (B, T) -> (B, 1, T, S), 0 where slot ≤ position, else −∞.
+
+        In the form that is added to the scores: PyTorch would make it of a boolean one in every layer anew.
+        """
+        visible = self.slots <= positions[..., None]  # (B, T, S)
+        return torch.where(visible, 0.0, float("-inf")).to(self.keys.dtype)[:, None]
 
     def select(self, rows: Sequence[int] | Tensor) -> None:
         """Reorder the rows in place: row i becomes what row ``rows[i]`` was (beam search)."""

@@ -31,20 +31,21 @@ class Linear(nn.Linear):
     """Be ``nn.Linear``, and faster on a CPU when few tokens come at a time."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if self._is_few_vectors(x):
-            return _by_blocks(x, self.weight)
-        return F.linear(x, self.weight, self.bias)
+        weight, bias = self.weight, self.bias
+        if torch.is_grad_enabled() or bias is not None or not _is_worth_it(x, weight):
+            return F.linear(x, weight, bias)
+        return _by_blocks(x, weight)
 
-    def _is_few_vectors(self, x: Tensor) -> bool:
-        return (
-            x.device.type == "cpu"
-            and x.dtype == self.weight.dtype == torch.float32
-            and x.numel() <= _FEW_VECTORS * x.size(-1)
-            and self.weight.numel() >= _LARGE
-            and self.out_features % _BLOCKS == 0
-            and self.bias is None
-            and not torch.is_grad_enabled()
-        )
+
+def _is_worth_it(x: Tensor, weight: Tensor) -> bool:
+    n_out, n_in = weight.shape
+    return (
+        x.numel() <= _FEW_VECTORS * n_in
+        and n_out * n_in >= _LARGE
+        and n_out % _BLOCKS == 0
+        and weight.dtype == x.dtype == torch.float32
+        and weight.device.type == "cpu"
+    )
 
 
 def _by_blocks(x: Tensor, weight: Tensor) -> Tensor:

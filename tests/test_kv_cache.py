@@ -112,7 +112,7 @@ def test_a_new_cache_is_zero_and_has_one_slot_per_position_for_the_kv_heads_alon
     config = LlamaConfig(dim=32, n_layers=3, n_heads=4, n_kv_heads=2, vocab_size=5)
     cache = KVCache(config, batch_size=2, max_seq_len=7, dtype=torch.bfloat16)
     for buffer in (cache.keys, cache.values):
-        assert buffer.shape == (3, 2, 7, 2, 8)
+        assert buffer.shape == (3, 2, 2, 7, 8)
         assert buffer.dtype == torch.bfloat16
         assert not buffer.any()
 
@@ -120,9 +120,9 @@ def test_a_new_cache_is_zero_and_has_one_slot_per_position_for_the_kv_heads_alon
 def test_write_puts_each_row_at_its_own_positions_and_leaves_the_other_layers():
     config = LlamaConfig(dim=4, n_layers=2, n_heads=1, vocab_size=5)
     cache = KVCache(config, batch_size=2, max_seq_len=5)
-    k = torch.arange(1.0, 5).view(2, 2, 1, 1).expand(-1, -1, 1, 4)
+    k = torch.arange(1.0, 5).view(2, 1, 2, 1).expand(-1, 1, -1, 4)
     keys, values = cache.write(1, k, -k, torch.tensor([[0, 1], [2, 4]]))
-    assert keys[..., 0, 0].tolist() == [[1, 2, 0, 0, 0], [0, 0, 3, 0, 4]]
+    assert keys[:, 0, :, 0].tolist() == [[1, 2, 0, 0, 0], [0, 0, 3, 0, 4]]
     assert torch.equal(values, -keys)
     assert not cache.keys[0].any()
 
@@ -130,4 +130,4 @@ def test_write_puts_each_row_at_its_own_positions_and_leaves_the_other_layers():
 def test_the_mask_shows_each_query_the_slots_up_to_its_own_position():
     config = LlamaConfig(dim=4, n_layers=1, n_heads=1, vocab_size=5)
     mask = KVCache(config, batch_size=2, max_seq_len=4).mask(torch.tensor([[0, 1], [2, 3]]))
-    assert mask.int().tolist() == [[[[1, 0, 0, 0], [1, 1, 0, 0]]], [[[1, 1, 1, 0], [1, 1, 1, 1]]]]
+    assert mask.exp().int().tolist() == [[[[1, 0, 0, 0], [1, 1, 0, 0]]], [[[1, 1, 1, 0], [1, 1, 1, 1]]]]
