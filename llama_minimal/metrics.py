@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from llama_minimal.files import atomic_file
+from llama_minimal.files import replace_file
 
 
 class MetricsLog:
@@ -32,8 +32,7 @@ class MetricsLog:
     def forget_after(self, step: int) -> None:
         """Drop the lines of later steps, which a resumed run will write again."""
         lines = [json.dumps(metrics) for metrics in read_metrics(self.path) if metrics["step"] <= step]
-        with atomic_file(self.path) as temporary:
-            temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        replace_file(self.path, "".join(line + "\n" for line in lines).encode("utf-8"))
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:

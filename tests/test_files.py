@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from llama_minimal.checkpoint import load, save
-from llama_minimal.files import atomic_file, atomic_folder, update_folder
+from llama_minimal.files import atomic_folder, replace_files, update_folder
 
 FORMATS = {
     "one-file": {"format": "huggingface"},
@@ -79,7 +79,7 @@ def fail_at(monkeypatch, names, n, error) -> list:
 
 
 def fill_file(tmp_path):
-    return atomic_file(tmp_path / "folder" / "file.txt"), lambda path: path.write_text("new")
+    return replace_files(tmp_path / "folder" / "file.txt"), lambda files: files[0].write(b"new")
 
 
 def fill_folder(tmp_path):

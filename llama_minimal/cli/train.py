@@ -18,7 +18,7 @@ from llama_minimal.cli.console import bytes_bar, human, warn
 from llama_minimal.cli.model_flags import ModelFlags
 from llama_minimal.cli.report import print_report, print_samples
 from llama_minimal.config import read_json
-from llama_minimal.files import atomic_file
+from llama_minimal.files import replace_file
 from llama_minimal.settings import TrainConfig
 
 RUN = "run.json"  # the flags of a run, for --resume
@@ -98,8 +98,7 @@ def _prepare_folder(command: Train) -> None:
     skip = {"out", "resume", "overwrite"}
     values = {f.name: getattr(command, f.name) for f in fields(command) if f.name not in skip}
     values |= {"model": asdict(command.model), "train": asdict(command.train)}
-    with atomic_file(command.out / RUN) as temporary:
-        temporary.write_text(json.dumps(values, indent=2, default=str), encoding="utf-8")
+    replace_file(command.out / RUN, json.dumps(values, indent=2, default=str).encode("utf-8"))
 
 
 def _check_disk_space(command: Train) -> None:

@@ -24,7 +24,7 @@ from urllib.request import (
 )
 
 from llama_minimal.config import read_json
-from llama_minimal.tokenizer.files import replace_files
+from llama_minimal.files import replace_files
 
 Progress = Callable[[int, int | None], None]
 

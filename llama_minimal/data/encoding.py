@@ -13,8 +13,8 @@ import numpy as np
 from llama_minimal.data.corpora import Document
 from llama_minimal.data.download import Progress
 from llama_minimal.data.token_file import INDEX_NAME, CorpusInfo, Split, SplitInfo
+from llama_minimal.files import replace_files
 from llama_minimal.tokenizer import TextCodec
-from llama_minimal.tokenizer.files import replace_files
 from llama_minimal.tokenizer.pieces import to_bytes
 
 # Documents are encoded in groups of about this many characters: enough to keep all cores busy, little to hold.

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from llama_minimal.config import read_json
+from llama_minimal.files import replace_file
 from llama_minimal.tokenizer.bpe import N_BYTES, Pair, encode_piece, learn_merges
 from llama_minimal.tokenizer.codec import BOS_NAMES, EOS_NAMES, PAD_NAMES, TextCodec, first_present, split_special
-from llama_minimal.tokenizer.files import replace_file
 from llama_minimal.tokenizer.json_format import from_json, is_ours, to_json
 from llama_minimal.tokenizer.pieces import count_pieces, split_blocks, split_pieces, to_bytes, to_text
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from llama_minimal.config import read_json
+from llama_minimal.files import replace_file
 from llama_minimal.tokenizer.codec import BOS_NAMES, EOS_NAMES, PAD_NAMES, TextCodec, first_present, require_unicode
-from llama_minimal.tokenizer.files import replace_file
 
 # Files beside tokenizer.json that say which tokens mark beginning and end. The first that speaks of a token decides.
 _NEIGHBORS = ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json")

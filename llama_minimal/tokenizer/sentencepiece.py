@@ -7,8 +7,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from llama_minimal.files import replace_file
 from llama_minimal.tokenizer.codec import TextCodec, require_unicode, split_special
-from llama_minimal.tokenizer.files import replace_file
 
 FILE_NAME = "tokenizer.model"
 
