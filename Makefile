@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+DEMO   ?= --steps 900 --batch-size 8 --lr 4e-3
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from llama_minimal.config import LlamaConfig
 from llama_minimal.kv_cache import KVCache
-from llama_minimal.linear import Linear
+from llama_minimal.linear import Linear, cast_once
 from llama_minimal.positions import apply_rope
 
 
@@ -81,6 +81,7 @@ class Attention(nn.Module):
                 all there is.
         """
         B, T, _ = x.shape
+        x = cast_once(x)
         # -1: under tensor parallelism a rank holds only some of the heads.
         q = self.wq(x).view(B, T, -1, self.head_dim)  # (B, T, H, Dh)
         k = self.wk(x).view(B, T, -1, self.head_dim)  # (B, T, K, Dh)

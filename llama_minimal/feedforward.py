@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llama_minimal.config import LlamaConfig
-from llama_minimal.linear import Linear, Weight, linear
+from llama_minimal.linear import Linear, Weight, cast_once, linear
 
 
 def relu_ffn(x: Tensor, w1: Weight, w2: Weight, b1: Tensor | None = None, b2: Tensor | None = None) -> Tensor:
@@ -62,5 +62,5 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.kind == "swiglu":
-            return swiglu(x, self.w1, self.w2, self.w3)
+            return swiglu(cast_once(x), self.w1, self.w2, self.w3)
         return (relu_ffn if self.kind == "relu" else gelu_ffn)(x, self.w1, self.w2)

@@ -27,6 +27,12 @@ def linear(x: Tensor, w: Weight, b: Tensor | None = None) -> Tensor:
     return w(x) if isinstance(w, nn.Module) else F.linear(x, w, b)
 
 
+def cast_once(x: Tensor) -> Tensor:
+    """Cast what several linear layers are about to read as autocast would in each of them anew."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+
+
 class Linear(nn.Linear):
     """Be ``nn.Linear``, and faster on a CPU when few tokens come at a time."""
 

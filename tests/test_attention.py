@@ -72,6 +72,26 @@ def test_shared_keys_are_repeated_keys(n_kv_heads):
     torch.testing.assert_close(attention(q, k, v, is_causal=True), attention(q, *repeated, is_causal=True))
 
 
+@pytest.mark.parametrize("shape", [(1, 7), (H, 1, 7), (B, 1, 1, 7), (1, H, 1, 7), (B, H, 1, 7)], ids=str)
+@pytest.mark.parametrize("n_kv_heads", KV_HEADS)
+def test_one_query_takes_any_mask_that_broadcasts_boolean_or_added(n_kv_heads, shape):
+    """A step of decoding has a way of its own through grouped heads."""
+    q, k, v = draw(B, H, 1, DH), draw(B, n_kv_heads, 7, DH, seed=1), draw(B, n_kv_heads, 7, DH, seed=2)
+    mask = draw(*shape, seed=3) > 0
+    mask[..., 2] = True  # something to see in every row
+    one_head = torch.cat(
+        [
+            written_out(q[b : b + 1, h : h + 1], *(x[b : b + 1, [h * n_kv_heads // H]] for x in (k, v)), may_look)
+            for b, heads in enumerate(mask.expand(B, H, 1, 7).tolist())
+            for h, may_look in enumerate(heads)
+        ]
+    ).view(B, H, 1, DH)
+    torch.testing.assert_close(attention(q, k, v, mask), one_head)
+    added = torch.zeros(shape, dtype=torch.float64).masked_fill(~mask, -math.inf)
+    torch.testing.assert_close(attention(q, k, v, added), one_head)
+    torch.testing.assert_close(attention(q, k, v), written_out(q, k, v, [[True] * 7]))
+
+
 def make(n_kv_heads=H, seed=0):
     torch.manual_seed(seed)
     module = Attention(CONFIG.replace(n_kv_heads=n_kv_heads)).double()

@@ -8,6 +8,7 @@ from transformers.models.llama.modeling_llama import LlamaMLP
 
 from llama_minimal.config import LlamaConfig
 from llama_minimal.feedforward import FeedForward, gelu_ffn, relu_ffn, swiglu
+from llama_minimal.linear import Linear
 
 DIM, HIDDEN = 12, 20
 
@@ -65,3 +66,18 @@ def test_no_token_sees_another(kind):
     changed[:, 3] += 1
     moved = (module(x) - module(changed)).abs().amax((0, 2)) > 1e-12
     assert moved.tolist() == [False, False, False, True, False]
+
+
+@pytest.mark.parametrize("shape", [(256,), (1, 256), (2, 1, 256), (8, 256), (9, 256), (0, 256)], ids=str)
+@pytest.mark.parametrize("n_out", [512, 500])
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_fast_way_of_few_tokens_is_the_linear_layer(shape, n_out, bias):
+    torch.manual_seed(0)
+    layer, x = Linear(256, n_out, bias=bias), torch.randn(shape)
+    expected = layer(x)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), expected)
+        torch.testing.assert_close(layer(x), nn.functional.linear(x, layer.weight, layer.bias))
+        torch.testing.assert_close(layer(x.expand(3, *shape)[1]), expected)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert layer(x).dtype == torch.bfloat16

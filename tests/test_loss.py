@@ -91,6 +91,6 @@ def test_gradients(targets, weights):
 def test_a_batch_without_targets_costs_nothing_and_has_no_gradient():
     logits = draw(1, 2, V).requires_grad_()
     total, count = next_token_loss(logits, torch.full((1, 2), IGNORE))
-    assert (float(total), float(count)) == (0, 0)
+    assert (total.item(), count.item()) == (0, 0)
     total.backward()
     assert not logits.grad.any()
