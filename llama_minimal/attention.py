@@ -42,7 +42,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, is
     Source: Vaswani et al. 2017, eq. 1; grouped queries: Ainslie et al. 2023, §2.2.
     """
     grouped = q.size(1) != k.size(1)
-    if grouped and q.size(2) == 1 and not is_causal and (mask is None or mask.size(1) == 1):
+    if grouped and q.size(2) == 1 and not is_causal and (mask is None or (mask.ndim == 4 and mask.size(1) == 1)):
         # One token: the query heads of a group become the queries of one head, and each key is read once.
         rows = q.unflatten(1, (k.size(1), -1)).squeeze(3)  # (B, K, H/K, Dh)
         return F.scaled_dot_product_attention(rows, k, v, attn_mask=mask).reshape(q.shape)

@@ -197,7 +197,7 @@ def _integer(name: str, value: Any) -> None:
 
 def _number(name: str, value: Any, *, at_least: float) -> None:
     # "not >=" also refuses NaN, for which every comparison is false.
-    if not isinstance(value, int | float) or not at_least <= value < float("inf"):
+    if not isinstance(value, int | float) or isinstance(value, bool) or not at_least <= value < float("inf"):
         raise ValueError(f"{name}={value!r} must be a finite number of at least {at_least:g}")
 
 
@@ -212,7 +212,7 @@ def _divides(part_name: str, part: int, whole_name: str, whole: int) -> None:
         near = sorted(sorted(near, key=lambda n: abs(n - part))[:3])
         raise ValueError(
             f"{whole_name}={whole} is not divisible by {part_name}={part}; "
-            f"use {part_name} {', '.join(map(str, near[:-1]))} or {near[-1]}"
+            f"use {part_name} {', '.join(map(str, near[:-1]))}{' or ' if near[1:] else ''}{near[-1]}"
         )
 
 

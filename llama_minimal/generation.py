@@ -61,7 +61,10 @@ def generate(
         raise ValueError("prompts is one text; give a list of texts, or use stream for a single one")
     ids = [_encode(tokenizer, prompt) for prompt in prompts]
     rows = [_Row(model, tokenizer, prompt, max_new_tokens, stop_ids, stop) for prompt in ids]
-    for tokens in decode(model, ids, max_new_tokens=max_new_tokens, sampling=sampling, seed=seed, compile=compile):
+    known = tokenizer.vocab_size if tokenizer else None
+    for tokens in decode(
+        model, ids, max_new_tokens=max_new_tokens, sampling=sampling, seed=seed, compile=compile, vocab_size=known
+    ):
         for row, token in zip(rows, tokens, strict=True):
             row.push(token)
         if all(row.done for row in rows):
@@ -87,7 +90,10 @@ def stream(
     """
     ids = _encode(tokenizer, prompt)
     row = _Row(model, tokenizer, ids, max_new_tokens, stop_ids, stop)
-    for (token,) in decode(model, [ids], max_new_tokens=max_new_tokens, sampling=sampling, seed=seed, compile=compile):
+    known = tokenizer.vocab_size
+    for (token,) in decode(
+        model, [ids], max_new_tokens=max_new_tokens, sampling=sampling, seed=seed, compile=compile, vocab_size=known
+    ):
         if piece := row.push(token):
             yield piece
         if row.done:
@@ -103,8 +109,12 @@ def decode(
     sampling: Sampling = GREEDY,
     seed: int = 0,
     compile: bool = False,
+    vocab_size: int | None = None,
 ) -> Iterator[list[int]]:
     """Yield the next token id of every row, ``max_new_tokens`` times; the caller may stop before.
+
+    Args:
+        vocab_size: ids from here on are never chosen: some models have more embeddings than their tokenizer.
 
     Rows whose context is full go on with meaningless tokens: ``generate`` ends them in time.
     """
@@ -112,7 +122,9 @@ def decode(
     device = next(model.parameters()).device
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
     size = min(int(lengths.max()) + max_new_tokens, model.config.max_seq_len)
-    cache = make_cache(model, batch_size=len(prompts), max_seq_len=_round_up(size, model) if compile else size)
+    if compile:  # few cache sizes, so that few need compiling: powers of two
+        size = min(1 << (size - 1).bit_length(), model.config.max_seq_len)
+    cache = make_cache(model, batch_size=len(prompts), max_seq_len=size)
     step = _compiled_step() if compile else _step
     uniform = uniform_numbers(len(prompts), max_new_tokens, seed=seed).to(device) if sampling.temperature > 0 else None
 
@@ -120,9 +132,12 @@ def decode(
     padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(prompt) for prompt in prompts], batch_first=True).to(device)
     rows = torch.arange(len(prompts), device=device)
     logits = model.output(model.hidden_states(padded, cache=cache)[rows, lengths - 1])  # (B, V)
-    seen = seen_tokens(prompts, model.config.vocab_size).to(device) if sampling.repetition_penalty != 1 else None
+    seen = None
+    if sampling.repetition_penalty != 1:
+        seen = seen_tokens(prompts, model.config.vocab_size).to(device)[:, :vocab_size]
     for i in range(max_new_tokens):
-        new = choose(filter_logits(logits, sampling, seen), None if uniform is None else uniform[:, i])  # (B,)
+        allowed = filter_logits(logits[:, :vocab_size], sampling, seen)
+        new = choose(allowed, None if uniform is None else uniform[:, i])  # (B,)
         yield new.tolist()
         if i == max_new_tokens - 1:
             break
@@ -140,7 +155,7 @@ class _Row:
         model: Llama,
         tokenizer: TextCodec | None,
         prompt: Ids,
-        max_new_tokens: int,
+        limit: int,
         stop_ids: Ids | None,
         stop: Sequence[str],
     ) -> None:
@@ -151,7 +166,7 @@ class _Row:
         if stop_ids is None:
             stop_ids = [tokenizer.eos_id] if tokenizer and tokenizer.eos_id is not None else []
         self.stop_ids = set(stop_ids)
-        self.limit = max_new_tokens
+        self.limit = limit
         self.room = model.config.max_seq_len - len(prompt)
         self.text = TextStream(tokenizer, prompt, stop) if tokenizer else None
         self.completion = Completion(text="" if tokenizer else None)
@@ -239,8 +254,3 @@ def _compiled_step() -> Callable[..., Tensor]:
     step = torch.compile(_step, fullgraph=True, dynamic=False, mode=mode)
     # A graph per batch and cache size: more of them than PyTorch's limit, which is there to notice accidents.
     return torch._dynamo.config.patch(recompile_limit=256)(step)
-
-
-def _round_up(size: int, model: Llama) -> int:
-    """Return the next power of two, so that few cache sizes need compiling."""
-    return min(1 << (size - 1).bit_length(), model.config.max_seq_len)

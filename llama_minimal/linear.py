@@ -46,7 +46,7 @@ class Linear(nn.Linear):
 def _is_worth_it(x: Tensor, weight: Tensor) -> bool:
     n_out, n_in = weight.shape
     return (
-        x.numel() <= _FEW_VECTORS * n_in
+        0 < x.numel() <= _FEW_VECTORS * n_in
         and n_out * n_in >= _LARGE
         and n_out % _BLOCKS == 0
         and weight.dtype == x.dtype == torch.float32
@@ -56,7 +56,7 @@ def _is_worth_it(x: Tensor, weight: Tensor) -> bool:
 
 def _by_blocks(x: Tensor, weight: Tensor) -> Tensor:
     """Return x wᵀ, computed block of rows by block of rows."""
-    columns = x.flatten(0, -2).t()  # (in, n)
+    columns = x.reshape(-1, x.size(-1)).t()  # (in, n)
     blocks = weight.unflatten(0, (_BLOCKS, -1))  # (blocks, out / blocks, in)
     out = torch.bmm(blocks, columns.expand(_BLOCKS, -1, -1))  # (blocks, out / blocks, n)
-    return out.flatten(0, 1).t().reshape(*x.shape[:-1], -1)
+    return out.flatten(0, 1).t().reshape(*x.shape[:-1], weight.size(0))

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 IGNORE = -100  # a target that counts for nothing, as everywhere in PyTorch
 
@@ -48,6 +49,7 @@ class _CrossEntropy(torch.autograd.Function):
         return -log_probability.gather(-1, targets[:, None]).squeeze(-1)  # (N,)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, d_losses: Tensor) -> tuple[Tensor, None]:
         log_probability, targets = ctx.saved_tensors
         d_logits = log_probability.exp()

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import get_args
 
 from llama_minimal.config import Precision
 
@@ -54,6 +55,11 @@ class TrainConfig:
             raise ValueError(f"lr={self.lr!r} must be a positive number, such as 1e-3")
         if not 0 <= self.warmup_steps <= self.steps:
             raise ValueError(f"warmup_steps={self.warmup_steps} must be between 0 and steps={self.steps}")
+        if self.precision not in get_args(Precision):
+            raise ValueError(f"precision={self.precision!r} is not one of {', '.join(get_args(Precision))}")
+        for name, top in (("weight_decay", math.inf), ("beta1", 1), ("beta2", 1), ("min_lr_ratio", 1 + 1e-9)):
+            if not 0 <= getattr(self, name) < top:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be at least 0 and below {top:g}")
         if not self.clip_norm > 0:
             raise ValueError(f"clip_norm={self.clip_norm!r} must be positive; a huge value switches clipping off")
 

@@ -317,3 +317,13 @@ def test_text_prompts_are_encoded_after_the_beginning_of_text(make_model):
 def test_one_text_in_the_place_of_a_list_is_refused_rather_than_read_letter_by_letter(make_model, arguments):
     with pytest.raises(ValueError, match="list"):
         generate(make_model(vocab_size=TOKENIZER.vocab_size), TOKENIZER, **arguments)
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.5])
+def test_ids_that_the_tokenizer_does_not_have_are_never_written(make_model, penalty):
+    """Published models often have more embeddings than tokens."""
+    model = make_model(vocab_size=TOKENIZER.vocab_size + 400)
+    sampling = Sampling(temperature=5.0, repetition_penalty=penalty)
+    (completion,) = generate(model, TOKENIZER, ["a"], max_new_tokens=25, sampling=sampling, stop_ids=[])
+    assert max(completion.tokens) < TOKENIZER.vocab_size
+    assert completion.text == TOKENIZER.decode(completion.tokens)
