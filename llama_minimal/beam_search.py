@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llama_minimal.generation import check_prompts, make_cache
+from llama_minimal.generation import make_cache
 from llama_minimal.model import Llama
+from llama_minimal.prompts import check_prompts
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ def beam_search(
 
     Source: Wu et al. 2016, §7, with length^α as the normalizer.
     """
-    check_prompts(model, [prompt], max_new_tokens)
+    check_prompts(model.config, [prompt], max_new_tokens)
     if beam_size < 1:
         raise ValueError(f"beam_size={beam_size} must be at least 1")
     n_steps = min(max_new_tokens, model.config.max_seq_len - len(prompt))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from llama_minimal.kv_cache import KVCache
 from llama_minimal.model import Llama
+from llama_minimal.prompts import check_prompts
 from llama_minimal.sampling import choose, filter_logits, seen_tokens, uniform_numbers
 from llama_minimal.settings import GREEDY, Sampling
 from llama_minimal.streaming import TextStream
@@ -118,7 +119,7 @@ def decode(
 
     Rows whose context is full go on with meaningless tokens: ``generate`` ends them in time.
     """
-    check_prompts(model, prompts, max_new_tokens)
+    check_prompts(model.config, prompts, max_new_tokens)
     device = next(model.parameters()).device
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
     size = min(int(lengths.max()) + max_new_tokens, model.config.max_seq_len)
@@ -200,30 +201,6 @@ class _Row:
     def _add(self, piece: str) -> str:
         self.completion.text += piece
         return piece
-
-
-def check_prompts(model: Llama, prompts: Sequence[Ids], max_new_tokens: int) -> None:
-    """Refuse prompts that cannot be continued.
-
-    Raises:
-        ValueError: if there is no prompt, or one is empty, has unknown ids or leaves no room in the context.
-    """
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 1")
-    if not prompts:
-        raise ValueError("there is no prompt; give at least one")
-    vocab_size, context = model.config.vocab_size, model.config.max_seq_len
-    for prompt in prompts:
-        if not len(prompt):
-            raise ValueError("the prompt is empty; give at least one token (with a tokenizer: its <|bos|>)")
-        if not 0 <= min(prompt) <= max(prompt) < vocab_size:
-            wrong = next(token for token in prompt if not 0 <= token < vocab_size)
-            raise ValueError(f"token id {wrong} is not among the model's ids 0 to {vocab_size - 1}")
-        if len(prompt) >= context:
-            raise ValueError(
-                f"the prompt has {len(prompt)} tokens; it and at least one new token must fit "
-                f"the context of {context} tokens (max_seq_len): shorten it to {context - 1} tokens or fewer"
-            )
 
 
 def make_cache(model: Llama, *, batch_size: int, max_seq_len: int) -> KVCache:

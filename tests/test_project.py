@@ -28,6 +28,7 @@ LEVELS = {
     "files": 0,
     "tokenizer": 1,
     "settings": 1,
+    "prompts": 1,
     "reference": 1,
     "positions": 1,
     "normalization": 1,
