@@ -10,7 +10,8 @@ from torch import nn
 
 from llama_minimal import generation
 from llama_minimal.config import LlamaConfig
-from llama_minimal.generation import check_prompts, decode, generate, stream
+from llama_minimal.generation import decode, generate, stream
+from llama_minimal.prompts import check_prompts
 from llama_minimal.settings import Sampling
 from llama_minimal.tokenizer import Tokenizer
 
@@ -167,7 +168,7 @@ def test_other_bad_arguments_are_refused(make_model):
         generate(model, None, [[1]], max_new_tokens=0)
     with pytest.raises(ValueError, match="stop string is empty"):
         generate(model, TOKENIZER, [[1]], stop=["a", ""])
-    check_prompts(model, [list(range(31))], 1)  # exactly room for one more
+    check_prompts(model.config, [list(range(31))], 1)  # exactly room for one more
 
 
 # Merges across the words below, and " é" begins like " è": so a space may come with half a character.
