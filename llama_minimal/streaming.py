@@ -32,20 +32,25 @@ class TextStream:
     def push(self, token: int) -> str:
         """Take one more token and return the text that is certain now."""
         self._ids.append(token)
-        before, now = (self._tokenizer.decode(self._ids[self._start : end]) for end in (self._shown, None))
-        if now.endswith(UNFINISHED):
+        window, new = self._new_text()
+        if window.endswith(UNFINISHED):
             return ""
         self._start, self._shown = self._shown, len(self._ids)
-        return self._release(now[len(before) :])
+        return self._release(new)
 
     def finish(self) -> str:
         """Return what was held back; no token follows."""
         if self.stopped:
             return ""
-        before, now = (self._tokenizer.decode(self._ids[self._start : end]) for end in (self._shown, None))
-        rest = self._release(now[len(before) :])
+        _, new = self._new_text()
+        rest = self._release(new)
         rest, self._pending = rest + ("" if self.stopped else self._pending), ""
         return rest
+
+    def _new_text(self) -> tuple[str, str]:
+        """Return the text of the window, and its part that has not been shown."""
+        before, now = (self._tokenizer.decode(self._ids[self._start : end]) for end in (self._shown, None))
+        return now, now[len(before) :]
 
     def _release(self, text: str) -> str:
         self._pending += text
