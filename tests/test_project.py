@@ -40,6 +40,8 @@ LEVELS = {
     "optim": 1,
     "cost": 1,
     "metrics": 1,
+    "ngrams": 1,
+    "memorization": 1,
     "attention": 2,
     "sampling": 2,
     "streaming": 2,

@@ -1,0 +1,116 @@
+"""English: how characters, things and places are named. The wordings are in the text files beside this one."""
+
+import re
+
+from llama_minimal.data.valley.telling import Telling
+from llama_minimal.data.valley.world import CHARACTERS, Thing
+
+_CAPITALS = re.compile(r'(^"?|[.!?] "?|\." "?)([a-z])')
+_PRONOUNS = {
+    "she": {"": "she", "he": "she", "him": "her", "his": "her", "himself": "herself", "own": "hers"},
+    "he": {"": "he", "he": "he", "him": "him", "his": "his", "himself": "himself", "own": "his"},
+}
+# Words that begin with a vowel letter but not with a vowel, and the other way round.
+_A = ("use", "uni", "one", "eu")
+_AN = ("hour", "honest")
+
+
+def article(word: str) -> str:
+    """Return a word with "a" or "an" before it.
+
+    >>> article("owl"), article("red kite"), article("hour")
+    ('an owl', 'a red kite', 'an hour')
+    """
+    vowel = word.startswith(_AN) or (word[0] in "aeiou" and not word.startswith(_A))
+    return f"{'an' if vowel else 'a'} {word}"
+
+
+class English(Telling):
+    """Names, pronouns, articles and agreement.
+
+    Forms of a character: none and he (subject), him, his: a pronoun where it is clear whom it means, and a name
+    elsewhere; he!, him!, his!, himself!: always a pronoun; who: never one; name; full ("Otto the badger"); kind
+    ("badger"); akind ("a badger").
+    Forms of a thing: none ("a red kite", later "the kite"), a, the, label ("red kite"), noun, it and they (object and
+    subject pronoun), was, is, has, this, its, s (the ending of a verb).
+    Forms of a place: none ("the river"), at ("by the river"), to ("to the river").
+    """
+
+    language = "english"
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)
+        self.mentioned: dict[str, int] = {}  # character -> sentence of the latest mention
+        self.run = 0  # pronouns since the latest name
+
+    def character(self, name: str, form: str) -> str:
+        who = CHARACTERS[name]
+        if form == "kind":
+            return who.species
+        if form == "akind":
+            self.mentioned[name] = self.sentence
+            return article(who.species)
+        if form.endswith("!"):
+            return _PRONOUNS[who.pronoun][form[:-1]]
+        pronoun = form in ("", "he", "him", "his") and self._wants_pronoun(name)
+        self.mentioned[name] = self.sentence
+        if pronoun:
+            self.run += 1
+            return _PRONOUNS[who.pronoun][form]
+        self.run = 0
+        text = self._name(name, form)
+        return f"{text}'s" if form == "his" else text
+
+    def _wants_pronoun(self, name: str) -> bool:
+        """Return whether a pronoun means this one clearly, and reads well."""
+        latest = self.mentioned.get(name, -9)
+        if latest < self.sentence - 1 or not self._only_one(name):
+            return False
+        return latest == self.sentence or (self.run < 4 and self.dice.chance(0.7))
+
+    def _only_one(self, name: str) -> bool:
+        pronoun = CHARACTERS[name].pronoun
+        return not any(
+            other != name and sentence >= self.sentence - 1 and CHARACTERS[other].pronoun == pronoun
+            for other, sentence in self.mentioned.items()
+        )
+
+    def _name(self, name: str, form: str) -> str:
+        new = name not in self.introduced
+        self.introduced.add(name)
+        if form == "full" or (new and form != "name"):
+            return f"{name} the {CHARACTERS[name].species}"
+        if form == "name" or not self.dice.chance(0.15):
+            return name
+        if name in self.jobs and self.dice.chance(0.5):
+            return f"the {self.jobs[name]}"
+        return f"the {CHARACTERS[name].species}"
+
+    def thing(self, thing: Thing, form: str) -> str:
+        number = _MANY if thing.plural else _ONE
+        if form in number:
+            return number[form]
+        if form == "label":
+            self.introduced.add(thing.label)
+            return thing.label
+        if form == "noun":
+            return thing.noun
+        new = thing.label not in self.introduced
+        self.introduced.add(thing.label)
+        if form == "a" or (new and form == ""):
+            return f"a pair of {thing.label}" if thing.plural else article(thing.label)
+        return f"the {thing.label}" if new or self.dice.chance(0.35) else f"the {thing.noun}"
+
+    def place(self, name: str, form: str) -> str:
+        return self.book.words["place"][name][{"": 0, "at": 1, "to": 2}[form]]
+
+    def inflect(self, word: str, form: str) -> str:
+        return article(word) if form == "a" else word
+
+    def finish(self, text: str) -> str:
+        return _CAPITALS.sub(lambda match: match[1] + match[2].upper(), text)
+
+
+_ONE = {"it": "it", "they": "it", "was": "was", "is": "is", "has": "has", "this": "this", "its": "its", "s": "s"}
+_MANY = {"it": "them", "they": "they", "was": "were", "is": "are", "has": "have", "this": "these", "its": "their"}
+_MANY |= {"s": ""}
