@@ -1,4 +1,4 @@
-"""The shapes of stories that need a job or a sum: market day, the vet, the council, the workshop."""
+"""In town, with jobs and sums: market day, the vet, the council, the workshop."""
 
 from llama_minimal.data.valley.tale import Tale
 from llama_minimal.data.valley.world import WORLD
