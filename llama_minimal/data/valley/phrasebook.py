@@ -53,7 +53,7 @@ class Phrase(NamedTuple):
     nodes: tuple
     tags: frozenset[str]
     without: frozenset[str]
-    needs_why: bool
+    sentences: int  # at most
     source: str
 
     def fits(self, tags: set[str]) -> bool:
@@ -102,9 +102,15 @@ def _phrase(line: str) -> Phrase:
         nodes,
         frozenset(tag for tag in tags if not tag.startswith("!")),
         frozenset(tag[1:] for tag in tags if tag.startswith("!")),
-        "{why" in text,
+        1 + _breaks(nodes),
         text,
     )
+
+
+def _breaks(nodes: tuple) -> int:
+    """Return the most sentence ends that a wording can have within."""
+    choices = (node for node in nodes if isinstance(node, Choice))
+    return sum(isinstance(node, Break) for node in nodes) + sum(max(map(_breaks, node.options)) for node in choices)
 
 
 def _parse(tokens: list[str], start: int) -> tuple[tuple, int]:

@@ -54,7 +54,7 @@ class Story:
             raise ValueError(f"language={language!r} is not one of {', '.join(LANGUAGES)}")
         dice = Dice(crc32(f"{self.seed}/{self.index}/{language}".encode()))
         telling = LANGUAGES[language](self.things, self.jobs, dice)
-        return [Told(number, telling.tell(event, self.events)) for number, event in enumerate(self.events)]
+        return [Told(number, telling.tell(number, self.events)) for number in range(len(self.events))]
 
     def text(self, language: Language = "english") -> str:
         """Return the story as a text, with an empty line between paragraphs."""

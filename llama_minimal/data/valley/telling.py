@@ -9,6 +9,7 @@ from llama_minimal.data.valley.world import CHARACTERS, HOME, PLACES, Event, Thi
 CHARACTER_ROLES = ("a", "b", "c")
 THING_ROLES = ("x", "y")
 PLACE_ROLES = ("p", "q", "here")
+LONGEST = 17  # sentences, where the wordings allow it
 
 
 class Telling:
@@ -56,8 +57,9 @@ class Telling:
 
     # ---- telling
 
-    def tell(self, event: Event, events: list[Event]) -> str:
-        """Return one event in words."""
+    def tell(self, number: int, events: list[Event]) -> str:
+        """Return one event in words, in few of them if the story grows long."""
+        event = events[number]
         self.roles = {"here": event.here, **event.roles}
         self.cause = events[event.because] if event.because is not None else None
         tags = self._tags(event)
@@ -65,7 +67,9 @@ class Telling:
         fresh = [phrase for phrase in fitting if id(phrase) not in self.used] or fitting
         if not fresh:
             raise ValueError(f"{self.language}: no wording of {event.kind!r} fits {sorted(tags)}")
-        phrase = self.dice.choice(fresh)
+        room = LONGEST - self.sentence - (len(events) - 1 - number)
+        short = [phrase for phrase in fresh if phrase.sentences <= room]
+        phrase = self.dice.choice(short or fresh)
         self.used.add(id(phrase))
         return self.say(phrase)
 
@@ -79,6 +83,8 @@ class Telling:
     def word(self, role: str, form: str) -> str:
         """Return the word that stands for a role's value, such as a food or a sum."""
         value = self.roles[role]
+        if form == "id":
+            return str(value)
         found = self.book.words.get(role, {}).get(str(value), value)
         if isinstance(found, dict):
             found = found[form or "base"]

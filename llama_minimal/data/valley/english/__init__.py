@@ -14,6 +14,13 @@ _PRONOUNS = {
 _A = ("use", "uni", "one", "eu")
 _AN = ("hour", "honest")
 
+_SMALL = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen"
+).split()
+_TENS = "- - twenty thirty forty fifty sixty seventy eighty ninety".split()
+_UNITS = {"price": "coin", "sum": "coin", "coins": "coin", "total": "coin", "left": "coin", "days": "day"}
+
 
 def article(word: str) -> str:
     """Return a word with "a" or "an" before it.
@@ -25,13 +32,26 @@ def article(word: str) -> str:
     return f"{'an' if vowel else 'a'} {word}"
 
 
+def number(n: int) -> str:
+    """Return a number below 200 in words.
+
+    >>> number(7), number(24), number(108)
+    ('seven', 'twenty-four', 'one hundred and eight')
+    """
+    if n >= 100:
+        return "one hundred" + (f" and {number(n - 100)}" if n > 100 else "")
+    if n < 20:
+        return _SMALL[n]
+    return _TENS[n // 10] + (f"-{_SMALL[n % 10]}" if n % 10 else "")
+
+
 class English(Telling):
     """Names, pronouns, articles and agreement.
 
     Forms of a character: none and he (subject), him, his: a pronoun where it is clear whom it means, and a name
     elsewhere; he!, him!, his!, himself!: always a pronoun; who: never one; name; full ("Otto the badger"); kind
     ("badger"); akind ("a badger").
-    Forms of a thing: none ("a red kite", later "the kite"), a, the, label ("red kite"), noun, it and they (object and
+    Forms of a thing: none ("a red kite", later "the kite"), a, the, label ("red kite"), full ("the red kite"), noun, it and they (object and
     subject pronoun), was, is, has, this, its, s (the ending of a verb).
     Forms of a place: none ("the river"), at ("by the river"), to ("to the river").
     """
@@ -47,6 +67,8 @@ class English(Telling):
         who = CHARACTERS[name]
         if form == "kind":
             return who.species
+        if form == "kinds":
+            return self.book.words["kinds"].get(who.species, f"{who.species}s")
         if form == "akind":
             self.mentioned[name] = self.sentence
             return article(who.species)
@@ -93,8 +115,8 @@ class English(Telling):
         if form == "label":
             self.introduced.add(thing.label)
             return thing.label
-        if form == "noun":
-            return thing.noun
+        if form in ("noun", "full"):
+            return thing.noun if form == "noun" else f"the {thing.label}"
         new = thing.label not in self.introduced
         self.introduced.add(thing.label)
         if form == "a" or (new and form == ""):
@@ -103,6 +125,14 @@ class English(Telling):
 
     def place(self, name: str, form: str) -> str:
         return self.book.words["place"][name][{"": 0, "at": 1, "to": 2}[form]]
+
+    def word(self, role: str, form: str) -> str:
+        value = self.roles[role]
+        if role in ("count", "pieces"):
+            return number(value)
+        if role in _UNITS:
+            return f"{number(value)} {_UNITS[role]}{'' if value == 1 else 's'}"
+        return super().word(role, form)
 
     def inflect(self, word: str, form: str) -> str:
         return article(word) if form == "a" else word
