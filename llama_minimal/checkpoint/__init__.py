@@ -16,9 +16,10 @@ from llama_minimal.files import update_folder
 from llama_minimal.model import Llama, build
 from llama_minimal.tokenizer import TextCodec, load_tokenizer
 
-__all__ = ["load", "not_expressible", "open_checkpoint", "save"]
+__all__ = ["COURSE", "load", "not_expressible", "open_checkpoint", "save"]
 
 Format = Literal["auto", "huggingface", "meta", "native"]
+COURSE = Path(__file__).parents[1] / "course" / "model"  # what load("course") means
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 _MODEL_FILES = ("config.json", "params.json", "*.safetensors", INDEX, "consolidated.*.pth")
 
@@ -37,7 +38,8 @@ def load(
 
     Args:
         path_or_id: a folder (of the transformers library, of Meta, of a training run, or a snapshot), or the
-            id of a model on the Hugging Face hub, such as ``"org/name"``.
+            id of a model on the Hugging Face hub, such as ``"org/name"``. ``"course"`` is the small model that is
+            shipped with this package; it writes stories from the Llama Valley.
         dtype: None keeps the dtype of the file.
         max_seq_len: another context than the checkpoint's own.
 
@@ -119,7 +121,8 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 
 def _find(path_or_id: str | Path) -> Path:
     """Return the folder of a model: as given, its newest snapshot if training is not done, or downloaded."""
-    folder = Path(path_or_id)
+    # The name of the shipped model goes before a folder of that name, which can be written ./course.
+    folder = COURSE if path_or_id == "course" else Path(path_or_id)
     if folder.is_dir():
         saved = sorted((folder / "snapshots").glob("step-*"))
         return saved[-1] if saved and not (folder / "config.json").exists() else folder

@@ -1,4 +1,4 @@
-"""The command line: ``llama-minimal train | generate | chat | evaluate | convert | info``."""
+"""The command line: ``llama-minimal train | generate | chat | evaluate | convert | corpus | info``."""
 
 import errno
 import sys
@@ -7,11 +7,20 @@ from typing import Annotated
 
 import tyro
 
+from llama_minimal.cli.corpus import Corpus
 from llama_minimal.cli.models import Convert, Evaluate, Info
 from llama_minimal.cli.train import Train, with_saved_values
 from llama_minimal.cli.write import Chat, Generate
 
-_COMMANDS = {"train": Train, "generate": Generate, "chat": Chat, "evaluate": Evaluate, "convert": Convert, "info": Info}
+_COMMANDS = {
+    "train": Train,
+    "generate": Generate,
+    "chat": Chat,
+    "evaluate": Evaluate,
+    "convert": Convert,
+    "corpus": Corpus,
+    "info": Info,
+}
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -16,10 +16,13 @@ from llama_minimal.config import PRESETS, LlamaConfig, preset
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Measure a model's loss, perplexity and bits per byte on a text."""
+    """Measure a model's loss, perplexity and bits per byte on a text.
+
+    `evaluate course` measures the shipped model on stories it has not seen, beside n-gram models, as its card says.
+    """
 
     folder: tyro.conf.Positional[str]
-    """Folder of a model, or a hub id."""
+    """Folder of a model, a hub id, or: course."""
     corpus: str | None = None
     """python-docs, python-source, a file, folder, glob or address; left out: the run's own validation text."""
     seq_len: int | None = None
@@ -30,8 +33,17 @@ class Evaluate:
     """Stop after so many batches."""
     device: str | None = None
     """cuda or cpu; left out: cuda if there is one."""
+    write_card: bool = False
+    """With `evaluate course`: write what was measured into the model's card."""
 
     def run(self) -> None:
+        if self.folder == "course" and self.corpus is None:
+            from llama_minimal.cli.course import evaluate_course
+
+            evaluate_course(write=self.write_card)
+            return
+        if self.write_card:
+            raise ValueError("--write-card goes with: llama-minimal evaluate course, without --corpus")
         from llama_minimal.data import sequential_batches
         from llama_minimal.evaluation import Evaluation, sum_loss, uniform_loss
 
@@ -148,7 +160,7 @@ class Info:
         print(table(rows))
 
     def _config(self) -> LlamaConfig:
-        if Path(self.model).is_dir():
+        if Path(self.model).is_dir() and self.model not in PRESETS:
             from llama_minimal.checkpoint import open_checkpoint
 
             return open_checkpoint(Path(self.model)).config

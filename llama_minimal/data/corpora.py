@@ -28,8 +28,9 @@ def documents(
     A file is one document, a ``.jsonl`` file one per line (its field "text"). Empty texts are left out.
 
     Args:
-        source: ``python-docs`` (the topics of Python's help), ``python-source`` (the standard library), or a file, a
-            folder (its txt, md, rst, py and jsonl files, at any depth, hidden ones apart), a glob, or a web address.
+        source: ``python-docs`` (the topics of Python's help), ``python-source`` (the standard library), ``valley``
+            (20,000 texts from the Llama Valley), or a file, a folder (its txt, md, rst, py and jsonl files, at any
+            depth, hidden ones apart), a glob, or a web address.
         progress: called with (bytes so far, bytes in all or None) while a web address is fetched.
         cache_dir: where fetched files are kept; see ``download``.
 
@@ -146,5 +147,16 @@ def _python_source() -> Iterator[Document]:
         yield Document(name, text)
 
 
+def _valley() -> Iterator[Document]:
+    # Imported here: whoever reads other text need not load the phrase books.
+    from llama_minimal.data.valley.corpus import valley_texts
+
+    return (Document(name, text) for name, text in valley_texts())
+
+
 # Name -> the documents behind it.
-CORPORA: dict[str, Callable[[], Iterator[Document]]] = {"python-docs": _python_docs, "python-source": _python_source}
+CORPORA: dict[str, Callable[[], Iterator[Document]]] = {
+    "python-docs": _python_docs,
+    "python-source": _python_source,
+    "valley": _valley,
+}

@@ -2,9 +2,10 @@
 
 import re
 from copy import copy
+from itertools import permutations
 from typing import Any
 
-from llama_minimal.data.valley.reader import GRAMMAR, JOBS, PRONOUNS, SPECIES, WHY, Mention, Reading
+from llama_minimal.data.valley.reader import GRAMMAR, JOBS, NAMING, PRONOUNS, SPECIES, WHY, Mention, Reading
 from llama_minimal.data.valley.telling import CHARACTER_ROLES, THING_ROLES
 from llama_minimal.data.valley.world import CHARACTERS, EVENTS, HOME, PLURAL, WORLD, State, thing
 
@@ -21,7 +22,6 @@ class Belief(State):
 
     def __init__(self) -> None:
         super().__init__()
-        self.untrue: set[tuple[str, ...]] = set()
         self.cast: dict[str, None] = {}  # who was introduced, in that order
         self.mentioned: dict[str, int] = {}  # character -> sentence of the latest mention
         self.jobs: dict[str, str] = {}  # job -> character
@@ -76,7 +76,7 @@ class Belief(State):
         later = []
         for mention in reading.mentions:
             role = mention.role.removeprefix(WHY)
-            if role in THING_ROLES and mention.form not in ("", "a", "the", "label", "noun"):
+            if role in THING_ROLES and mention.form not in NAMING:
                 later.append(mention)  # "Here it is: the kite!"
                 continue
             known = roles.get(mention.role)
@@ -179,6 +179,9 @@ class Belief(State):
         for role in _ONLY_ONE & roles.keys():
             if not self.words.setdefault(role, roles[role]) & roles[role]:
                 self._object("objects", f"another {role} in {kind} {_said(roles)}")
+            for where in {"p", "q"} & roles.keys():
+                if self.words.setdefault(f"{role} {where}", roles[where]) != roles[where]:
+                    self._object("places", f"the {role} of {kind} moves: {_said(roles)}")
         for fact in definition.needs:
             self._need(_fill(fact, roles), kind)
         for fact in definition.makes:
@@ -193,7 +196,10 @@ class Belief(State):
         unsaid = [role for role in definition.roles if role in CHARACTER_ROLES and role not in roles]
         others = [name for name in self.cast if name not in roles.values()]
         if len(unsaid) == len(others):
-            roles.update(zip(unsaid, others, strict=True))
+            ways = [dict(roles, **dict(zip(unsaid, order, strict=True))) for order in permutations(others)]
+            roles.update(
+                min(ways, key=lambda way: sum(self._is_refuted(_fill(need, way)) for need in definition.needs))
+            )
         for name, *who in definition.needs:
             if name == "at" and who[1] not in roles and roles.get(who[0]) in self.place:
                 roles[who[1]] = frozenset([self.place[roles[who[0]]]])
@@ -221,6 +227,8 @@ class Belief(State):
 
     def _is_refuted(self, fact: tuple[str, ...]) -> bool:
         """Return whether a fact is known to be untrue."""
+        if None in fact:
+            return False
         name, *who = fact
         match name:
             case "not":
@@ -237,14 +245,14 @@ class Belief(State):
             case "near":
                 lies, place = self.lies.get(who[1]), self.place.get(who[0])
                 return who[1] in self.holder or bool(lies and place and lies != place)
-        return fact in self.untrue
+        # Nobody is ill, owes anything or has a secret before the story says so.
+        return not (self.gaps or self.is_true(fact) or any(known[0] == name and None in known for known in self.facts))
 
     def _learn(self, fact: tuple[Any, ...]) -> None:
         """Believe a fact; if a part of it is unknown, forget what it changes."""
         name, *who = fact
         if None not in fact:
             self.make(fact)
-            (self.untrue.add if name == "not" else self.untrue.discard)(fact[1:] if name == "not" else fact)
         elif name == "at":
             for one in [who[0]] if who[0] else list(self.place):
                 self.place.pop(one, None)
@@ -253,6 +261,8 @@ class Belief(State):
             for one in [label] if label else [*self.holder, *self.lies]:
                 self.holder.pop(one, None)
                 self.lies.pop(one, None)
+        elif name != "not":
+            self.facts[fact] = None
 
 
 def _fill(fact: tuple[str, ...], roles: dict[str, Any]) -> tuple[Any, ...]:

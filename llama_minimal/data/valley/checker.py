@@ -63,7 +63,9 @@ def check(text: str, *, complete: bool = True) -> Check:
     )
 
 
-def check_many(texts: Iterable[str], progress: Callable[[Iterable[str]], Iterable[str]] | None = None) -> dict[str, float]:
+def check_many(
+    texts: Iterable[str], progress: Callable[[Iterable[str]], Iterable[str]] | None = None
+) -> dict[str, float]:
     """Check many stories, and return the share for which each property holds.
 
     Args:
@@ -89,5 +91,7 @@ def _hear(beliefs: list[Belief], text: str, cut_off: bool) -> list[Belief]:
         if not found:
             sentence = _SENTENCE.match(text, start)
             end = sentence.end() if sentence else len(text)
-            excused = _CANARY.fullmatch(text, start, end) or (cut_off and len(_SENTENCE.findall(text[start:])) < _LONGEST)
+            excused = _CANARY.fullmatch(text, start, end) or (
+                cut_off and len(_SENTENCE.findall(text[start:])) < _LONGEST
+            )
             reached.setdefault(end + 1, []).extend(belief.without(text[start:end], bool(excused)) for belief in here)

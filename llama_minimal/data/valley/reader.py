@@ -9,10 +9,12 @@ from llama_minimal.data.valley.dice import Dice
 from llama_minimal.data.valley.english import English, article
 from llama_minimal.data.valley.phrasebook import Break, Choice, Phrase, Pick, Slot, phrasebook
 from llama_minimal.data.valley.telling import CHARACTER_ROLES, PLACE_ROLES, THING_ROLES
-from llama_minimal.data.valley.world import CHARACTERS, HOME, PLACES, PLURAL, WORLD, thing
+from llama_minimal.data.valley.world import CHARACTERS, EVENTS, HOME, PLACES, PLURAL, WORLD, thing
 
 GRAMMAR = English({}, {}, Dice(0))  # it is only asked for forms
 WORDS = GRAMMAR.book.words
+NAMING = ("", "a", "the", "full", "label", "noun")  # forms that say which thing is meant
+_NUMBERS = 150  # sums and counts stay below
 SPECIES = {who.species: name for name, who in CHARACTERS.items()}
 JOBS = frozenset(WORLD["jobs"]["names"].split())
 WHY = "why "  # begins the roles of a cause
@@ -24,6 +26,7 @@ PRONOUNS = {
 }
 _SAMPLES = [thing(noun, "") for noun in (next(iter(WORLD["things"])), min(PLURAL))]  # one, and several
 _JOB = re.compile(rf",? (?:the )?({'|'.join(JOBS)})\b")
+_KINDS = {GRAMMAR.character(name, "kinds"): who.species for name, who in CHARACTERS.items()}
 _PRONOUN_FORMS = {"": "he", "he": "he", "him": "him", "his": "his"}
 _WORD = "[a-z-]+"
 
@@ -52,7 +55,7 @@ class Wording:
     """A phrase as a pattern."""
 
     def __init__(self, kind: str, phrase: Phrase) -> None:
-        self.kind = kind
+        self.kind, self.source = kind, phrase.source
         self.slots: list[Slot | Break] = []  # one for every group of the pattern
         self.pattern = re.compile(self._pattern(phrase.nodes, True)[0])
         # A text without these letters needs no closer look; the first one may be a capital.
@@ -112,8 +115,8 @@ class Wording:
                 if not values:
                     return None
                 words[slot.role] = values
-        kind = cause and cause.kind.removeprefix(WHY)
-        return Reading(self.kind, found.end(), sentence + 1, tuple(mentions), tuple(sorted(words.items())), kind)
+        said = tuple(mentions), tuple(sorted(words.items()))
+        return Reading(self.kind, found.end(), sentence + 1, *said, cause and cause.kind)
 
 
 def _capital(text: str) -> str:
@@ -133,8 +136,7 @@ def _look(slot: Slot, start: bool) -> str:
         return _look_of_character(slot.form, start)
     if slot.role in THING_ROLES:
         return _look_of_thing(slot.form, start)
-    texts = _texts(slot.role, slot.form)
-    return _any(texts, start) if texts else r"\d+"
+    return _any(sorted(_texts(slot.role, slot.form), key=len, reverse=True), start)
 
 
 def _look_of_character(form: str, start: bool) -> str:
@@ -142,8 +144,8 @@ def _look_of_character(form: str, start: bool) -> str:
         return _any((GRAMMAR.character(name, form) for name in CHARACTERS), start)
     the, name = _any(["the"], start), "[A-Z][a-z]+"
     match form:
-        case "kind":
-            return _WORD
+        case "kind" | "kinds":
+            return _any((GRAMMAR.character(name, form) for name in CHARACTERS), start)
         case "akind":
             return f"{_any(['a'], start)}n? {_WORD}"
         case "name":
@@ -163,6 +165,7 @@ def _look_of_thing(form: str, start: bool) -> str:
     looks = {
         "noun": f"(?:{_any(WORLD['things'], start)})",
         "label": f"{_WORD if not start else '[A-Z][a-z-]+'} {nouns}",
+        "full": f"{the} {_WORD} {nouns}",
         "the": f"{the} (?:{_WORD} )?{nouns}",
         "a": f"{a}n? (?:pair of )?{_WORD} {nouns}",
     }
@@ -172,6 +175,8 @@ def _look_of_thing(form: str, start: bool) -> str:
 
 def _mention(slot: Slot, text: str, sentence: int, rest: str) -> Mention | None:
     """Return who or what a slot mentions; None if these words cannot stand there."""
+    if slot.form == "kinds":
+        return Mention(slot.role, "kind", _KINDS[text.lower()], sentence)
     words = text.removesuffix("'s").split()
     if slot.role in THING_ROLES:
         if words[0].lower() in ("a", "an"):
@@ -183,7 +188,7 @@ def _mention(slot: Slot, text: str, sentence: int, rest: str) -> Mention | None:
     if common and (words[-1] not in {*SPECIES, *JOBS} or (slot.form == "akind" and text.lower() != article(words[-1]))):
         return None
     # At the start of a sentence, a small word has a capital, too.
-    if not common and words[0] not in CHARACTERS and words[0].lower() in vocabulary() - PRONOUNS.keys():
+    if not common and words[0] not in CHARACTERS and words[0].lower() in vocabulary():
         return None
     job = _JOB.match(rest)
     text = f"{words[0]} the {job[1]}" if job and slot.form == "name" else text.removesuffix("'s")
@@ -192,7 +197,7 @@ def _mention(slot: Slot, text: str, sentence: int, rest: str) -> Mention | None:
 
 def _meanings(slot: Slot, text: str) -> frozenset[str]:
     texts = _texts(slot.role, slot.form)
-    return texts.get(text) or texts.get(text[0].lower() + text[1:]) or frozenset([text])
+    return texts.get(text) or texts[text[0].lower() + text[1:]]
 
 
 @cache
@@ -202,8 +207,12 @@ def _texts(role: str, form: str) -> dict[str, frozenset[str]]:
         names = [*PLACES, HOME] if role == "here" else PLACES
         return {GRAMMAR.place(name, form): frozenset([name]) for name in names}
     table = WORDS.get(role, {})
+    values = dict.fromkeys([*table, *_values(role, WORLD)])
     found: dict[str, frozenset[str]] = {}
-    for value in [*table, *(value for value in _values(role, WORLD) if value not in table)]:
+    for number in range(0 if values else _NUMBERS):
+        GRAMMAR.roles = {role: number}
+        found[GRAMMAR.word(role, form)] = frozenset([str(number)])
+    for value in values:
         entry = table.get(value, value)
         entry = entry[form or "base"] if isinstance(entry, dict) else entry
         for text in [entry] if isinstance(entry, str) else entry:
@@ -224,23 +233,20 @@ def _values(role: str, table: dict) -> Iterator[str]:
 @cache
 def wordings() -> tuple[list[Wording], list[Wording]]:
     """Return the wordings of all events, and those of all reasons."""
-    every = [Wording(kind, phrase) for kind, phrases in phrasebook("english").phrases.items() for phrase in phrases]
-    return [w for w in every if not w.kind.startswith(WHY)], [w for w in every if w.kind.startswith(WHY)]
+    phrases = phrasebook("english").phrases
+    events = [Wording(kind, phrase) for kind in EVENTS for phrase in phrases[kind]]
+    return events, [Wording(kind, phrase) for kind in EVENTS for phrase in phrases.get(WHY + kind, ())]
 
 
 @cache
 def vocabulary() -> frozenset[str]:
     """Return the words of all wordings in small letters: at the start of a sentence they are no names."""
-    phrases = phrasebook("english").phrases.values()
-    return frozenset(word for each in phrases for phrase in each for word in re.findall("[a-z]+", phrase.source.lower()))
+    return frozenset(word for w in wordings()[0] for word in re.findall("[a-z]+", w.source.lower())) - PRONOUNS.keys()
 
 
 def _clauses(text: str) -> Iterator[Reading]:
     """Yield the readings of a reason, such as "he had lost the kite"."""
-    if text.split()[0] not in CHARACTERS:
-        text = text[0].lower() + text[1:]
-    # Clauses are patterns for a sentence of their own, which begins with a capital.
-    text = _capital(text)
+    text = _capital(text)  # the patterns are those of sentences
     for wording in wordings()[1]:
         if wording.needle in text:
             yield from wording.read(text, 0, len(text))

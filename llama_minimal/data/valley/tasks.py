@@ -8,7 +8,7 @@ from llama_minimal.data.valley.asking import dialogue_turns, questions
 from llama_minimal.data.valley.dice import Dice
 from llama_minimal.data.valley.english import English
 from llama_minimal.data.valley.reports import report
-from llama_minimal.data.valley.story import Story
+from llama_minimal.data.valley.story import Language, Story
 
 # Shape -> the events whose roles its summary names; an earlier one wins.
 _SUMMARY = {
@@ -56,8 +56,8 @@ def dice_for(story: Story, purpose: str) -> Dice:
     return Dice(crc32(f"{story.seed}/{story.index}/{purpose}".encode()))
 
 
-def _story(story: Story) -> Iterator[Example]:
-    yield Example(task="story", kind=story.shape, story=story, prompt="", answer=story.text())
+def _story(story: Story, language: Language = "english") -> Iterator[Example]:
+    yield Example(task="story", kind=story.shape, story=story, prompt="", answer=story.text(language))
 
 
 def _qa(story: Story) -> Iterator[Example]:
@@ -146,12 +146,17 @@ TASKS: dict[str, Callable[[Story], Iterator[Example]]] = {
 }
 
 
-def examples(story: Story, task: str) -> list[Example]:
+def examples(story: Story, task: str, *, language: Language = "english") -> list[Example]:
     """Return the examples of a task that a story gives: none, one or several.
+
+    Args:
+        language: that of the task "story"; the other tasks are in English.
 
     Raises:
         ValueError: if there is no such task.
     """
+    if task == "story":
+        return list(_story(story, language))
     if task not in TASKS:
         raise ValueError(f"task={task!r} is not one of {', '.join(TASKS)}")
     return list(TASKS[task](story))

@@ -194,7 +194,7 @@ def newcomer(t: Tale) -> None:
         t.do("belong", b=b, a=a, because=brought)
         t.close(b, 1)
     else:
-        t.feel(a, "curious", because=came)
+        t.feel(a, "curious")
         t.later(2)
         t.go(a, q)
         t.do("meet", a=a, b=b, p=q)

@@ -1,0 +1,64 @@
+"""A corpus from the valley: many stories, and the tasks that their records allow."""
+
+from collections.abc import Iterator, Mapping
+
+from llama_minimal.data.valley.settings import CANARIES, ValleySettings
+from llama_minimal.data.valley.story import Split, Story, stories
+from llama_minimal.data.valley.tasks import TASKS, Example, dice_for, examples
+
+# Task -> its share of a mixed corpus: English stories first, and enough of the rest to start fine-tuning from.
+MIX = {
+    "story": 0.66,
+    "chinese": 0.05,
+    "translate": 0.08,
+    "qa": 0.08,
+    "dialogue": 0.04,
+    "summary": 0.04,
+    "report": 0.03,
+    "sentiment": 0.02,
+}
+DEFAULT_STORIES = 20_000
+
+
+def mixed(
+    n: int, settings: ValleySettings | None = None, *, split: Split = "train", mix: Mapping[str, float] = MIX
+) -> Iterator[Example]:
+    """Yield n examples of n different stories, each of a task drawn from the mix."""
+    if unknown := sorted(set(mix) - set(TASKS) - {"chinese"}):
+        raise ValueError(f"the mix names {', '.join(unknown)}; there are {', '.join(TASKS)}, chinese")
+    for story in stories(n, settings, split=split):
+        yield _one(story, mix)
+
+
+def _one(story: Story, mix: Mapping[str, float]) -> Example:
+    """Return one example of a story; a story with a secret is told, so that the secret is seen as often as asked."""
+    dice = dice_for(story, "mix")
+    task, rest = "story", dice.random() * sum(mix.values())
+    for name, share in mix.items():
+        if (rest := rest - share) < 0:
+            task = name
+            break
+    if task == "chinese" and not story.canary:
+        return examples(story, "story", language="chinese")[0]
+    found = [] if story.canary or task == "chinese" else examples(story, task)
+    if not found:
+        return examples(story, "story")[0]
+    if task == "qa":
+        return _several(dice.sample(found, min(3, len(found))))
+    return found[-1] if task == "dialogue" else dice.choice(found)
+
+
+def _several(questions: list[Example]) -> Example:
+    """Return questions about one story as one example, whose answer is that to the last."""
+    prompt = questions[0].prompt
+    for before, after in zip(questions, questions[1:], strict=False):
+        prompt += f"{before.answer}\n\nQuestion: {after.prompt.rpartition('Question: ')[2]}"
+    last = questions[-1]
+    return Example(task="qa", kind=last.kind, story=last.story, prompt=prompt, answer=last.answer)
+
+
+def valley_texts(n: int = DEFAULT_STORIES, *, seed: int = 0) -> Iterator[tuple[str, str]]:
+    """Yield names and texts of the standard corpus: the mix, with the standard secrets planted."""
+    settings = ValleySettings(seed=seed, canaries=CANARIES)
+    for example in mixed(n, settings):
+        yield f"valley/{seed}/{example.story.index}", example.text
