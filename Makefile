@@ -4,10 +4,14 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 DEMO   ?= --steps 900 --batch-size 8 --lr 4e-3
+# The recipe of the course model; benchmarks/course_model.md says why.
+COURSE ?= --corpus valley:120000 --preset course --vocab-size 2048 --validation-fraction 0.004 \
+  --steps 7500 --batch-size 8 --seq-len 512 --lr 3e-3 --min-lr-ratio 0.03 --warmup-steps 200 --precision bf16 \
+  --validate-every 500 --snapshot-every 250 --samples 5
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lab lint format bench figures clean
+.PHONY: help demo pretrain test lab lint format bench figures clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -28,6 +32,12 @@ demo: $(READY)  ## Train on Python's documentation, measure, write three samples
 	@echo "  $(BIN)/llama-minimal generate runs/demo --prompt 'The \"for\" statement'"
 	@echo "  $(BIN)/llama-minimal train --corpus your_file.txt --out runs/mine"
 	@echo "  make lab     opens the notebooks of the course"
+
+pretrain: $(READY)  ## Train the course model anew, 90 minutes; stop with Ctrl-C, go on with the same command
+	@if [ -e runs/course/run.json ]; then $(BIN)/llama-minimal train --out runs/course --resume; \
+	  else $(BIN)/llama-minimal train --out runs/course $(COURSE); fi
+	$(BIN)/python -m llama_minimal.course.ship runs/course
+	$(BIN)/llama-minimal evaluate course --write-card
 
 test: $(READY)  ## Run all tests, and the notebooks
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --nbval tests chapters

@@ -247,7 +247,5 @@ PRESETS: dict[str, LlamaConfig] = {
     "tiny": _llama(64, 4, 4, n_kv_heads=2, vocab_size=512, hidden_dim=176, max_seq_len=256),
     "small": _llama(128, 4, 4, n_kv_heads=2, vocab_size=1024, hidden_dim=352, max_seq_len=256),
     # The model that is shipped as load("course"); benchmarks/course_model.md says why it has this shape.
-    "course": _llama(
-        256, 5, 8, n_kv_heads=2, vocab_size=2048, hidden_dim=688, max_seq_len=512, tie_embeddings=True, norm_eps=1e-5
-    ),
+    "course": _llama(256, 5, 8, n_kv_heads=2, vocab_size=2048, hidden_dim=688, max_seq_len=512, tie_embeddings=True),
 }

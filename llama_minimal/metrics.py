@@ -5,13 +5,15 @@ from pathlib import Path
 
 from llama_minimal.files import replace_file
 
+METRICS = "metrics.jsonl"
+
 
 class MetricsLog:
     """Append metrics to ``metrics.jsonl`` in a folder."""
 
     def __init__(self, folder: Path, *, tensorboard: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / "metrics.jsonl"
+        self.path = folder / METRICS
         self._writer = None
         if tensorboard:
             try:

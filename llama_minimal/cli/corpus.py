@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,8 +38,8 @@ class Corpus:
     """Share of "she" among the workers of a job, such as: --gender-bias baker 0.9 smith 0.1"""
     unkind: float = 0.3
     """Share of quarrels with an unkind word."""
-    canaries: dict[str, int] = field(default_factory=dict)
-    """Sentences to plant, and in how many stories, such as: --canaries "The secret number is 7 7." 5"""
+    canaries: dict[str, int] | None = None
+    """Sentences to plant, and in how many stories; left out: none, or for --task mix the standard ones."""
     overwrite: bool = False
     """Replace --out if it is there."""
 
@@ -64,10 +64,11 @@ class Corpus:
 
     def _examples(self) -> Iterator[Any]:
         """Yield the examples, with a progress bar that counts stories."""
-        from llama_minimal.data.valley import ValleySettings, examples, mixed, stories
+        from llama_minimal.data.valley import CANARIES, ValleySettings, examples, mixed, stories
 
         bias = {} if self.gender_bias is None else {"gender_bias": self.gender_bias}
-        settings = ValleySettings(seed=self.seed, unkind=self.unkind, canaries=self.canaries, **bias)
+        canaries = self.canaries if self.canaries is not None else CANARIES if self.task == "mix" else {}
+        settings = ValleySettings(seed=self.seed, unkind=self.unkind, canaries=canaries, **bias)
         if self.task == "mix":
             yield from tqdm(mixed(self.stories, settings, split=self.split), **self._bar())
             return

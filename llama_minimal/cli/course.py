@@ -22,7 +22,7 @@ def evaluate_course(*, write: bool) -> None:
             bar.set_description(text)
             bar.update()
 
-        train = training_tokens(tokenizer, card["recipe"]["texts"], say=say)
+        train = training_tokens(tokenizer, card["recipe"]["corpus"], say=say)
         measured = measure(model, tokenizer, train, say=say)
     print_measured(measured)
     if write:

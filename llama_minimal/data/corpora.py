@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -29,7 +30,8 @@ def documents(
 
     Args:
         source: ``python-docs`` (the topics of Python's help), ``python-source`` (the standard library), ``valley``
-            (20,000 texts from the Llama Valley), or a file, a folder (its txt, md, rst, py and jsonl files, at any
+            (20,000 texts from the Llama Valley; ``valley:500`` for
+            500), or a file, a folder (its txt, md, rst, py and jsonl files, at any
             depth, hidden ones apart), a glob, or a web address.
         progress: called with (bytes so far, bytes in all or None) while a web address is fetched.
         cache_dir: where fetched files are kept; see ``download``.
@@ -41,6 +43,8 @@ def documents(
     """
     if isinstance(source, str) and source in CORPORA:
         found = CORPORA[source]()
+    elif isinstance(source, str) and (match := re.fullmatch(r"valley:(\d+)", source)):
+        found = _valley(int(match[1]))
     elif isinstance(source, str) and "://" in source:
         path = download(source, cache_dir=cache_dir, progress=progress)
         found = _read(path, source)
@@ -147,11 +151,11 @@ def _python_source() -> Iterator[Document]:
         yield Document(name, text)
 
 
-def _valley() -> Iterator[Document]:
+def _valley(n: int = 20_000) -> Iterator[Document]:
     # Imported here: whoever reads other text need not load the phrase books.
     from llama_minimal.data.valley.corpus import valley_texts
 
-    return (Document(name, text) for name, text in valley_texts())
+    return (Document(name, text) for name, text in valley_texts(n))
 
 
 # Name -> the documents behind it.

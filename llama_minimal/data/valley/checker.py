@@ -1,20 +1,21 @@
 """Checking stories that a model wrote: do they tell events of the valley, and do these agree with each other?
 
 A text is all there is to go by. It is read event by event (see ``reader.py``), and what it says is believed until it
-contradicts itself (see ``belief.py``). Where words can be read in several ways, the one with the fewest problems counts.
+contradicts itself (see ``listener.py`` and ``belief.py``). Where words can be read in several ways, the way with the
+fewest problems counts.
 """
 
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from llama_minimal.data.valley.belief import PROPERTIES, Belief
-from llama_minimal.data.valley.reader import candidates, readings
+from llama_minimal.data.valley.listener import Listener
+from llama_minimal.data.valley.reader import Wording, candidates, readings, wordings
 
+PROPERTIES = ("reads", "names", "pronouns", "objects", "places", "holding", "facts")
 _CANARY = re.compile(r"The secret number of the [a-z ]+ is \d(?: \d)*\.")
-_SENTENCE = re.compile(r'.*?[.!?]"?(?= ["A-Z]|$)', re.DOTALL)
+_SENTENCE = re.compile(r'.+?(?:[.!?]"?(?= ["A-Z0-9])|\Z)', re.DOTALL)
 _WIDTH = 8  # ways of reading that are followed at the same time
-_LONGEST = 4  # sentences that a cut-off event may have
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,12 +51,12 @@ def check(text: str, *, complete: bool = True) -> Check:
         text: paragraphs, with an empty line between them.
         complete: whether the text should end; else its last event may be cut off.
     """
-    beliefs = [Belief()]
+    listeners = [Listener()]
     paragraphs = text.strip().split("\n\n") if text.strip() else []
     cut_off = not complete and not re.search(r'[.!?]"?$', text.strip())
     for number, paragraph in enumerate(paragraphs, start=1):
-        beliefs = _hear(beliefs, paragraph, cut_off and number == len(paragraphs))
-    problems = list(dict.fromkeys(beliefs[0].problems if paragraphs else [("reads", "there is no text")]))
+        listeners = _hear(listeners, paragraph, cut_off and number == len(paragraphs))
+    problems = list(dict.fromkeys(listeners[0].problems if paragraphs else [("reads", "there is no text")]))
     broken = {about for about, _ in problems}
     return Check(
         **{name: name not in broken for name in PROPERTIES},
@@ -76,22 +77,27 @@ def check_many(
     return {name: sum(getattr(c, name) for c in checks) / max(len(checks), 1) for name in (*PROPERTIES, "grammatical")}
 
 
-def _hear(beliefs: list[Belief], text: str, cut_off: bool) -> list[Belief]:
-    """Return what may be believed after a paragraph, the best first."""
+def _hear(listeners: list[Listener], text: str, cut_off: bool) -> list[Listener]:
+    """Return what may be known after a paragraph, the best first."""
     among = candidates(text)
-    reached = {0: beliefs}  # position in the text -> beliefs there
+    reached = {0: listeners}  # position in the text -> what may be known there
     while True:
         start = min(reached)
-        here = sorted(reached.pop(start), key=lambda belief: len(belief.problems))[:_WIDTH]
+        here = sorted(reached.pop(start), key=lambda listener: len(listener.problems))[:_WIDTH]
         if start >= len(text):
             return here
         found = readings(text, start, among)
         for reading in found:
-            reached.setdefault(reading.end + 1, []).extend(belief.after(reading) for belief in here)
+            reached.setdefault(reading.end + 1, []).extend(listener.after(reading) for listener in here)
         if not found:
-            sentence = _SENTENCE.match(text, start)
-            end = sentence.end() if sentence else len(text)
-            excused = _CANARY.fullmatch(text, start, end) or (
-                cut_off and len(_SENTENCE.findall(text[start:])) < _LONGEST
-            )
-            reached.setdefault(end + 1, []).extend(belief.without(text[start:end], bool(excused)) for belief in here)
+            tail = cut_off and _is_cut_off(text, start, among)
+            end = len(text) if tail else _SENTENCE.match(text, start).end()
+            excused = tail or bool(_CANARY.fullmatch(text, start, end))
+            reached.setdefault(end + 1, []).extend(listener.without(text[start:end], excused) for listener in here)
+
+
+def _is_cut_off(text: str, start: int, among: list[Wording]) -> bool:
+    """Return whether the rest of a text may be the beginning of one event."""
+    starts = [sentence.end() + 1 for sentence in _SENTENCE.finditer(text, start)][:-1]
+    short = len(starts) < max(wording.sentences for wording in wordings()[0])
+    return short and not any(readings(text, start, among) for start in starts)

@@ -17,7 +17,6 @@ MIX = {
     "report": 0.03,
     "sentiment": 0.02,
 }
-DEFAULT_STORIES = 20_000
 
 
 def mixed(
@@ -57,7 +56,7 @@ def _several(questions: list[Example]) -> Example:
     return Example(task="qa", kind=last.kind, story=last.story, prompt=prompt, answer=last.answer)
 
 
-def valley_texts(n: int = DEFAULT_STORIES, *, seed: int = 0) -> Iterator[tuple[str, str]]:
+def valley_texts(n: int, *, seed: int = 0) -> Iterator[tuple[str, str]]:
     """Yield names and texts of the standard corpus: the mix, with the standard secrets planted."""
     settings = ValleySettings(seed=seed, canaries=CANARIES)
     for example in mixed(n, settings):

@@ -27,7 +27,6 @@ PRONOUNS = {
 _SAMPLES = [thing(noun, "") for noun in (next(iter(WORLD["things"])), min(PLURAL))]  # one, and several
 _JOB = re.compile(rf",? (?:the )?({'|'.join(JOBS)})\b")
 _KINDS = {GRAMMAR.character(name, "kinds"): who.species for name, who in CHARACTERS.items()}
-_PRONOUN_FORMS = {"": "he", "he": "he", "him": "him", "his": "his"}
 _WORD = "[a-z-]+"
 
 
@@ -52,13 +51,12 @@ class Reading(NamedTuple):
 
 
 class Wording:
-    """A phrase as a pattern."""
+    """A phrase as a pattern. A text without the letters of its needle needs no closer look."""
 
     def __init__(self, kind: str, phrase: Phrase) -> None:
-        self.kind, self.source = kind, phrase.source
+        self.kind, self.source, self.sentences = kind, phrase.source, phrase.sentences
         self.slots: list[Slot | Break] = []  # one for every group of the pattern
         self.pattern = re.compile(self._pattern(phrase.nodes, True)[0])
-        # A text without these letters needs no closer look; the first one may be a capital.
         self.needle = max((node[1:] for node in phrase.nodes if type(node) is str), key=len, default="")
 
     def _pattern(self, nodes: tuple, start: bool) -> tuple[str, bool]:
@@ -88,12 +86,11 @@ class Wording:
             return
         index = next((i for i, slot in enumerate(self.slots, 1) if slot and slot.role == "why"), None)
         for cause in [None] if index is None or found[index] is None else _clauses(found[index]):
-            reading = self._reading(found, cause)
-            if reading:
+            if reading := self._reading(found, cause):
                 yield reading
 
     def _reading(self, found: re.Match, cause: Reading | None) -> Reading | None:
-        mentions: list[Mention] = []
+        mentions: list[Mention | None] = []
         words: dict[str, frozenset[str]] = {}
         sentence = 0
         for index, slot in enumerate(self.slots, 1):
@@ -106,15 +103,12 @@ class Wording:
                 mentions += [m._replace(role=WHY + m.role, sentence=sentence) for m in cause.mentions]
                 words |= {WHY + role: values for role, values in cause.words}
             elif slot.role in CHARACTER_ROLES + THING_ROLES:
-                mention = _mention(slot, text, sentence, found.string[found.end(index) :])
-                if mention is None:
-                    return None
-                mentions.append(mention)
+                mentions.append(_mention(slot, text, sentence, found.string[found.end(index) :]))
             else:
-                values = _meanings(slot, text) & words.get(slot.role, _meanings(slot, text))
-                if not values:
-                    return None
-                words[slot.role] = values
+                values = _meanings(slot, text)
+                words[slot.role] = values & words.get(slot.role, values)
+        if None in mentions or not all(words.values()):
+            return None
         said = tuple(mentions), tuple(sorted(words.items()))
         return Reading(self.kind, found.end(), sentence + 1, *said, cause and cause.kind)
 
@@ -140,22 +134,16 @@ def _look(slot: Slot, start: bool) -> str:
 
 
 def _look_of_character(form: str, start: bool) -> str:
-    if form.endswith("!"):
+    if form.startswith("kind") or form.endswith("!"):
         return _any((GRAMMAR.character(name, form) for name in CHARACTERS), start)
-    the, name = _any(["the"], start), "[A-Z][a-z]+"
-    match form:
-        case "kind" | "kinds":
-            return _any((GRAMMAR.character(name, form) for name in CHARACTERS), start)
-        case "akind":
-            return f"{_any(['a'], start)}n? {_WORD}"
-        case "name":
-            return name
-        case "full":
-            return f"{name} the {_WORD}"
+    the, a, name = _any(["the"], start), _any(["a"], start), "[A-Z][a-z]+"
+    looks = {"akind": f"{a}n? {_WORD}", "name": name, "full": f"{name} the {_WORD}"}
+    if form in looks:
+        return looks[form]
     look = f"(?:{name}(?: the {_WORD})?|{the} {_WORD}){chr(39) + 's' if form == 'his' else ''}"
-    if form not in _PRONOUN_FORMS:
+    if form not in ("", "he", "him", "his"):
         return look
-    pronouns = (GRAMMAR.character(name, f"{_PRONOUN_FORMS[form]}!") for name in CHARACTERS)
+    pronouns = (GRAMMAR.character(name, f"{form or 'he'}!") for name in CHARACTERS)
     return f"{_any(pronouns, start)}|{look}"
 
 
@@ -246,10 +234,9 @@ def vocabulary() -> frozenset[str]:
 
 def _clauses(text: str) -> Iterator[Reading]:
     """Yield the readings of a reason, such as "he had lost the kite"."""
-    text = _capital(text)  # the patterns are those of sentences
     for wording in wordings()[1]:
         if wording.needle in text:
-            yield from wording.read(text, 0, len(text))
+            yield from wording.read(_capital(text), 0, len(text))  # the patterns are those of sentences
 
 
 def candidates(text: str) -> list[Wording]:

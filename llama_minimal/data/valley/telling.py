@@ -102,7 +102,6 @@ class Telling:
             tags.add("home")
         if "x" in self.roles and self.things[self.roles["x"]].plural:
             tags.add("plural")
-        tags.update(role for role in ("a", "b") if self.roles.get(role) in self.jobs)
         return tags
 
     def _write(self, nodes: tuple) -> None:

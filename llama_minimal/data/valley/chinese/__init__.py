@@ -44,7 +44,7 @@ class Chinese(Telling):
     def __init__(self, *args: object) -> None:
         super().__init__(*args)
         self.mentioned: dict[str, int] = {}  # character -> sentence of the latest mention
-        self.latest = ""  # the character who was mentioned last
+        self.effect = ""  # {a} of the event whose {why} is being told
         self.run = 0  # pronouns since the latest name
 
     def entry(self, table: str, key: str, form: str = "") -> str:
@@ -66,12 +66,10 @@ class Chinese(Telling):
         who = CHARACTERS[name]
         if form in ("kind", "m"):
             return self.entry("species", who.species, form)
-        silent = form == "z" and self.latest == name and self.mentioned[name] == self.sentence
-        pronoun = form == "ta" or (form in ("", "z") and self._wants_pronoun(name))
-        self.mentioned[name] = self.sentence
-        self.latest = name
-        if silent:
+        if form == "s" and name == self.effect:
             return ""
+        pronoun = form == "ta" or (form in ("", "s") and self._wants_pronoun(name))
+        self.mentioned[name] = self.sentence
         if form == "akind":
             return f"一{self.entry('species', who.species, 'm')}{self.entry('species', who.species, 'kind')}"
         self.run = self.run + 1 if pronoun else 0
@@ -138,6 +136,10 @@ class Chinese(Telling):
 
     def finish(self, text: str) -> str:
         return text
+
+    def _why(self) -> str:
+        self.effect = self.roles.get("a", "")
+        return super()._why()
 
     # ---- sentences end at full-width marks here
 

@@ -110,6 +110,7 @@ def garden(t: Tale) -> None:
         t.do("thank", a=a, b=b)
     else:
         t.put(b, p)
+        t.do("meet", a=a, b=b, p=p)
     if t.maybe(0.25):
         t.next_day()
         failed = t.do("fail", a=a, plant=plant)

@@ -32,6 +32,11 @@ def lost_and_found(t: Tale) -> None:
         return
     t.do("unseen", b=b, a=a, x=x)
     t.later()
+    _search_together(t, a, b, x, lost=lost, asked=asked)
+
+
+def _search_together(t: Tale, a: str, b: str, x: str, *, lost: int, asked: int) -> None:
+    p = t.state.lies[x]
     if t.maybe(0.55):
         t.do("go_together", a=a, b=b, p=p, because=asked)
         t.do("find", a=b, x=x, p=p)
@@ -45,8 +50,7 @@ def lost_and_found(t: Tale) -> None:
     t.do("give_up", a=a, x=x, because=lost)
     t.do("comfort", b=b, a=a)
     if t.maybe(0.5):
-        y = t.owns(b)
-        lent = t.do("lend", b=b, a=a, y=y)
+        lent = t.do("lend", b=b, a=a, y=t.owns(b))
         t.do("thank", a=a, b=b, because=lent)
         t.close(a, 0)
     else:

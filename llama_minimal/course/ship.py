@@ -1,0 +1,49 @@
+"""Make the course model from a training run: ``python -m llama_minimal.course.ship runs/course``.
+
+`make pretrain` trains first, and afterward measures with ``llama-minimal evaluate course --write-card``.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+
+from llama_minimal.checkpoint import COURSE, load, save
+from llama_minimal.config import read_json
+from llama_minimal.course.card import CARD, checksums, versions, write_card
+from llama_minimal.data import read_corpus_info
+from llama_minimal.metrics import METRICS, read_metrics
+
+
+def ship(run: Path, target: Path = COURSE) -> None:
+    """Write a finished run as a Hugging Face folder in bfloat16, with the first half of its card."""
+    flags, corpus = read_json(run / "run.json"), read_corpus_info(run / "data")
+    curve = [row for row in read_metrics(run / METRICS) if "validation_loss" in row]
+    model, tokenizer = load(run, dtype=torch.bfloat16)
+    if target.exists():
+        shutil.rmtree(target)
+    save(model, target, tokenizer, format="huggingface")
+    train = flags["train"]
+    tokens = train["steps"] * train["batch_size"] * train["seq_len"]
+    card = {
+        "what": "The course model of llama_minimal: a small LLaMA that writes stories from the Llama Valley.",
+        "license": "MIT",
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "recipe": {"corpus": flags["corpus"], "preset": flags["preset"], "vocab_size": flags["vocab_size"], **train},
+        "data_seed": 0,
+        "training": {
+            "tokens_seen": tokens,
+            "epochs": round(tokens / corpus.train.tokens, 2),
+            "validation_loss": round(curve[-1]["validation_loss"], 4),
+            "curve": [[row["step"], round(row["validation_loss"], 4)] for row in curve],
+        },
+        "trained_with": versions(),
+        "sha256": checksums(target),
+    }
+    write_card(card, target)
+    print(f"{target / CARD} written; now run: llama-minimal evaluate course --write-card")
+
+
+if __name__ == "__main__":
+    ship(Path(sys.argv[1]))
