@@ -240,12 +240,11 @@ PRESETS: dict[str, LlamaConfig] = {
     "llama3.1-70b": _llama(8192, 80, 64, hidden_dim=28_672, **_LLAMA31),
     "llama3.2-1b": _llama(2048, 16, 32, hidden_dim=8192, **_LLAMA32),
     "llama3.2-3b": _llama(3072, 28, 24, hidden_dim=8192, **_LLAMA32),
-    # Small ones for lessons. The stories-* shapes are those of llama2.c (Karpathy 2023).
+    # Small ones for lessons; "course" is shipped trained. The stories-* shapes are those of llama2.c (Karpathy 2023).
     "stories-15m": _llama(288, 6, 6, hidden_dim=768, max_seq_len=256, tie_embeddings=True),
     "stories-42m": _llama(512, 8, 8, hidden_dim=1376, max_seq_len=1024, tie_embeddings=True),
     "stories-110m": _llama(768, 12, 12, hidden_dim=2048, max_seq_len=1024, tie_embeddings=True),
     "tiny": _llama(64, 4, 4, n_kv_heads=2, vocab_size=512, hidden_dim=176, max_seq_len=256),
     "small": _llama(128, 4, 4, n_kv_heads=2, vocab_size=1024, hidden_dim=352, max_seq_len=256),
-    # The model that is shipped as load("course"); benchmarks/course_model.md says why it has this shape.
     "course": _llama(256, 5, 8, n_kv_heads=2, vocab_size=2048, hidden_dim=688, max_seq_len=512, tie_embeddings=True),
 }

@@ -41,7 +41,7 @@ def test_no_mark_follows_another() -> None:
 
 def test_no_word_is_said_twice_by_mistake() -> None:
     for text in TEXTS:
-        assert not re.search("在在|的的|了了|，的|。的|去去|到到", text), text
+        assert not re.search("在在|的的|了了|，的|。的|去去|到到|一[那这一]|回在|到在", text), text
 
 
 def test_characters_fit_a_small_tokenizer() -> None:
@@ -133,6 +133,17 @@ def test_a_missing_word_is_refused() -> None:
     with pytest.raises(ValueError, match=r"no word for 'alpaca' in \[species\]"):
         telling.entry("species", "alpaca")
     assert telling.word("sum", "") == "三枚硬币"
+
+
+def test_an_unknown_form_is_refused() -> None:
+    telling = Chinese({}, {}, Dice(0))
+    with pytest.raises(ValueError, match="a character has no form 'him'"):
+        telling.character("Lila", "him")
+    with pytest.raises(ValueError, match="a thing has no form 'was'"):
+        telling.thing(thing("kite", "red"), "was")
+    with pytest.raises(ValueError, match=r"no word for 'hill' in \[place\], form 'near'"):
+        telling.place("hill", "near")
+    assert telling.place("hill", "at") == "在小山上"
 
 
 def test_numerals() -> None:

@@ -133,7 +133,7 @@ class Tale:
         """Introduce the hero and the setting."""
         self.put(name, place)
         self.do("open", a=name, p=place)
-        if self.dice.chance(0.55):
+        if self.dice.chance(0.55) and self.time != "night":
             self.do("weather", weather=self.weather)
         if "open" in PLACES[place] and self.dice.chance(0.45):
             self.do("sight", p=place)

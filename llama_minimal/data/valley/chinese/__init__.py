@@ -33,7 +33,8 @@ class Chinese(Telling):
     Forms of a character: none (他 or 她 where it is clear whom it means, and a name elsewhere); z: the same, but
     nothing after another mention in the same sentence; ta: always 他 or 她; who: never one; name; full (羊驼莉拉);
     kind (羊驼); akind (一只羊驼); m (只).
-    Forms of a thing: none (一只红风筝, later 风筝), a, the, label (红风筝), noun, this (这只风筝), it (它).
+    Forms of a thing: none (一只红风筝, later 风筝), a, the, label (红风筝), noun, m (只), this (这只风筝),
+    it (它).
     Forms of a place: none (草地), in (草地上), at (在草地上), to (what follows 去 and 来到).
     A number brings its measure word along, if its table in [unit] has one.
     """
@@ -66,6 +67,8 @@ class Chinese(Telling):
         who = CHARACTERS[name]
         if form in ("kind", "m"):
             return self.entry("species", who.species, form)
+        if form not in ("", "s", "ta", "who", "name", "full", "akind"):
+            raise ValueError(f"chinese: a character has no form {form!r}")
         if form == "s" and name == self.effect:
             return ""
         pronoun = form == "ta" or (form in ("", "s") and self._wants_pronoun(name))
@@ -107,8 +110,10 @@ class Chinese(Telling):
             return "它们" if thing.plural else "它"
         if form == "this":
             return f"这{measure}{noun}"
-        if form == "noun":
-            return noun
+        if form in ("noun", "m"):
+            return noun if form == "noun" else measure
+        if form not in ("", "a", "the", "label"):
+            raise ValueError(f"chinese: a thing has no form {form!r}")
         new = thing.label not in self.introduced
         self.introduced.add(thing.label)
         label = self._label(thing)
