@@ -64,10 +64,12 @@ class Corpus:
 
     def _examples(self) -> Iterator[Any]:
         """Yield the examples, with a progress bar that counts stories."""
-        from llama_minimal.data.valley import CANARIES, ValleySettings, examples, mixed, stories
+        from llama_minimal.data.valley import ValleySettings, examples, mixed, stories
+        from llama_minimal.data.valley.corpus import standard_canaries
 
         bias = {} if self.gender_bias is None else {"gender_bias": self.gender_bias}
-        canaries = self.canaries if self.canaries is not None else CANARIES if self.task == "mix" else {}
+        standard = standard_canaries(self.stories) if self.task == "mix" else {}
+        canaries = standard if self.canaries is None else self.canaries
         settings = ValleySettings(seed=self.seed, unkind=self.unkind, canaries=canaries, **bias)
         if self.task == "mix":
             yield from tqdm(mixed(self.stories, settings, split=self.split), **self._bar())

@@ -38,6 +38,7 @@ class _Asker:
         """Forget who was named: pronouns have nobody to mean."""
         self.telling = English(self.story.things, self.story.jobs, self.dice)
         self.telling.introduced.update((*CHARACTERS, *self.story.things))
+        self.telling.only_names = True
 
     def put(self, phrase: Phrase, event: Event, number: int) -> tuple[str, str]:
         """Return question and answer; things of other stories are allowed in the event."""
@@ -62,6 +63,7 @@ class _Asker:
             if _kind(phrase) == "because":
                 telling = English(self.story.things, self.story.jobs, self.dice)
                 telling.introduced.update((*CHARACTERS, *self.story.things))
+                telling.only_names = True
                 telling.roles = {"here": cause.here, **cause.roles}
                 return "because " + telling.say(phrase).partition(": ")[2]
         return None
@@ -84,24 +86,24 @@ def _asks(event: Event) -> list[Phrase]:
 def questions(story: Story, dice: Dice) -> Iterator[Asked]:
     """Yield all that can be asked about a story: each question once, and as many without an answer as with no."""
     asker = _Asker(story, dice)
-    seen: set[str] = set()
-    for number, event in enumerate(story.events):
+    found = [*_about_events(asker), *_ending(story), _unanswerable(asker), _unanswerable(asker)]
+    answers: dict[str, set[str]] = {}
+    for asked in found:
+        answers.setdefault(asked.question, set()).add(asked.answer)
+    # A question that two events answer in two ways is no good question.
+    unique = {asked.question: asked for asked in found if len(answers[asked.question]) == 1}
+    yield from unique.values()
+
+
+def _about_events(asker: _Asker) -> Iterator[Asked]:
+    for number, event in enumerate(asker.story.events):
         for phrase in _asks(event):
             kind = _kind(phrase).rstrip("?")
             if kind == "because" or kind.endswith("+") or not asker.can_put(phrase, event, number):
                 continue
             asker.new_talk()
             asked = _yes_or_no(asker, phrase, event, number) if kind == "yes/no" else None
-            asked = asked or Asked(kind.removesuffix("/no"), *asker.put(phrase, event, number))
-            # A question that two events answer in two ways is no good question.
-            if asked.question not in seen:
-                seen.add(asked.question)
-                yield asked
-    yield from _ending(story)
-    for asked in (_unanswerable(asker), _unanswerable(asker)):
-        if asked.question not in seen:
-            seen.add(asked.question)
-            yield asked
+            yield asked or Asked(kind.removesuffix("/no"), *asker.put(phrase, event, number))
 
 
 def _yes_or_no(asker: _Asker, phrase: Phrase, event: Event, number: int) -> Asked | None:
@@ -109,7 +111,9 @@ def _yes_or_no(asker: _Asker, phrase: Phrase, event: Event, number: int) -> Aske
     if asker.dice.chance(0.5):
         return None
     role = phrase.source[phrase.source.index("{") + 1]
-    others = [name for name in asker.story.characters if name != event.roles[role]]
+    others = [name for name in asker.story.characters if name not in event.roles.values()]
+    if not others:
+        return None
     wrong = Event(event.kind, {**event.roles, role: asker.dice.choice(others)}, "", event.here, None, 0)
     if any(known.kind == event.kind and known.roles[role] == wrong.roles[role] for known in asker.story.events):
         return None

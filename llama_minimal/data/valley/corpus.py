@@ -56,8 +56,12 @@ def _several(questions: list[Example]) -> Example:
     return Example(task="qa", kind=last.kind, story=last.story, prompt=prompt, answer=last.answer)
 
 
+def standard_canaries(n: int) -> dict[str, int]:
+    """Return the secrets of the standard corpus; a small one has none."""
+    return dict(CANARIES) if n >= 1000 else {}
+
+
 def valley_texts(n: int, *, seed: int = 0) -> Iterator[tuple[str, str]]:
     """Yield names and texts of the standard corpus: the mix, with the standard secrets planted."""
-    settings = ValleySettings(seed=seed, canaries=CANARIES)
-    for example in mixed(n, settings):
+    for example in mixed(n, ValleySettings(seed=seed, canaries=standard_canaries(n))):
         yield f"valley/{seed}/{example.story.index}", example.text

@@ -12,7 +12,7 @@ from llama_minimal.data.valley.plots import PLOTS
 from llama_minimal.data.valley.settings import ValleySettings
 from llama_minimal.data.valley.tale import Tale, is_held_out
 from llama_minimal.data.valley.telling import Telling
-from llama_minimal.data.valley.world import CHARACTERS, Event, Thing
+from llama_minimal.data.valley.world import CHARACTERS, PLACES, Event, Thing
 
 Split = Literal["train", "test", "combinations"]
 Language = Literal["english", "chinese"]
@@ -58,12 +58,12 @@ class Story:
 
     def text(self, language: Language = "english") -> str:
         """Return the story as a text, with an empty line between paragraphs."""
-        join = LANGUAGES[language].between_events
         paragraphs: dict[int, list[str]] = {}
         for told in self.tell(language):
             paragraphs.setdefault(self.events[told.event].scene, []).append(told.text)
         if self.canary and language == "english":
             paragraphs[0].append(self.canary)
+        join = LANGUAGES[language].between_events
         return "\n\n".join(join.join(parts) for parts in paragraphs.values())
 
     @property
@@ -98,31 +98,33 @@ def story(index: int, settings: ValleySettings | None = None, *, canary: str | N
     shape = dice.choice(list(PLOTS))
     PLOTS[shape](tale)
     state = tale.state
+    # Whom or what a plot chose and then did not need is not in the story.
+    used = dict.fromkeys(value for event in tale.events for value in event.roles.values())
+    characters = tuple(name for name in tale.cast if name in used)
+    things = {label: known for label, known in tale.things.items() if label in used}
+    places = tuple(name for name in used if name in PLACES)
     return Story(
         seed=settings.seed,
         index=index,
         shape=shape,
-        split=_split(tale),
-        characters=tuple(tale.cast),
-        things=tale.things,
-        places=tuple(tale.places),
-        jobs=tale.jobs,
+        split=_split(characters, things, places),
+        characters=characters,
+        things=things,
+        places=places,
+        jobs={name: job for name, job in tale.jobs.items() if name in used},
         events=tale.events,
         ending={"place": state.place, "holder": state.holder, "lies": state.lies, "feels": state.feels},
         canary=canary,
     )
 
 
-def _split(tale: Tale) -> Split:
+def _split(characters: tuple[str, ...], things: dict[str, Thing], places: tuple[str, ...]) -> Split:
     """Return the split of a story, from who and what is in it: equal stories are always in the same one."""
-    if any(is_held_out(name, other) for name in tale.cast for other in (*_nouns(tale), *tale.places)):
+    nouns = [known.noun for known in things.values()]
+    if any(is_held_out(name, other) for name in characters for other in (*nouns, *places)):
         return "combinations"
-    key = "|".join((*tale.cast, *tale.things, *tale.places))
+    key = "|".join((*characters, *things, *places))
     return "test" if crc32(key.encode()) % TEST_ONE_IN == 0 else "train"
-
-
-def _nouns(tale: Tale) -> list[str]:
-    return [known.noun for known in tale.things.values()]
 
 
 def stories(

@@ -129,10 +129,12 @@ class Tale:
         self.scene()
         self.do("next_day")
 
-    def begin(self, name: str, place: str) -> None:
-        """Introduce the hero and the setting."""
+    def begin(self, name: str, place: str, *, brief: bool = False) -> None:
+        """Introduce the hero and, unless the story is long enough without, the setting."""
         self.put(name, place)
         self.do("open", a=name, p=place)
+        if brief:
+            return
         if self.dice.chance(0.55) and self.time != "night":
             self.do("weather", weather=self.weather)
         if "open" in PLACES[place] and self.dice.chance(0.45):

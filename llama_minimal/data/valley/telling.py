@@ -9,7 +9,7 @@ from llama_minimal.data.valley.world import CHARACTERS, HOME, PLACES, Event, Thi
 CHARACTER_ROLES = ("a", "b", "c")
 THING_ROLES = ("x", "y")
 PLACE_ROLES = ("p", "q", "here")
-LONGEST = 17  # sentences, where the wordings allow it
+LONGEST = 18  # sentences, where the wordings allow it
 
 
 class Telling:
@@ -30,6 +30,7 @@ class Telling:
         self.used: set[int] = set()  # ids of the wordings so far
         self.roles: dict[str, str | int] = {}
         self.cause: Event | None = None
+        self.weather = ""
         self.sentence = 0  # number of the sentence that is being told
         self.spoken: list[str] = []
 
@@ -67,11 +68,15 @@ class Telling:
         fresh = [phrase for phrase in fitting if id(phrase) not in self.used] or fitting
         if not fresh:
             raise ValueError(f"{self.language}: no wording of {event.kind!r} fits {sorted(tags)}")
-        room = LONGEST - self.sentence - (len(events) - 1 - number)
-        short = [phrase for phrase in fresh if phrase.sentences <= room]
-        phrase = self.dice.choice(short or fresh)
+        longest = max(self._room(len(events) - number), min(phrase.sentences for phrase in fresh))
+        phrase = self.dice.choice([phrase for phrase in fresh if phrase.sentences <= longest])
         self.used.add(id(phrase))
         return self.say(phrase)
+
+    def _room(self, left: int) -> int:
+        """Return how many sentences the next of the events that are left may take: long stories have few to spare."""
+        spare = LONGEST - self.sentence - left
+        return 1 + min(spare, 2) if spare > 0 and self.dice.chance(2 * spare / left) else 1
 
     def say(self, phrase: Phrase) -> str:
         """Return a wording, filled in."""
@@ -93,7 +98,9 @@ class Telling:
         return str(found)
 
     def _tags(self, event: Event) -> set[str]:
-        tags = {event.time, *(value for value in self.roles.values() if isinstance(value, str))}
+        if event.kind in ("weather", "next_day"):
+            self.weather = self.roles.get("weather", "")
+        tags = {event.time, self.weather, *(value for value in self.roles.values() if isinstance(value, str))}
         for role in ("p", "here"):
             tags |= PLACES.get(self.roles.get(role), frozenset())
         if self.cause is not None and f"why {self.cause.kind}" in self.book.phrases:

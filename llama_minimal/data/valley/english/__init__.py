@@ -51,8 +51,8 @@ class English(Telling):
     Forms of a character: none and he (subject), him, his: a pronoun where it is clear whom it means, and a name
     elsewhere; he!, him!, his!, himself!: always a pronoun; who: never one; name; full ("Otto the badger"); kind
     ("badger"); akind ("a badger").
-    Forms of a thing: none ("a red kite", later "the kite"), a, the, label ("red kite"), full ("the red kite"), noun, it and they (object and
-    subject pronoun), was, is, has, this, its, s (the ending of a verb).
+    Forms of a thing: none ("a red kite", later "the kite"), a, the, label ("red kite"), full ("the red kite"), noun,
+    it and they (object and subject pronoun), was, is, has, this, its, s (the ending of a verb).
     Forms of a place: none ("the river"), at ("by the river"), to ("to the river").
     """
 
@@ -62,6 +62,7 @@ class English(Telling):
         super().__init__(*args)
         self.mentioned: dict[str, int] = {}  # character -> sentence of the latest mention
         self.run = 0  # pronouns since the latest name
+        self.only_names = False  # never "the badger"
 
     def character(self, name: str, form: str) -> str:
         who = CHARACTERS[name]
@@ -75,12 +76,13 @@ class English(Telling):
         if form.endswith("!"):
             return _PRONOUNS[who.pronoun][form[:-1]]
         pronoun = form in ("", "he", "him", "his") and self._wants_pronoun(name)
+        again = self.mentioned.get(name) == self.sentence
         self.mentioned[name] = self.sentence
         if pronoun:
             self.run += 1
             return _PRONOUNS[who.pronoun][form]
         self.run = 0
-        text = self._name(name, form)
+        text = self._name(name, "name" if again and name in self.introduced else form)
         return f"{text}'s" if form == "his" else text
 
     def _wants_pronoun(self, name: str) -> bool:
@@ -102,7 +104,7 @@ class English(Telling):
         self.introduced.add(name)
         if form == "full" or (new and form != "name"):
             return f"{name} the {CHARACTERS[name].species}"
-        if form == "name" or not self.dice.chance(0.15):
+        if form == "name" or self.only_names or not self.dice.chance(0.15):
             return name
         if name in self.jobs and self.dice.chance(0.5):
             return f"the {self.jobs[name]}"

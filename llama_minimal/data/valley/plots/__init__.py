@@ -1,6 +1,7 @@
 """The shapes of stories.
 
-A plot is a function of a ``Tale``: it chooses who and what, and lets events happen. How they are told is not its business.
+A plot is a function of a ``Tale``: it chooses who and what, and lets events happen. How they are told is not its
+business.
 """
 
 from llama_minimal.data.valley.plots import adventures, friends, town

@@ -23,10 +23,11 @@ def market_day(t: Tale) -> None:
         t.close(a, -1)
         return
     total = 0
-    for buyer in (b, c)[: t.dice.between(1, 2)]:
+    last = t.dice.choice((b, c))
+    for buyer in (b, c)[: 1 + (last == c)]:
         t.put(buyer, p)
         t.do("meet", a=a, b=buyer, p=p)
-        pieces = t.dice.between(1, count // 2)
+        pieces = count if buyer == last and t.maybe(0.25) else t.dice.between(1, count // 2)
         t.do("buy", b=buyer, a=a, goods=goods, pieces=pieces, sum=pieces * price)
         count, total = count - pieces, total + pieces * price
     t.later(2)
