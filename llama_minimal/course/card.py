@@ -94,9 +94,9 @@ def measure(
     texts = [story.text() for story in held_out(n_stories)]
     ids = tokenizer.encode_batch(texts, bos=True, eos=True)
     starts = [story.tell()[0].text for story in held_out(n_samples)]
-    n_bytes = sum(len(text.encode("utf-8")) for text in texts)
+    n_bytes = _n_bytes(texts)
     say("reading held-out stories")
-    result: dict[str, Any] = {"course": _loss_row(*sum_loss(model, _padded(ids)), n_bytes)}
+    result: dict[str, Any] = {"course": story_loss(model, tokenizer, texts)}
     say("writing stories")
     result["course"] |= _sample_row(_model_samples(model, tokenizer, starts), starts, tokenizer, train)
     for name, order in ORDERS.items():
@@ -109,6 +109,16 @@ def measure(
     say("held-out stories, for comparison")
     result["held-out text"] = _sample_row(texts[:n_samples], starts, tokenizer, train)
     return result
+
+
+def story_loss(model: Llama, tokenizer: TextCodec, texts: Sequence[str]) -> dict[str, float]:
+    """Return loss (nats per token), perplexity and bits per byte of texts, each read on its own."""
+    ids = tokenizer.encode_batch(list(texts), bos=True, eos=True)
+    return _loss_row(*sum_loss(model, _padded(ids)), _n_bytes(texts))
+
+
+def _n_bytes(texts: Sequence[str]) -> int:
+    return sum(len(text.encode("utf-8")) for text in texts)
 
 
 def _loss_row(nats: float, n_tokens: float, n_bytes: int) -> dict[str, float]:

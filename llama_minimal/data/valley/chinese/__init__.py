@@ -15,13 +15,20 @@ _DIGITS = "零一二三四五六七八九"
 def numeral(number: int) -> str:
     """Return a number as it is said before a measure word.
 
-    >>> numeral(2), numeral(10), numeral(12), numeral(36), numeral(40)
-    ('两', '十', '十二', '三十六', '四十')
+    >>> numeral(2), numeral(10), numeral(12), numeral(36), numeral(108), numeral(112)
+    ('两', '十', '十二', '三十六', '一百零八', '一百一十二')
     """
-    if not 0 <= number < 100:
-        raise ValueError(f"number={number} must be from 0 to 99")
+    if not 0 <= number < 200:
+        raise ValueError(f"number={number} must be from 0 to 199")
     if number == 2:
         return "两"
+    if number >= 100:
+        rest = number - 100
+        return "一百" + ("零" if 0 < rest < 10 else "一" if 10 <= rest < 20 else "") + (_digits(rest) if rest else "")
+    return _digits(number)
+
+
+def _digits(number: int) -> str:
     tens, ones = divmod(number, 10)
     head = ("" if tens == 1 else _DIGITS[tens]) + "十" if tens else ""
     return head + (_DIGITS[ones] if ones or not tens else "")
