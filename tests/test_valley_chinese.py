@@ -148,16 +148,8 @@ def test_an_unknown_form_is_refused() -> None:
 
 def test_numerals() -> None:
     assert doctest.testmod(chinese).failed == 0
-    assert [numeral(n) for n in (0, 1, 11, 20, 22, 99, 108)] == [
-        "零",
-        "一",
-        "十一",
-        "二十",
-        "二十二",
-        "九十九",
-        "一百零八",
-    ]
-    with pytest.raises(ValueError, match="100"):
+    assert " ".join(map(numeral, (0, 1, 11, 20, 22, 99, 108))) == "零 一 十一 二十 二十二 九十九 一百零八"
+    with pytest.raises(ValueError, match="200"):
         numeral(200)
 
 
