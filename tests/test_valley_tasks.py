@@ -844,3 +844,16 @@ def test_settings_reach_the_answers():
     settings = ValleySettings(unkind=1.0)
     asked = [ask(e) for one in stories(60, settings) if one.shape == "quarrel" for e in examples(one, "qa")]
     assert "Who said something unkind?" in asked
+
+
+def test_speech_is_labeled_as_the_record_says():
+    """Unkind is what calls names, and nothing else is: the words are this test's own."""
+    names = re.compile(
+        r"silly|greedy|slower than|Clumsy|likes you|wants you here|ugly|stupid|Crybaby|liar|useless", re.IGNORECASE
+    )
+    found = [one for index in range(400) for one in examples(story(index, ValleySettings(unkind=0.9)), "speech")]
+    unkind = [one for one in found if one.answer == "unkind"]
+    assert len(unkind) > 20
+    assert all(names.search(one.prompt) for one in unkind)
+    assert not any(names.search(one.prompt) for one in found if one.answer == "kind")
+    assert all(one.prompt.endswith("Speech: ") and '"' in one.prompt for one in found)

@@ -26,8 +26,9 @@ class Corpus:
     """How many stories to tell."""
     seed: int = 0
     """The same seed tells the same stories."""
-    task: Literal["story", "qa", "sentiment", "translate", "dialogue", "report", "summary", "mix"] = "story"
-    """What to make of each story; mix: the mixture that the course model was trained on."""
+    task: Literal["story", "qa", "sentiment", "translate", "dialogue", "report", "summary", "speech", "mix"] = "story"
+    """What to make of each story; speech: what is said in it, labeled kind or unkind; mix: the mixture that the course
+    model was trained on."""
     split: Literal["train", "test", "combinations"] = "train"
     """Stories to train on, to test on, or to test on with meetings of characters, things and places never seen."""
     language: Literal["english", "chinese"] = "english"

@@ -121,6 +121,14 @@ def _summary(story: Story) -> Iterator[Example]:
     yield Example(task="summary", kind=story.shape, story=story, prompt=prompt, answer=summary(story))
 
 
+def _speech(story: Story) -> Iterator[Example]:
+    """Yield what is said in the story, labeled: what a filter for unkind speech should learn to catch."""
+    for told in story.tell():
+        if '"' in told.text:
+            answer = "unkind" if story.events[told.event].kind == "unkind" else "kind"
+            yield Example(task="speech", kind=answer, story=story, prompt=f"{told.text}\n\nSpeech: ", answer=answer)
+
+
 def summary(story: Story) -> str:
     """Return the story in one sentence."""
     roles: dict = {}
@@ -143,6 +151,7 @@ TASKS: dict[str, Callable[[Story], Iterator[Example]]] = {
     "dialogue": _dialogue,
     "report": _report,
     "summary": _summary,
+    "speech": _speech,
 }
 
 
