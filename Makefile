@@ -37,7 +37,7 @@ pretrain: $(READY)  ## Train the course model anew, 90 minutes; stop with Ctrl-C
 	@if [ -e runs/course/run.json ]; then $(BIN)/llama-minimal train --out runs/course --resume; \
 	  else $(BIN)/llama-minimal train --out runs/course $(COURSE); fi
 	$(BIN)/python -m llama_minimal.course.ship runs/course
-	$(BIN)/llama-minimal evaluate course --write-card
+	$(BIN)/llama-minimal evaluate course --data runs/course/data --write-card
 
 test: $(READY)  ## Run all tests, and the notebooks
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --nbval tests chapters

@@ -1,5 +1,6 @@
 """``llama-minimal evaluate course``: measure the shipped model, and ``--write-card`` to keep the figures."""
 
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -7,7 +8,7 @@ from tqdm import tqdm
 from llama_minimal.cli.console import table
 
 
-def evaluate_course(*, write: bool) -> None:
+def evaluate_course(*, data: Path | None, write: bool) -> None:
     """Measure the course model as its card says, print the figures, and write them into the card if asked."""
     import torch
 
@@ -22,7 +23,7 @@ def evaluate_course(*, write: bool) -> None:
             bar.set_description(text)
             bar.update()
 
-        train = training_tokens(tokenizer, card["recipe"]["corpus"], say=say)
+        train = training_tokens(tokenizer, card["recipe"]["corpus"], data=data, say=say)
         measured = measure(model, tokenizer, train, say=say)
     print_measured(measured)
     if write:

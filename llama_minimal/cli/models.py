@@ -33,6 +33,8 @@ class Evaluate:
     """Stop after so many batches."""
     device: str | None = None
     """cuda or cpu; left out: cuda if there is one."""
+    data: Path | None = None
+    """With `evaluate course`: the encoded training text, such as runs/course/data; left out: generated anew."""
     write_card: bool = False
     """With `evaluate course`: write what was measured into the model's card."""
 
@@ -40,10 +42,10 @@ class Evaluate:
         if self.folder == "course" and self.corpus is None:
             from llama_minimal.cli.course import evaluate_course
 
-            evaluate_course(write=self.write_card)
+            evaluate_course(data=self.data, write=self.write_card)
             return
-        if self.write_card:
-            raise ValueError("--write-card goes with: llama-minimal evaluate course, without --corpus")
+        if self.write_card or self.data:
+            raise ValueError("--write-card and --data go with: llama-minimal evaluate course, without --corpus")
         from llama_minimal.data import sequential_batches
         from llama_minimal.evaluation import Evaluation, sum_loss, uniform_loss
 

@@ -13,7 +13,7 @@ import torch
 
 import llama_minimal
 from llama_minimal.checkpoint import COURSE
-from llama_minimal.data import documents
+from llama_minimal.data import TokenFile, documents, read_corpus_info
 from llama_minimal.data.valley import Story, ValleySettings, stories
 from llama_minimal.data.valley.checker import check_many
 from llama_minimal.evaluation import Evaluation, sum_loss
@@ -66,8 +66,22 @@ def held_out(n: int, *, seed: int = HELD_OUT_SEED) -> list[Story]:
     return list(stories(n, ValleySettings(seed=seed), split="test"))
 
 
-def training_tokens(tokenizer: TextCodec, corpus: str, *, say: Say = lambda _: None) -> np.ndarray:
-    """Return the tokens of a corpus, such as the one that the model was trained on, generated anew."""
+def training_tokens(
+    tokenizer: TextCodec, corpus: str, *, data: Path | None = None, say: Say = lambda _: None
+) -> np.ndarray:
+    """Return the tokens that the model was trained on: those of its run if there are any, or generated anew.
+
+    Args:
+        corpus: the source, such as "valley:500".
+        data: folder of the encoded corpus.
+
+    Raises:
+        ValueError: if the encoded corpus was written with another tokenizer.
+    """
+    if data is not None:
+        if read_corpus_info(data).tokenizer_sha256 != tokenizer.fingerprint:
+            raise ValueError(f"{data} was encoded with another tokenizer than the model's; leave it out")
+        return TokenFile.open(data, "train").tokens
     say("generating the training text")
     texts = [document.text for document in documents(corpus)]
     say("encoding it")

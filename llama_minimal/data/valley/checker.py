@@ -36,6 +36,8 @@ class Check:
     """Things are where they were left, and only who holds a thing gives, loses or breaks it."""
     facts: bool
     """Everything else that an event needs is true, and reasons were told before."""
+    sentences: float
+    """Share of the sentences that could be read, from 0 to 1."""
     problems: tuple[str, ...]
 
     @property
@@ -67,14 +69,15 @@ def check(text: str, *, complete: bool = True) -> Check:
 def check_many(
     texts: Iterable[str], progress: Callable[[Iterable[str]], Iterable[str]] | None = None
 ) -> dict[str, float]:
-    """Check many stories, and return the share for which each property holds.
+    """Check many stories, and return the share for which each property holds, and that of sentences that can be read.
 
     Args:
         texts: the stories.
         progress: wraps the texts, such as ``tqdm``.
     """
     checks = [check(text) for text in (progress or iter)(texts)]
-    return {name: sum(getattr(c, name) for c in checks) / max(len(checks), 1) for name in (*PROPERTIES, "grammatical")}
+    names = ("sentences", *PROPERTIES, "grammatical")
+    return {name: sum(getattr(c, name) for c in checks) / max(len(checks), 1) for name in names}
 
 
 def _hear(listeners: list[Listener], text: str, cut_off: bool) -> list[Listener]:
