@@ -36,9 +36,9 @@ class Check:
     """Things are where they were left, and only who holds a thing gives, loses or breaks it."""
     facts: bool
     """Everything else that an event needs is true, and reasons were told before."""
-    sentences: float
-    """Share of the sentences that could be read, from 0 to 1."""
     problems: tuple[str, ...]
+    sentences: float = 1.0
+    """Share of the sentences that could be read, from 0 to 1."""
 
     @property
     def grammatical(self) -> bool:
