@@ -122,8 +122,8 @@ def a_wrong_word(dice, tale, text):
 
 def test_real_stories_are_accepted():
     shares = check_many(tale.text() for tale in STORIES)
-    assert list(shares) == [*PROPERTIES, "grammatical"]
-    assert min(shares.values()) >= 0.97, shares
+    assert list(shares) == ["sentences", *PROPERTIES, "grammatical"]
+    assert min(shares.values()) == 1, shares
 
 
 @pytest.mark.parametrize(
@@ -190,3 +190,18 @@ def test_a_check_is_the_same_twice():
 
 def test_no_texts():
     assert set(check_many([]).values()) == {0.0}
+
+
+def test_nonsense_is_not_consistent():
+    """A text in which nothing can be read has no one in two places, and must not be praised for it."""
+    found = check("Flrb the gnax went mip. Purple under of sang. Wet blue the.")
+    assert found.sentences == 0
+    assert not any(getattr(found, name) for name in PROPERTIES)
+
+
+def test_one_odd_sentence_spoils_no_other_property():
+    paragraphs = STORIES[3].text().split("\n\n")
+    found = check("\n\n".join([paragraphs[0] + " Purple under of sang.", *paragraphs[1:]]))
+    assert not found.reads
+    assert 0.5 < found.sentences < 1
+    assert found.names and found.pronouns
