@@ -212,3 +212,17 @@ def test_documents_come_one_by_one(monkeypatch):
     monkeypatch.setattr(module, "story", lambda index, *a, **k: (told.append(index), original(index, *a, **k))[1])
     assert len(list(islice(documents("valley"), 3))) == 3
     assert len(told) < 20
+
+
+def test_training_on_the_valley_just_works(tmp_path, capsys):
+    flags = "--preset tiny --vocab-size 400 --steps 2 --batch-size 2 --seq-len 32 --warmup-steps 1 --samples 0"
+    main(["train", "--corpus", "valley:80", "--out", str(tmp_path / "run"), *flags.split()])
+    assert "saved in" in capsys.readouterr().out
+
+
+def test_a_story_is_the_same_whatever_is_asked_of_it():
+    """The mixture, the tasks and the plain stories tell one and the same story of a number."""
+    tale = next(iter(stories(1, split="train")))
+    assert all(
+        one.prompt.startswith(tale.text()) for task in ("qa", "summary", "dialogue") for one in examples(tale, task)
+    )
