@@ -54,9 +54,9 @@ LEVELS = {
     "snapshot": 5,
     "parallel": 5,
     "training": 6,
-    "course": 6,
-    "cli": 7,
-    "__main__": 8,
+    "course": 7,
+    "cli": 8,
+    "__main__": 9,
 }
 
 
