@@ -204,4 +204,5 @@ def test_one_odd_sentence_spoils_no_other_property():
     found = check("\n\n".join([paragraphs[0] + " Purple under of sang.", *paragraphs[1:]]))
     assert not found.reads
     assert 0.5 < found.sentences < 1
-    assert found.names and found.pronouns
+    assert found.names
+    assert found.pronouns
