@@ -68,7 +68,7 @@ def draw(results: list[dict]) -> None:
     left.legend(title="width × layers", frameon=False)
     steps, losses = zip(*read_card()["training"]["curve"], strict=True)
     right.plot([step * TOKENS_PER_STEP / 1e6 for step in steps], losses, color="black", marker="o", markersize=3)
-    right.set(xlabel="training tokens, millions", ylim=(0.55, 1.2))
+    right.set(xlabel="training tokens, millions", ylim=(0.35, 1.3))
     right.set_title("the course model, the whole budget", fontsize=10)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
