@@ -58,10 +58,15 @@ def check(text: str, *, complete: bool = True) -> Check:
     cut_off = not complete and not re.search(r'[.!?]"?$', text.strip())
     for number, paragraph in enumerate(paragraphs, start=1):
         listeners = _hear(listeners, paragraph, cut_off and number == len(paragraphs))
-    problems = list(dict.fromkeys(listeners[0].problems if paragraphs else [("reads", "there is no text")]))
-    broken = {about for about, _ in problems}
+    found = listeners[0].problems if paragraphs else [("reads", "there is no text")]
+    problems = list(dict.fromkeys(found))
+    unread = sum(about == "reads" for about, _ in found)
+    share = max(0.0, 1 - unread / max(1, len(_SENTENCE.findall(text))))
+    # What cannot be read cannot be right: nonsense must not pass for a story in which nobody is in two places.
+    broken = {about for about, _ in problems} | (set(PROPERTIES) if share < 0.5 else set())
     return Check(
         **{name: name not in broken for name in PROPERTIES},
+        sentences=share,
         problems=tuple(f"{about}: {what}" for about, what in problems),
     )
 
