@@ -10,7 +10,15 @@ from typing import Any
 
 import numpy as np
 
-CHAPTERS = ("attention",)  # the modules of checks/, one for each chapter that has exercises
+CHAPTERS = (  # the modules of checks/
+    "language_modeling",
+    "attention",
+    "positions",
+    "feedforward",
+    "normalization",
+    "llama",
+    "generation",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -112,9 +112,8 @@ EXERCISES = {
     "kv_bytes": Exercise(
         right=2 * 80 * 8 * 128 * 4096 * 2,
         mistakes={
-            "the keys are counted, and the values are not": 80 * 8 * 128 * 4096 * 2,
+            "this is half of it: either the values are missing, or the 2 bytes of a bf16": 80 * 8 * 128 * 4096 * 2,
             "this is for 64 kv heads; grouped queries need 8": 2 * 80 * 64 * 128 * 4096 * 2,
-            "this counts numbers; in bf16 each takes 2 bytes": 2 * 80 * 8 * 128 * 4096,
         },
     ),
 }
