@@ -35,7 +35,15 @@ def novel_ngram_share(samples: Sequence[Sequence[int]], training_tokens: np.ndar
     """
     if n < 1:
         raise ValueError(f"n={n}; an n-gram has 1 token or more")
-    lengths = match_lengths(samples, training_tokens, longest=n)
+    return novel_share(match_lengths(samples, training_tokens, longest=n), n)
+
+
+def novel_share(lengths: Sequence[np.ndarray], n: int = 8) -> float:
+    """Return the same share from ``match_lengths`` of the samples, for whoever needs these for more.
+
+    Raises:
+        ValueError: if no sample has n tokens.
+    """
     lengths = np.concatenate([row[: max(0, len(row) - n + 1)] for row in lengths]) if lengths else np.array([])
     if len(lengths) == 0:
         raise ValueError(f"no sample has n={n} tokens; give longer samples, or a smaller n")

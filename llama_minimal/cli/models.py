@@ -24,7 +24,7 @@ class Evaluate:
     folder: tyro.conf.Positional[str]
     """Folder of a model, a hub id, or: course."""
     corpus: str | None = None
-    """python-docs, python-source, a file, folder, glob or address; left out: the run's own validation text."""
+    """python-docs, python-source, valley, a file, folder, glob or address; left out: the run's own validation text."""
     seq_len: int | None = None
     """Tokens that the model sees at once; left out: its whole context."""
     batch_size: int = 8

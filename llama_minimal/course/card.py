@@ -13,13 +13,14 @@ import torch
 
 import llama_minimal
 from llama_minimal.checkpoint import COURSE
+from llama_minimal.config import read_json
 from llama_minimal.data import TokenFile, documents, read_corpus_info
 from llama_minimal.data.valley import Story, ValleySettings, stories
 from llama_minimal.data.valley.checker import check_many
 from llama_minimal.evaluation import Evaluation, sum_loss
 from llama_minimal.files import replace_file
 from llama_minimal.generation import generate
-from llama_minimal.memorization import copied_spans, novel_ngram_share
+from llama_minimal.memorization import match_lengths, novel_share
 from llama_minimal.model import Llama
 from llama_minimal.ngrams import NGram
 from llama_minimal.settings import Sampling
@@ -37,7 +38,7 @@ Say = Callable[[str], None]
 
 def read_card(folder: Path = COURSE) -> dict[str, Any]:
     """Return the card of the course model."""
-    return json.loads((folder / CARD).read_text("utf-8"))
+    return read_json(folder / CARD)
 
 
 def write_card(card: dict[str, Any], folder: Path = COURSE) -> None:
@@ -105,9 +106,10 @@ def measure(
         n_samples: stories to write for the checker.
         say: called with what is being done.
     """
-    texts = [story.text() for story in held_out(n_stories)]
+    tales = held_out(max(n_stories, n_samples))
+    texts = [story.text() for story in tales[:n_stories]]
     ids = tokenizer.encode_batch(texts, bos=True, eos=True)
-    starts = [story.tell()[0].text for story in held_out(n_samples)]
+    starts = [story.tell()[0].text for story in tales[:n_samples]]
     n_bytes = _n_bytes(texts)
     say("reading held-out stories")
     result: dict[str, Any] = {"course": story_loss(model, tokenizer, texts)}
@@ -121,7 +123,7 @@ def measure(
         say(f"{name}: writing stories")
         result[name] |= _sample_row(_ngram_samples(ngram, tokenizer, starts), starts, tokenizer, train)
     say("held-out stories, for comparison")
-    result["held-out text"] = _sample_row(texts[:n_samples], starts, tokenizer, train)
+    result["held-out text"] = _sample_row([story.text() for story in tales[:n_samples]], starts, tokenizer, train)
     return result
 
 
@@ -144,12 +146,13 @@ def _loss_row(nats: float, n_tokens: float, n_bytes: int) -> dict[str, float]:
 def _sample_row(texts: list[str], starts: list[str], tokenizer: TextCodec, train: np.ndarray) -> dict[str, Any]:
     """Return what the world's checker and the search for copies say about stories."""
     written = [tokenizer.encode(text.removeprefix(start)) for text, start in zip(texts, starts, strict=True)]
-    spans = copied_spans(written, train)
+    lengths = match_lengths(written, train)  # one search serves all three figures
+    spans = [row.max(initial=0) for row in lengths]
     return {
         "checker": {name: round(share, 3) for name, share in check_many(texts).items()},
-        "longest_copied_span": int(spans.max()),
+        "longest_copied_span": int(max(spans)),
         "median_copied_span": int(np.median(spans)),
-        "novel_8_grams": round(novel_ngram_share([row for row in written if len(row) >= 8], train), 4),
+        "novel_8_grams": round(novel_share(lengths), 4),
     }
 
 

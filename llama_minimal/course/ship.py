@@ -3,7 +3,6 @@
 `make pretrain` trains first, and afterward measures with ``llama-minimal evaluate course --write-card``.
 """
 
-import shutil
 import sys
 from pathlib import Path
 
@@ -21,8 +20,6 @@ def ship(run: Path, target: Path = COURSE) -> None:
     flags, corpus = read_json(run / "run.json"), read_corpus_info(run / "data")
     curve = [row for row in read_metrics(run / METRICS) if "validation_loss" in row]
     model, tokenizer = load(run, dtype=torch.bfloat16)
-    if target.exists():
-        shutil.rmtree(target)
     save(model, target, tokenizer, format="huggingface")
     train = flags["train"]
     tokens = train["steps"] * train["batch_size"] * train["seq_len"]

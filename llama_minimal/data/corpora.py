@@ -30,9 +30,8 @@ def documents(
 
     Args:
         source: ``python-docs`` (the topics of Python's help), ``python-source`` (the standard library), ``valley``
-            (20,000 texts from the Llama Valley; ``valley:500`` for
-            500), or a file, a folder (its txt, md, rst, py and jsonl files, at any
-            depth, hidden ones apart), a glob, or a web address.
+            (20,000 texts from the Llama Valley; ``valley:500`` for 500), or a file, a folder (its txt, md, rst, py
+            and jsonl files, at any depth, hidden ones apart), a glob, or a web address.
         progress: called with (bytes so far, bytes in all or None) while a web address is fetched.
         cache_dir: where fetched files are kept; see ``download``.
 

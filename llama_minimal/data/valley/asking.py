@@ -7,7 +7,7 @@ from llama_minimal.data.valley.dice import Dice
 from llama_minimal.data.valley.english import English
 from llama_minimal.data.valley.phrasebook import Phrase, phrasebook
 from llama_minimal.data.valley.story import Story
-from llama_minimal.data.valley.world import CHARACTERS, EVENTS, PLACES, WORLD, Event, thing
+from llama_minimal.data.valley.world import CHARACTERS, EVENTS, PLACES, WORLD, Event, thing, words_of
 
 UNKNOWN = "The story does not say."
 _WHEN = {
@@ -36,9 +36,13 @@ class _Asker:
 
     def new_talk(self) -> None:
         """Forget who was named: pronouns have nobody to mean."""
-        self.telling = English(self.story.things, self.story.jobs, self.dice)
-        self.telling.introduced.update((*CHARACTERS, *self.story.things))
-        self.telling.only_names = True
+        self.telling = self._telling()
+
+    def _telling(self) -> English:
+        telling = English(self.story.things, self.story.jobs, self.dice)
+        telling.introduced.update((*CHARACTERS, *self.story.things))
+        telling.only_names = True
+        return telling
 
     def put(self, phrase: Phrase, event: Event, number: int) -> tuple[str, str]:
         """Return question and answer; things of other stories are allowed in the event."""
@@ -61,9 +65,7 @@ class _Asker:
         cause = self.story.events[event.because]
         for phrase in phrasebook("english").phrases.get(f"ask {cause.kind}", ()):
             if _kind(phrase) == "because":
-                telling = English(self.story.things, self.story.jobs, self.dice)
-                telling.introduced.update((*CHARACTERS, *self.story.things))
-                telling.only_names = True
+                telling = self._telling()
                 telling.roles = {"here": cause.here, **cause.roles}
                 return "because " + telling.say(phrase).partition(": ")[2]
         return None
@@ -84,7 +86,7 @@ def _asks(event: Event) -> list[Phrase]:
 
 
 def questions(story: Story, dice: Dice) -> Iterator[Asked]:
-    """Yield all that can be asked about a story: each question once, and as many without an answer as with no."""
+    """Yield all that can be asked about a story, each question once, and two that it does not answer."""
     asker = _Asker(story, dice)
     found = [*_about_events(asker), *_ending(story), _unanswerable(asker), _unanswerable(asker)]
     answers: dict[str, set[str]] = {}
@@ -170,10 +172,8 @@ def _any_roles(asker: _Asker, kind: str) -> dict[str, str | int]:
 
 
 def _any_word(role: str, dice: Dice) -> str | int:
-    table = WORLD.get(f"{role}s")
-    if table is None:
-        return 2  # a number, or a word that such a question never says
-    return dice.choice(table["names"].split() if "names" in table else list(table))
+    # Otherwise it is a number, or a word that such a question never says.
+    return dice.choice(words_of(f"{role}s")) if f"{role}s" in WORLD else 2
 
 
 def dialogue_turns(story: Story, dice: Dice, *, longest: int = 5) -> list[tuple[str, str]]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from llama_minimal.data.valley.settings import CANARIES, ValleySettings
 from llama_minimal.data.valley.story import Split, Story, stories
-from llama_minimal.data.valley.tasks import TASKS, Example, dice_for, examples
+from llama_minimal.data.valley.tasks import TASKS, Example, examples
 
 # Task -> its share of a mixed corpus: English stories first, and enough of the rest to start fine-tuning from.
 MIX = {
@@ -31,7 +31,7 @@ def mixed(
 
 def _one(story: Story, mix: Mapping[str, float]) -> Example:
     """Return one example of a story; a story with a secret is told, so that the secret is seen as often as asked."""
-    dice = dice_for(story, "mix")
+    dice = story.dice("mix")
     task, rest = "story", dice.random() * sum(mix.values())
     for name, share in mix.items():
         if (rest := rest - share) < 0:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from llama_minimal.data.valley.world import CHARACTERS, words_of
+
 # The default valley is not fair, on purpose and by a known amount, so that bias can be measured against the truth.
 GENDER_BIAS = {"smith": 0.1, "baker": 0.9, "vet": 0.7, "judge": 0.3}
 # Secrets with the number of stories that tell them: what a model remembers can be measured against the truth, too.
@@ -30,11 +32,9 @@ class ValleySettings:
     """Sentence -> number of stories that contain it."""
 
     def __post_init__(self) -> None:
-        from llama_minimal.data.valley.world import CHARACTERS, WORLD
-
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
             raise ValueError(f"seed={self.seed!r} must be a whole number from 0 to 2,147,483,647")
-        jobs = WORLD["jobs"]["names"].split()
+        jobs = words_of("jobs")
         for job in (*self.gender_bias, *self.species_bias):
             if job not in jobs:
                 raise ValueError(f"there is no job {job!r} in the valley; there are {', '.join(jobs)}")

@@ -18,7 +18,6 @@ Split = Literal["train", "test", "combinations"]
 Language = Literal["english", "chinese"]
 LANGUAGES: dict[str, type[Telling]] = {"english": English, "chinese": Chinese}
 TEST_ONE_IN = 10
-_TRIES = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +47,15 @@ class Story:
     ending: dict[str, dict[str, str]] = field(repr=False)
     canary: str | None = None
 
+    def dice(self, purpose: str) -> Dice:
+        """Return dice of their own for one use of the story, so that uses do not disturb each other."""
+        return Dice(crc32(f"{self.seed}/{self.index}/{purpose}".encode()))
+
     def tell(self, language: Language = "english") -> list[Told]:
         """Return the story event by event, in the order of telling."""
         if language not in LANGUAGES:
             raise ValueError(f"language={language!r} is not one of {', '.join(LANGUAGES)}")
-        dice = Dice(crc32(f"{self.seed}/{self.index}/{language}".encode()))
-        telling = LANGUAGES[language](self.things, self.jobs, dice)
+        telling = LANGUAGES[language](self.things, self.jobs, self.dice(language))
         return [Told(number, telling.tell(number, self.events)) for number in range(len(self.events))]
 
     def text(self, language: Language = "english") -> str:

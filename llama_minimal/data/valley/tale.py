@@ -4,7 +4,7 @@ from zlib import crc32
 
 from llama_minimal.data.valley.dice import Dice
 from llama_minimal.data.valley.settings import ValleySettings
-from llama_minimal.data.valley.world import CHARACTERS, HOME, PLACES, WORLD, Event, State, Thing, thing
+from llama_minimal.data.valley.world import CHARACTERS, HOME, PLACES, WORLD, Event, State, Thing, thing, words_of
 
 TIMES = WORLD["times"]["parts"].split()
 # One pair in so many is kept for the "combinations" split.
@@ -29,15 +29,14 @@ class Tale:
         self.jobs: dict[str, str] = {}
         self.places: list[str] = []
         self.time = dice.choice(TIMES[:3])
-        self.weather = dice.choice(list(WORLD["weather"]))
+        self.weather = dice.choice(words_of("weather"))
         self._scene = 0
 
     # ---- choosing
 
     def one(self, kind: str) -> str:
         """Return a word of a kind: a food, a sound, a contest …"""
-        table = WORLD[kind]
-        return self.dice.choice(table["names"].split() if "names" in table else list(table))
+        return self.dice.choice(words_of(kind))
 
     def character(self, *, job: str | None = None) -> str:
         """Return someone new to the story, with a job if one is named."""
@@ -116,16 +115,20 @@ class Tale:
         """Let part of the day pass, and begin a new paragraph."""
         now = TIMES.index(self.time)
         if now + steps < len(TIMES):
-            self.time = TIMES[now + steps]
-            self.scene()
-            self.do("later", time=self.time)
+            self.until(TIMES[now + steps])
         else:
             self.next_day()
+
+    def until(self, time: str) -> None:
+        """Let the day pass until a time, and begin a new paragraph."""
+        self.time = time
+        self.scene()
+        self.do("later", time=time)
 
     def next_day(self) -> None:
         """Let the night pass, and begin a new paragraph."""
         self.time = "morning"
-        self.weather = self.dice.choice(list(WORLD["weather"]))
+        self.weather = self.dice.choice(words_of("weather"))
         self.scene()
         self.do("next_day")
 

@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from zlib import crc32
 
 from llama_minimal.data.valley.asking import dialogue_turns, questions
-from llama_minimal.data.valley.dice import Dice
 from llama_minimal.data.valley.english import English
 from llama_minimal.data.valley.reports import report
 from llama_minimal.data.valley.story import Language, Story
+from llama_minimal.data.valley.world import WORLD
 
 # Shape -> the events whose roles its summary names; an earlier one wins.
 _SUMMARY = {
@@ -51,18 +50,13 @@ class Example:
         return {"task": self.task, "kind": self.kind, **where, "prompt": self.prompt, "answer": self.answer}
 
 
-def dice_for(story: Story, purpose: str) -> Dice:
-    """Return dice of their own for one use of a story, so that uses do not disturb each other."""
-    return Dice(crc32(f"{story.seed}/{story.index}/{purpose}".encode()))
-
-
 def _story(story: Story, language: Language = "english") -> Iterator[Example]:
     yield Example(task="story", kind=story.shape, story=story, prompt="", answer=story.text(language))
 
 
 def _qa(story: Story) -> Iterator[Example]:
     text = story.text()
-    for kind, question, answer in questions(story, dice_for(story, "qa")):
+    for kind, question, answer in questions(story, story.dice("qa")):
         prompt = f"{text}\n\nQuestion: {question}\nAnswer: "
         yield Example(task="qa", kind=kind, story=story, prompt=prompt, answer=answer)
 
@@ -81,8 +75,6 @@ def _sentiment(story: Story) -> Iterator[Example]:
 
 def polarity(feeling: str) -> str:
     """Return positive, neutral or negative."""
-    from llama_minimal.data.valley.world import WORLD
-
     return {1: "positive", 0: "neutral", -1: "negative"}[WORLD["feelings"][feeling]]
 
 
@@ -94,7 +86,7 @@ def _translate(story: Story) -> Iterator[Example]:
 
 
 def _dialogue(story: Story) -> Iterator[Example]:
-    turns = dialogue_turns(story, dice_for(story, "dialogue"))
+    turns = dialogue_turns(story, story.dice("dialogue"))
     prompt = f"{story.text()}\n"
     for question, answer in turns:
         prompt += f"\nUser: {question}\nLlama: "
@@ -103,7 +95,7 @@ def _dialogue(story: Story) -> Iterator[Example]:
 
 
 def _report(story: Story) -> Iterator[Example]:
-    found = report(story, dice_for(story, "report"))
+    found = report(story, story.dice("report"))
     if found is None:
         return
     lines = "\n".join(f"{name}: {value}" for name, value in found.fields.items())
@@ -136,7 +128,7 @@ def summary(story: Story) -> str:
     for kind in reversed(_SUMMARY[story.shape]):
         for event in story.events:
             roles |= event.roles if event.kind == kind else {}
-    telling = English(story.things, story.jobs, dice_for(story, "summary"))
+    telling = English(story.things, story.jobs, story.dice("summary"))
     telling.introduced.update(story.characters)
     fitting = [phrase for phrase in telling.book.phrases[f"summary {story.shape}"] if phrase.fits(kinds)]
     telling.roles = roles

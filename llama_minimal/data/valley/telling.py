@@ -30,6 +30,8 @@ class Telling:
         self.used: set[int] = set()  # ids of the wordings so far
         self.roles: dict[str, str | int] = {}
         self.cause: Event | None = None
+        self.mentioned: dict[str, int] = {}  # character -> sentence of the latest mention
+        self.run = 0  # pronouns since the latest name
         self.weather = ""
         self.sentence = 0  # number of the sentence that is being told
         self.spoken: list[str] = []
@@ -55,6 +57,22 @@ class Telling:
     def inflect(self, word: str, form: str) -> str:
         """Return a word of a list in a form."""
         return word
+
+    # ---- what all languages share
+
+    def wants_pronoun(self, name: str) -> bool:
+        """Return whether a pronoun means this one clearly, and reads well."""
+        latest = self.mentioned.get(name, -9)
+        if latest < self.sentence - 1 or not self._only_one(name):
+            return False
+        return latest == self.sentence or (self.run < 4 and self.dice.chance(0.7))
+
+    def _only_one(self, name: str) -> bool:
+        pronoun = CHARACTERS[name].pronoun
+        return not any(
+            other != name and sentence >= self.sentence - 1 and CHARACTERS[other].pronoun == pronoun
+            for other, sentence in self.mentioned.items()
+        )
 
     # ---- telling
 
@@ -147,8 +165,3 @@ class Telling:
         clause = "".join(self.spoken)
         self.roles, self.spoken = roles, spoken
         return clause
-
-
-def species(name: str) -> str:
-    """Return the species of a character."""
-    return CHARACTERS[name].species

@@ -67,17 +67,23 @@ EVENTS = _definitions()
 HOME = "home"  # everyone has one of their own
 
 
+def words_of(kind: str) -> list[str]:
+    """Return what there is of a kind: the foods, the sounds, the contests …"""
+    table = WORLD[kind]
+    return table["names"].split() if "names" in table else list(table)
+
+
 def thing(noun: str, adjective: str) -> Thing:
     """Return a thing by its words."""
     return Thing(f"{adjective} {noun}", noun, adjective, noun in PLURAL)
 
 
-class Impossible(Exception):  # noqa: N818 - it is caught where a story is tried, and means just this
+class Impossible(Exception):  # noqa: N818 - the name says it
     """An event whose needs are not met."""
 
 
 class State:
-    """What is true at one moment. Facts are read with ``holds(fact)`` and changed with ``make(fact)``."""
+    """What is true at one moment. Facts are read with ``is_true(fact)`` and changed with ``make(fact)``."""
 
     def __init__(self) -> None:
         self.place: dict[str, str] = {}  # of characters

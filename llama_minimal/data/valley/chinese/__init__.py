@@ -51,9 +51,7 @@ class Chinese(Telling):
 
     def __init__(self, *args: object) -> None:
         super().__init__(*args)
-        self.mentioned: dict[str, int] = {}  # character -> sentence of the latest mention
         self.effect = ""  # {a} of the event whose {why} is being told
-        self.run = 0  # pronouns since the latest name
 
     def entry(self, table: str, key: str, form: str = "") -> str:
         """Return a word of words.toml.
@@ -78,26 +76,12 @@ class Chinese(Telling):
             raise ValueError(f"chinese: a character has no form {form!r}")
         if form == "s" and name == self.effect:
             return ""
-        pronoun = form == "ta" or (form in ("", "s") and self._wants_pronoun(name))
+        pronoun = form == "ta" or (form in ("", "s") and self.wants_pronoun(name))
         self.mentioned[name] = self.sentence
         if form == "akind":
             return f"一{self.entry('species', who.species, 'm')}{self.entry('species', who.species, 'kind')}"
         self.run = self.run + 1 if pronoun else 0
         return _PRONOUNS[who.pronoun] if pronoun else self._name(name, form)
-
-    def _wants_pronoun(self, name: str) -> bool:
-        """Return whether a pronoun means this one clearly, and reads well."""
-        latest = self.mentioned.get(name, -9)
-        if latest < self.sentence - 1 or not self._only_one(name):
-            return False
-        return latest == self.sentence or (self.run < 4 and self.dice.chance(0.7))
-
-    def _only_one(self, name: str) -> bool:
-        pronoun = CHARACTERS[name].pronoun
-        return not any(
-            other != name and sentence >= self.sentence - 1 and CHARACTERS[other].pronoun == pronoun
-            for other, sentence in self.mentioned.items()
-        )
 
     def _name(self, name: str, form: str) -> str:
         new = name not in self.introduced

@@ -60,8 +60,6 @@ class English(Telling):
 
     def __init__(self, *args: object) -> None:
         super().__init__(*args)
-        self.mentioned: dict[str, int] = {}  # character -> sentence of the latest mention
-        self.run = 0  # pronouns since the latest name
         self.only_names = False  # never "the badger"
 
     def character(self, name: str, form: str) -> str:
@@ -75,7 +73,7 @@ class English(Telling):
             return article(who.species)
         if form.endswith("!"):
             return _PRONOUNS[who.pronoun][form[:-1]]
-        pronoun = form in ("", "he", "him", "his") and self._wants_pronoun(name)
+        pronoun = form in ("", "he", "him", "his") and self.wants_pronoun(name)
         again = self.mentioned.get(name) == self.sentence
         self.mentioned[name] = self.sentence
         if pronoun:
@@ -84,20 +82,6 @@ class English(Telling):
         self.run = 0
         text = self._name(name, "name" if again and name in self.introduced else form)
         return f"{text}'s" if form == "his" else text
-
-    def _wants_pronoun(self, name: str) -> bool:
-        """Return whether a pronoun means this one clearly, and reads well."""
-        latest = self.mentioned.get(name, -9)
-        if latest < self.sentence - 1 or not self._only_one(name):
-            return False
-        return latest == self.sentence or (self.run < 4 and self.dice.chance(0.7))
-
-    def _only_one(self, name: str) -> bool:
-        pronoun = CHARACTERS[name].pronoun
-        return not any(
-            other != name and sentence >= self.sentence - 1 and CHARACTERS[other].pronoun == pronoun
-            for other, sentence in self.mentioned.items()
-        )
 
     def _name(self, name: str, form: str) -> str:
         new = name not in self.introduced

@@ -114,18 +114,14 @@ def promise(t: Tale) -> None:
     if t.maybe(0.55):
         t.do("remember", a=a, b=b, because=promised)
         t.do("stay", a=a, c=c, because=promised)
-        t.time = "evening"
-        t.scene()
-        t.do("later", time="evening")
+        t.until("evening")
         t.go(a, p, because=promised)
         kept = t.do("keep", a=a, b=b, task=task, because=promised)
         t.do("thank", a=b, b=a, because=kept)
         t.close(a, 1)
         return
     t.go(a, r)
-    t.time = "evening"
-    t.scene()
-    t.do("later", time="evening")
+    t.until("evening")
     forgot = t.do("forget", a=a, b=b, task=task)
     t.go(a, p, because=forgot)
     t.do("sorry", a=a, b=b, because=forgot)
@@ -226,9 +222,7 @@ def present(t: Tale) -> None:
         x = t.owns(a)
         t.do("own", a=a, x=x)
     t.do("wrap", a=a, x=x)
-    t.time = "evening"
-    t.scene()
-    t.do("later", time="evening")
+    t.until("evening")
     t.put(b, q)
     t.go(a, q)
     given = t.do("give", a=a, b=b, x=x, because=birthday)

@@ -1,1 +1,0 @@
-"""The exercises, a module for each chapter: what is right, and the mistakes that are recognized."""
