@@ -19,6 +19,8 @@ class TrainConfig:
     """Sequences that a process holds in memory at once; None: its whole share. Fewer need less memory."""
     seq_len: int = 256
     """Tokens per sequence."""
+    align_documents: bool = False
+    """Begin every sequence with the beginning of a document, so that none is read from its middle."""
     lr: float = 2e-3
     """Peak learning rate."""
     min_lr_ratio: float = 0.1

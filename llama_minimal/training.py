@@ -38,7 +38,8 @@ class Trainer:
 
     Args:
         model: on its device, float32.
-        tokens: ids of the training text, (n,); a memory-mapped file will do.
+        tokens: ids of the training text, (n,); a memory-mapped file will do. To align documents, each must begin with
+            the same token, as ``encode_corpus`` writes them.
         config: how to train.
         out: folder for ``snapshots/`` and ``metrics.jsonl``; None keeps nothing.
         validation: ids of the validation text.
@@ -74,6 +75,7 @@ class Trainer:
             tokens,
             batch_size=config.batch_size,
             seq_len=config.seq_len,
+            document_start=int(tokens[0]) if config.align_documents else None,
             seed=config.seed,
             rank=self.mesh.rank,
             world_size=self.mesh.size,

@@ -407,6 +407,23 @@ def test_ranks_together_have_the_batch_of_one_process(size, world_size, step):
             np.testing.assert_array_equal(part_array, whole_array[rank::world_size])
 
 
+def test_aligned_windows_begin_with_each_document_once():
+    lengths = np.random.default_rng(0).integers(2, 9, 60)
+    tokens = np.concatenate([[0, *range(number * 100 + 1, number * 100 + n)] for number, n in enumerate(lengths)])
+    batches = Batches(tokens, batch_size=1, seq_len=10, document_start=0)
+    windows = [np.append(*(part[0, end:] for part, end in zip(batches.batch(step), (0, -1), strict=True)))
+               for step in range(2 * batches.windows_per_epoch)]  # fmt: skip
+    n = batches.windows_per_epoch
+    assert n == sum(start + 10 < len(tokens) for start in np.flatnonzero(tokens == 0))
+    text = " ".join(map(str, tokens))
+    for epoch in (windows[:n], windows[n:]):
+        assert all(window[0] == 0 and " ".join(map(str, window)) in text for window in epoch)
+        assert {int(window[1]) // 100 for window in epoch} == set(range(n))
+    assert [int(w[1]) for w in windows[:n]] != [int(w[1]) for w in windows[n:]]
+    with pytest.raises(ValueError, match="no document begins 4 tokens or more before the end"):
+        Batches(np.arange(10), batch_size=1, seq_len=4, document_start=8)
+
+
 def test_a_resumed_run_sees_the_same():
     tokens = np.arange(300)
     unbroken = Batches(tokens, batch_size=4, seq_len=8)

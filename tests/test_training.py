@@ -52,6 +52,24 @@ def test_the_loss_curve_is_that_of_the_numpy_twin():
     np.testing.assert_allclose(losses(trainer), expected, rtol=1e-9)
 
 
+def test_aligned_sequences_begin_with_documents():
+    tokens = np.concatenate([[0, *range(1, n)] for n in (9, 30, 5, 12, 40, 20, 3, 50)])
+    trainer = Trainer(
+        build(CONFIG), tokens, TrainConfig(steps=5, batch_size=4, seq_len=16, warmup_steps=1, align_documents=True)
+    )
+    for step in range(5):
+        inputs, targets = trainer.batches.batch(step)
+        assert (inputs[:, 0] == 0).all()
+        assert ((targets == inputs + 1) | (targets == 0)).all()
+
+
+def test_compiling_without_a_compiler_says_so(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(ValueError, match=r"needs a C\+\+ compiler, such as g\+\+"):
+        make_trainer(compile=True)
+
+
 def test_micro_batches_change_nothing_but_rounding():
     np.testing.assert_allclose(losses(make_trainer(micro_batch_size=1)), losses(make_trainer()), rtol=1e-5)
 

@@ -17,15 +17,19 @@ class Batches:
     2 · ``seq_len`` at the ends are left over. Every epoch cuts at another offset and shuffles anew. A batch may reach
     into the next epoch. Since ``batch`` keeps no state, a resumed run sees what an unbroken one would have seen.
 
+    With ``document_start`` every window begins with a document instead, and the documents after it fill it up: no
+    story is told from its middle. Each document begins one window of an epoch, so windows overlap.
+
     Args:
         tokens: (n_tokens,), of any integer type, for instance a memory map.
         batch_size: sequences in a step, over all ranks together.
         seq_len: tokens in a sequence, T.
+        document_start: the token that begins every document, such as BOS; None cuts windows anywhere.
         seed: not negative.
         rank, world_size: this process gets rows rank, rank + world_size, ... of the step.
 
     Raises:
-        ValueError: if the text is too short, or the ranks cannot share a batch evenly.
+        ValueError: if the text is too short, no document begins early enough, or the ranks cannot share a batch evenly.
     """
 
     def __init__(
@@ -34,6 +38,7 @@ class Batches:
         *,
         batch_size: int,
         seq_len: int,
+        document_start: int | None = None,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
@@ -51,8 +56,11 @@ class Batches:
         self.tokens = tokens
         self.batch_size, self.seq_len, self.seed = batch_size, seq_len, seed
         self.rank, self.world_size = rank, world_size
+        self._documents = None if document_start is None else _documents(tokens, document_start, seq_len)
         # One window fewer than would fit leaves room for every offset, so all epochs have the same number of windows.
-        self.windows_per_epoch = max(1, (len(tokens) - seq_len) // seq_len)
+        self.windows_per_epoch = (
+            max(1, (len(tokens) - seq_len) // seq_len) if self._documents is None else len(self._documents)
+        )
         self._epochs: dict[int, Ids] = {}
 
     def batch(self, step: int) -> tuple[Ids, Ids]:
@@ -70,7 +78,7 @@ class Batches:
         return windows[:, :-1], windows[:, 1:]
 
     def epochs(self, step: int) -> float:
-        """Return how many times the text has been seen after ``step`` steps."""
+        """Return how many epochs ``step`` steps make."""
         return step * self.batch_size / self.windows_per_epoch
 
     def _starts(self, epoch: int) -> Ids:
@@ -78,11 +86,24 @@ class Batches:
         # make it again.
         if epoch not in self._epochs:
             random = np.random.Generator(np.random.PCG64([self.seed, epoch]))
-            room = len(self.tokens) - self.windows_per_epoch * self.seq_len
-            offset = random.integers(min(room, self.seq_len))
-            order = random.permutation(self.windows_per_epoch)
-            self._epochs = {epoch: offset + self.seq_len * order}
+            if self._documents is None:
+                room = len(self.tokens) - self.windows_per_epoch * self.seq_len
+                offset = random.integers(min(room, self.seq_len))
+                starts = offset + self.seq_len * random.permutation(self.windows_per_epoch)
+            else:
+                starts = random.permutation(self._documents)
+            self._epochs = {epoch: starts}
         return self._epochs[epoch]
+
+
+def _documents(tokens: NDArray[np.integer], document_start: int, seq_len: int) -> Ids:
+    """Return where documents begin that have a whole window before the end of the text."""
+    found = np.flatnonzero(tokens[: len(tokens) - seq_len] == document_start)
+    if not len(found):
+        raise ValueError(
+            f"no document begins {seq_len} tokens or more before the end of the text; use more text or less seq_len"
+        )
+    return found
 
 
 def sequential_batches(

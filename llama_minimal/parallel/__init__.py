@@ -3,6 +3,9 @@
 The order is always: tensor parallel → activation checkpointing → compile each block → data parallel.
 """
 
+import os
+import shutil
+
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -13,8 +16,14 @@ __all__ = ["Mesh", "default_device", "open_mesh", "parallelize"]
 
 
 def parallelize(model: Llama, mesh: Mesh, *, compile: bool = False) -> nn.Module:
-    """Return what to call in training; ``model`` keeps the parameters under their own names."""
+    """Return what to call in training; ``model`` keeps the parameters under their own names.
+
+    Raises:
+        ValueError: if it is to be compiled for the CPU, and there is no C++ compiler.
+    """
     if compile:
+        if mesh.device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++", "cl"))):
+            raise ValueError("compile needs a C++ compiler, such as g++, and found none; install one, or leave it out")
         for layer in set(model.layers.values()):
             layer.compile()
     if mesh.size > 1:
