@@ -66,8 +66,15 @@ def draw(results: list[dict]) -> None:
     left.set(xlabel="training tokens, millions", ylabel="validation loss, nats per token", ylim=(0.7, 2.2))
     left.set_title("a fifteenth of the budget", fontsize=10)
     left.legend(title="width × layers", frameon=False)
-    steps, losses = zip(*read_card()["training"]["curve"], strict=True)
-    right.plot([step * TOKENS_PER_STEP / 1e6 for step in steps], losses, color="black", marker="o", markersize=3)
+    training = read_card()["training"]
+    steps, losses = zip(*training["curve"], strict=True)
+    right.plot(
+        [step * training["tokens_seen"] / steps[-1] / 1e6 for step in steps],
+        losses,
+        color="black",
+        marker="o",
+        markersize=3,
+    )
     right.set(xlabel="training tokens, millions", ylim=(0.35, 1.3))
     right.set_title("the course model, the whole budget", fontsize=10)
     for axes in (left, right):
