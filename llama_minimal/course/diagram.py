@@ -39,8 +39,8 @@ def draw_llama(lit: Collection[str] | None = None) -> "Figure":
     lit = set(PARTS) if lit is None else set(lit)
     if unknown := lit - set(PARTS):
         raise ValueError(f"unknown parts {sorted(unknown)}; known are {', '.join(PARTS)}")
-    figure = plt.figure(figsize=(6.6, 5.1))
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(-0.2, 13.3), ylim=(-0.45, 10.55))
+    figure, axes = plt.subplots(figsize=(6.6, 5.1), layout="constrained")
+    axes.set(xlim=(-0.2, 13.3), ylim=(-0.45, 10.55))
     axes.axis("off")
     _frame(axes)
     _arrow(axes, (STREAM, 0.1), (STREAM, 9.9))  # the residual stream

@@ -1,0 +1,119 @@
+"""Exercises of chapter 02, attention."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from llama_minimal.course.exercises import Exercise
+from llama_minimal.reference.attention import attention, causal_mask, softmax
+
+Attend = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+
+_RNG = np.random.default_rng(2)
+
+
+def _normal(*shape: int) -> np.ndarray:
+    return _RNG.normal(size=shape)
+
+
+_MATRICES = [(_normal(3, 4),), (_normal(2, 5, 5),)]
+_LARGE = [(1000.0 * _normal(2, 4),)]
+_HEADS = [(_normal(2, 4, 3, 8), _normal(2, 2, 3, 8), _normal(2, 2, 3, 8))]
+
+
+def _softmax_over(axis: int | None) -> Callable[[np.ndarray], np.ndarray]:
+    def wrong(x: np.ndarray) -> np.ndarray:
+        e = np.exp(x - x.max(axis=axis, keepdims=True))
+        return e / e.sum(axis=axis, keepdims=True)
+
+    return wrong
+
+
+def _overflows(x: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore", invalid="ignore"):
+        e = np.exp(x)
+        return e / e.sum(axis=-1, keepdims=True)
+
+
+def _grouped(share: Callable[[np.ndarray, int], np.ndarray]) -> Attend:
+    def answer(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
+        groups = q.shape[1] // k.shape[1]
+        return attention(q, share(k, groups), share(v, groups))
+
+    return answer
+
+
+def _masked_late(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
+    weights = softmax(q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1]))
+    return (weights * causal_mask(q.shape[-2], k.shape[-2])) @ v
+
+
+def _unmasked(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
+    return softmax(q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1])) @ v
+
+
+def _causal(scale: Callable[[np.ndarray], float]) -> Attend:
+    def answer(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
+        scores = q @ k.swapaxes(-1, -2) * scale(q)
+        return softmax(np.where(causal_mask(q.shape[-2], k.shape[-2]), scores, -np.inf)) @ v
+
+    return answer
+
+
+_WINDOWS = [(5, 2), (4, 1), (3, 3), (6, 10)]
+
+
+def _window(n: int, width: int, *, reach: int = 0, both: bool = False) -> np.ndarray:
+    distance = np.arange(n)[:, None] - np.arange(n)[None, :]
+    return np.abs(distance) < width if both else (distance >= 0) & (distance < width + reach)
+
+
+EXERCISES = {
+    "softmax": Exercise(
+        right=softmax,
+        cases=_MATRICES + _LARGE,
+        mistakes={
+            "the columns sum to one; each row should: use axis=-1": _softmax_over(-2),
+            "the whole array sums to one; each row should: use axis=-1": _softmax_over(None),
+            "large scores overflow to nan: subtract the row's maximum first": _overflows,
+        },
+    ),
+    "causal_attention": Exercise(
+        right=_causal(lambda q: 1 / np.sqrt(q.shape[-1])),
+        cases=[(_normal(2, 3, 4), _normal(2, 3, 4), _normal(2, 3, 4))],
+        mistakes={
+            "the scores are not divided by √Dh": _causal(lambda q: 1.0),
+            "the scores are divided by Dh, not by its root": _causal(lambda q: 1 / q.shape[-1]),
+            "nothing is masked: every token sees the whole text": _unmasked,
+            "the mask comes after the softmax, so the rows no longer sum to one": _masked_late,
+        },
+    ),
+    "share_heads": Exercise(
+        right=_grouped(lambda kv, groups: np.repeat(kv, groups, axis=1)),
+        cases=_HEADS,
+        mistakes={
+            "the kv heads are tiled (0 1 0 1), so query head 1 reads kv head 1; LLaMA repeats them (0 0 1 1)": _grouped(
+                lambda kv, groups: np.tile(kv, (1, groups, 1, 1))
+            ),
+            "all query heads read kv head 0": _grouped(lambda kv, groups: np.repeat(kv[:, :1], 2 * groups, axis=1)),
+        },
+    ),
+    "sliding_window": Exercise(
+        right=_window,
+        cases=_WINDOWS,
+        mistakes={
+            "the window is one token too wide: a token and width − 1 before it": lambda n, width: _window(
+                n, width, reach=1
+            ),
+            "the window looks into the future, too": lambda n, width: _window(n, width, both=True),
+            "nothing is cut off: this is the causal mask": lambda n, width: _window(n, n),
+        },
+    ),
+    "kv_bytes": Exercise(
+        right=2 * 80 * 8 * 128 * 4096 * 2,
+        mistakes={
+            "this is half of it: either the values are missing, or the 2 bytes of a bf16": 80 * 8 * 128 * 4096 * 2,
+            "this is for 64 kv heads; grouped queries need 8": 2 * 80 * 64 * 128 * 4096 * 2,
+        },
+    ),
+}

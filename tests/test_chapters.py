@@ -1,0 +1,174 @@
+"""The gate for notebooks: what nbval does not look at."""
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CHAPTERS = sorted((ROOT / "chapters").glob("[0-9]*.ipynb"))
+NOTEBOOKS = CHAPTERS + sorted((ROOT / "chapters" / "solutions").glob("*.ipynb"))
+SECTIONS = (
+    "Where we are",
+    "The problem",
+    "By hand",
+    "The maths",
+    "NumPy",
+    "PyTorch",
+    "Properties",
+    "See it",
+    "In LLaMA",
+    "In the package",
+    "Exercises",
+    "Recap",
+)
+# Sections that have no meaning for a chapter.
+WITHOUT = {"00_start_here": set(SECTIONS) - {"Recap"}}
+ELSEWHERE = {"llama_block.svg"}  # figures that the README needs, drawn by `make figures`
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def problems(notebook):
+    """What is wrong with a notebook, as readable strings."""
+    found = []
+    for number, cell in enumerate(code_cells(notebook), start=1):
+        source = "\n".join(line for line in cell.source.splitlines() if not line.startswith(("%", "!")))
+        if cell.execution_count != number:
+            found.append(f"cell {number} has the count {cell.execution_count}")
+        if len(cell.source.splitlines()) > 30:
+            found.append(f"cell {number} has more than 30 lines")
+        for statement in ast.walk(ast.parse(source)):
+            if isinstance(statement, ast.Expr) and asserts_nothing(statement.value):
+                found.append(f"cell {number} compares and asserts nothing: {ast.unparse(statement)}")
+        for output in cell.outputs:
+            found += [f"cell {number} {what}" for what in output_problems(output, cell.metadata.get("tags", ()))]
+    stored = sum(len(json.dumps(cell.outputs)) for cell in code_cells(notebook))
+    if stored > 1_000_000:
+        found.append(f"the outputs take {stored:,} bytes")
+    return found
+
+
+def asserts_nothing(value):
+    if isinstance(value, ast.Compare):
+        return True
+    name = value.func.attr if isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) else ""
+    return name in ("allclose", "array_equal", "equal", "isclose")
+
+
+def output_problems(output, tags):
+    if output.output_type == "error" and "raises-exception" not in tags:
+        yield f"ends with {output.ename}"
+    if output.output_type == "stream" and output.name == "stderr":
+        yield "writes to stderr"
+    data = output.get("data", {})
+    if any("widget" in kind for kind in data):
+        yield "shows a widget"
+    if "image/png" in data and not output.metadata.get("image/png", {}).get("alt"):
+        yield "shows a figure without alt text"
+    text = json.dumps({kind: value for kind, value in data.items() if not kind.startswith("image/")})
+    if re.search(r"/(home|root|work|tmp|usr|Users)/|[A-Z]:\\\\", text + str(output.get("text", ""))):
+        yield "shows an absolute path"
+
+
+def links(notebook):
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            yield from re.findall(r"\]\(([^)#\s]+)[^)]*\)", cell.source.replace("\n", " "))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_notebooks_are_clean(path):
+    notebook = read(path)
+    assert problems(notebook) == []
+    # Chapters that are still to come may be named.
+    later = [link for link in links(notebook) if not re.match(r"https?://", link) and not (path.parent / link).exists()]
+    assert [link for link in later if not re.fullmatch(r"\d\d_\w+\.ipynb", link)] == []
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_chapters_have_all_sections(path):
+    titles = [
+        match
+        for cell in read(path).cells
+        if cell.cell_type == "markdown"
+        for match in re.findall(r"^## (.+)$", cell.source, re.MULTILINE)
+    ]
+    wanted = [section for section in SECTIONS if section not in WITHOUT.get(path.stem, ())]
+    places = [next((i for i, title in enumerate(titles) if title.startswith(section)), None) for section in wanted]
+    assert None not in places, [section for section, place in zip(wanted, places, strict=True) if place is None]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_exercises_have_solutions(path):
+    def checked(notebook):
+        return re.findall(r'check\("([\w.]+)"', "\n".join(cell.source for cell in code_cells(notebook)))
+
+    solution = path.parent / "solutions" / path.name
+    if path.stem not in WITHOUT:
+        names = checked(read(path))
+        assert len(names) >= 3
+        assert checked(read(solution)) == names
+        outputs = [output.text for cell in code_cells(read(solution)) for output in cell.outputs if "text" in output]
+        assert sum(text.count("✓") for text in outputs) == len(names)
+        assert "✗" not in "".join(outputs)
+
+
+def test_every_figure_is_made_by_a_chapter():
+    made = {
+        f"{name}.svg"
+        for path in CHAPTERS
+        for cell in code_cells(read(path))
+        for name in re.findall(r'plotting\.show\(\s*\w+,\s*"(\w+)"', cell.source)
+    }
+    assert {path.name for path in (ROOT / "figures").glob("*.svg")} == made | ELSEWHERE
+
+
+def notebook_of(source, *, count=1, outputs=(), tags=()):
+    cell = nbformat.v4.new_code_cell(
+        source, execution_count=count, outputs=list(outputs), metadata={"tags": list(tags)}
+    )
+    return nbformat.v4.new_notebook(cells=[cell])
+
+
+STDERR = nbformat.v4.new_output("stream", name="stderr", text="careful")
+ERROR = nbformat.v4.new_output("error", ename="ValueError", evalue="", traceback=[])
+WIDGET = nbformat.v4.new_output("display_data", {"application/vnd.jupyter.widget-view+json": {}})
+FIGURE = nbformat.v4.new_output("display_data", {"image/png": "iVBORw0KGgo="})
+PATH_SHOWN = nbformat.v4.new_output("stream", name="stdout", text="saved in /home/me/x")
+HUGE = nbformat.v4.new_output("stream", name="stdout", text="x" * 1_000_001)
+
+
+@pytest.mark.parametrize(
+    ("notebook", "message"),
+    [
+        (notebook_of("x = 1", count=None), "has the count None"),
+        (notebook_of("x = 1", count=3), "has the count 3"),
+        (notebook_of("x = 1\n" * 31), "more than 30 lines"),
+        (notebook_of("a == b"), "asserts nothing"),
+        (notebook_of("np.allclose(a, b)"), "asserts nothing"),
+        (notebook_of("x = 1", outputs=[STDERR]), "stderr"),
+        (notebook_of("x = 1", outputs=[ERROR]), "ends with ValueError"),
+        (notebook_of("x = 1", outputs=[WIDGET]), "widget"),
+        (notebook_of("x = 1", outputs=[FIGURE]), "without alt text"),
+        (notebook_of("x = 1", outputs=[PATH_SHOWN]), "absolute path"),
+        (notebook_of("x = 1", outputs=[HUGE]), "the outputs take"),
+    ],
+)
+def test_the_gate_refuses(notebook, message):
+    assert any(message in problem for problem in problems(notebook))
+
+
+def test_the_gate_lets_good_cells_pass():
+    assert problems(notebook_of("assert a == b\nprint(np.allclose(a, b))")) == []
+    assert problems(notebook_of("f()", outputs=[ERROR], tags=["raises-exception"])) == []
