@@ -145,7 +145,7 @@ STDERR = nbformat.v4.new_output("stream", name="stderr", text="careful")
 ERROR = nbformat.v4.new_output("error", ename="ValueError", evalue="", traceback=[])
 WIDGET = nbformat.v4.new_output("display_data", {"application/vnd.jupyter.widget-view+json": {}})
 FIGURE = nbformat.v4.new_output("display_data", {"image/png": "iVBORw0KGgo="})
-PATH_SHOWN = nbformat.v4.new_output("stream", name="stdout", text="saved in /home/me/x")
+PATH_SHOWN = nbformat.v4.new_output("stream", name="stdout", text=f"saved in {Path('/home', 'me', 'x')}")
 HUGE = nbformat.v4.new_output("stream", name="stdout", text="x" * 1_000_001)
 
 
