@@ -41,7 +41,7 @@ pretrain: $(READY)  ## Train the course model anew, 90 minutes; stop with Ctrl-C
 	$(BIN)/llama-minimal evaluate course --data runs/course/data --write-card
 
 test: $(READY)  ## Run all tests, and the notebooks
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --nbval tests chapters
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -q -n 2 --dist loadfile --nbval tests chapters
 
 chapters: $(READY)  ## Run all notebooks anew, and store their outputs and figures
 	$(BIN)/python -m llama_minimal.course.execute chapters/[0-9]*.ipynb chapters/solutions/*.ipynb

@@ -48,11 +48,12 @@ def use_style() -> None:
     )
 
 
-def show(figure: "Figure", name: str, *, alt: str) -> None:
+def show(figure: "Figure", name: str, *, alt: str, timed: bool = False) -> None:
     """Show a figure in the notebook, and keep it as ``figures/<name>.svg`` when the chapters are being made.
 
     Args:
         alt: the figure in words, for readers who do not see it.
+        timed: whether it shows measured times, which differ in every run; then a file that is there already stays.
     """
     import matplotlib.pyplot as plt
     from IPython.display import display
@@ -60,7 +61,9 @@ def show(figure: "Figure", name: str, *, alt: str) -> None:
     if folder := os.environ.get(FIGURES):
         from llama_minimal.course.diagram import save_svg
 
-        save_svg(figure, Path(folder) / f"{name}.svg")
+        path = Path(folder) / f"{name}.svg"
+        if not (timed and path.exists()):
+            save_svg(figure, path)
     png = io.BytesIO()
     figure.savefig(png, format="png", metadata={"Software": None})
     plt.close(figure)  # else the notebook would show it once more
