@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 DEMO   ?= --steps 900 --batch-size 8 --lr 4e-3
-# The recipe of the course model; benchmarks/course_model.md says why. Compiling saves a quarter of the time.
+# The recipe of the course model; benchmarks/course_model.md says why.
 COMPILE := $(if $(shell command -v g++ || command -v clang++),--compile)
 COURSE ?= --corpus valley:160000 --preset course --vocab-size 2048 --validation-fraction 0.003 --align-documents \
   --steps 14500 --batch-size 4 --seq-len 512 --lr 2.5e-3 --min-lr-ratio 0.03 --warmup-steps 300 --beta2 0.98 \

@@ -1,6 +1,6 @@
 """Execute the chapters and keep their outputs: ``python -m llama_minimal.course.execute chapters/*.ipynb``
 
-It is the only thing that writes ``figures/``. Running it twice changes nothing but the bytes of PNG images.
+It alone writes the chapters' figures into ``figures/``. Running it twice should change PNG images at most.
 """
 
 import os
