@@ -12,7 +12,7 @@ COURSE ?= --corpus valley:160000 --preset course --vocab-size 2048 --validation-
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo pretrain test chapters lab lint format bench figures clean
+.PHONY: help demo pretrain test chapters lab lint format bench clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -59,9 +59,6 @@ format: $(READY)  ## Mend style and formatting
 
 bench: $(READY)  ## Compare speed and memory with transformers (10 minutes)
 	$(BIN)/python benchmarks/compare.py
-
-figures: $(READY)  ## Draw the figures of the README anew
-	$(BIN)/python -m llama_minimal.course.diagram figures/llama_block.svg
 
 clean:  ## Remove the environment and all runs
 	rm -rf $(VENV) runs

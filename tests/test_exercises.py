@@ -51,6 +51,30 @@ def test_an_answer_may_change_its_arguments():
     assert diagnose(exercise, np.sort) == ""
 
 
+def test_an_answer_may_change_its_lists():
+    def greedy(x):
+        x.clear()
+        return x
+
+    exercise = Exercise(right=lambda x: tuple(x), cases=[([3, 1, 2],)])
+    assert "it gives [], and should give (3, 1, 2)" in diagnose(exercise, greedy)
+    assert diagnose(exercise, list) == ""
+
+
+def test_several_values_for_one_are_named():
+    exercise = Exercise(right=lambda x: x.sum(), cases=[(np.ones(3),)])
+    assert "it gives 2 values; return one" in diagnose(exercise, lambda x: (x.sum(), x))
+
+
+def test_the_first_wrong_number_of_an_array_is_shown():
+    def off(x):
+        x[1, 2] += 0.5
+        return x
+
+    exercise = Exercise(right=lambda x: x, cases=[(np.zeros((3, 4)),)])
+    assert "1 of 12 numbers are wrong; at (1, 2) it gives 0.5, and should give 0" in diagnose(exercise, off)
+
+
 def test_unknown_exercises_are_named():
     with pytest.raises(ValueError, match="chapters with exercises are"):
         check("attention.flash", None)

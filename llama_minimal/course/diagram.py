@@ -1,6 +1,5 @@
 """The block diagram of LLaMA, drawn by code, with any of its parts lit up."""
 
-import sys
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -97,7 +96,3 @@ def _box(axes: "Axes", name: str, does: str, x: float, y: float, color: str) -> 
     axes.add_patch(FancyBboxPatch(corner, width, height, boxstyle=style, fc=color, ec=edge, lw=1.1, zorder=3))
     axes.text(x, y + 0.2, name, ha="center", va="center", color=INK, fontsize=9, weight="bold", zorder=4)
     axes.text(x, y - 0.22, does, ha="center", va="center", color=INK, fontsize=7.5, zorder=4)
-
-
-if __name__ == "__main__":
-    save_svg(draw_llama(), Path(sys.argv[1]))

@@ -1,6 +1,6 @@
 """Execute the chapters and keep their outputs: ``python -m llama_minimal.course.execute chapters/*.ipynb``
 
-It alone writes the chapters' figures into ``figures/``. Running it twice should change PNG images at most.
+It alone writes ``figures/``. Running it twice changes PNG images at most.
 """
 
 import os

@@ -3,6 +3,7 @@
 An exercise is data: the right answer, the cases to try it on, and the mistakes that are known, each with its diagnosis.
 """
 
+import copy
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -85,7 +86,7 @@ def _answers(exercise: Exercise, answer: Any) -> list[Any]:
     if not exercise.cases:
         return [answer]
     # Copies, so that an answer which changes its arguments does not spoil the next.
-    return [answer(*(np.copy(a) if isinstance(a, np.ndarray) else a for a in case)) for case in exercise.cases]
+    return [answer(*copy.deepcopy(case)) for case in exercise.cases]
 
 
 def _all_equal(given: list[Any], wanted: list[Any], tolerance: float) -> bool:
@@ -110,19 +111,38 @@ def _equal(given: Any, wanted: Any, tolerance: float) -> bool:
 
 def _first_difference(exercise: Exercise, given: list[Any], wanted: list[Any]) -> str:
     """Say in which case, and where, an answer differs first."""
-    for number, (a, b) in enumerate(zip(given, wanted, strict=True)):
-        if _equal(a, b, exercise.tolerance):
-            continue
-        where = f"for the arguments {_brief(exercise.cases[number])}, " if exercise.cases else ""
-        if not isinstance(b, tuple | str) and np.shape(a) != np.shape(b):
-            return f"{where}the shape is {np.shape(a)}, and should be {np.shape(b)}"
-        return f"{where}it gives {_brief(a)}" + (f", and should give {_brief(b)}" if exercise.cases else "; try again")
-    return "it differs"
+    number, a, b = next(
+        (number, a, b)
+        for number, (a, b) in enumerate(zip(given, wanted, strict=True))
+        if not _equal(a, b, exercise.tolerance)
+    )
+    if not exercise.cases:
+        return f"it is {_brief(a)}; try again"
+    return f"for the arguments {_brief(exercise.cases[number])}, {_difference(a, b, exercise.tolerance)}"
+
+
+def _difference(a: Any, b: Any, tolerance: float) -> str:
+    if isinstance(a, tuple | list) and not isinstance(b, tuple) and np.ndim(b) == 0:
+        return f"it gives {len(a)} values; return one"
+    if not isinstance(b, tuple | str) and np.shape(a) != np.shape(b):
+        return f"the shape is {np.shape(a)}, and should be {np.shape(b)}"
+    if isinstance(b, np.ndarray) and b.size > 8:
+        a = np.asarray(a)
+        wrong = ~np.isclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True)
+        at = tuple(np.argwhere(wrong)[0].tolist())
+        where, a, b = f"{wrong.sum()} of {b.size} numbers are wrong; at {at} ", a[at], b[at]
+    else:
+        where = ""
+    return f"{where}it gives {_brief(a)}, and should give {_brief(b)}"
 
 
 def _brief(value: Any) -> str:
-    if isinstance(value, np.ndarray) and value.size > 8:
-        return f"an array of shape {value.shape}"
-    if isinstance(value, tuple):
-        return f"({', '.join(_brief(part) for part in value)})"
-    return repr(np.round(value, 4).tolist()) if isinstance(value, np.ndarray) else repr(value)
+    """Write a value in a few words, with four digits at most."""
+    if isinstance(value, np.ndarray):
+        return f"an array of shape {value.shape}" if value.size > 8 else repr(np.round(value, 4).tolist())
+    if isinstance(value, tuple | list):
+        inside = ", ".join(map(_brief, value))
+        return f"({inside})" if isinstance(value, tuple) else f"[{inside}]"
+    if isinstance(value, float | np.floating):
+        return f"{value:.4g}"
+    return value.__name__ if callable(value) else str(value) if isinstance(value, np.generic) else repr(value)

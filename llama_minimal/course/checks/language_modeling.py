@@ -7,16 +7,52 @@ import numpy as np
 from llama_minimal.course.exercises import Exercise
 
 _Z = np.random.default_rng(1).normal(size=(4, 6))
-_TARGETS = [(_Z, np.array([0, 5, 2, 2])), (1000 * _Z, np.array([1, 1, 3, 0]))]
+_APART = np.array([[0.0, 1, 2, 3, 4, 5], [-3000, -3001, -3002, -3003, -3004, -3005]])  # a maximum for each row
+_TARGETS = [
+    (_Z, np.array([0, 5, 2, 2])),
+    (1000 * _Z, np.array([1, 1, 3, 0])),
+    (_APART, np.array([0, 3])),
+]
+_MERGES = [(104, 101), (116, 256), (32, 257), (97, 97)]  # he, the, " the", aa
 
 
-def _merge(ids: list[int], left: int, right: int, new: int, *, overlapping: bool = False) -> tuple[int, ...]:
+def _merge(ids: list[int], pair: tuple[int, int], new: int, *, overlapping: bool = False) -> list[int]:
     out, i = [], 0
     while i < len(ids):
-        found = list(ids[i : i + 2]) == [left, right]
+        found = tuple(ids[i : i + 2]) == pair
         out.append(new if found else ids[i])
         i += 2 if found and not overlapping else 1
-    return tuple(out)
+    return out
+
+
+def _encode(text: str, merges: list, *, start: int = 256, overlapping: bool = False) -> tuple[int, ...]:
+    ids = list(text.encode())
+    for new, pair in enumerate(merges, start=start):
+        ids = _merge(ids, pair, new, overlapping=overlapping)
+    return tuple(ids)
+
+
+def _encode_first_only(text: str, merges: list) -> tuple[int, ...]:
+    ids = list(text.encode())
+    for new, pair in enumerate(merges, start=256):
+        places = [i for i in range(len(ids) - 1) if tuple(ids[i : i + 2]) == pair]
+        if places:
+            ids[places[0] : places[0] + 2] = [new]
+    return tuple(ids)
+
+
+def _encode_backward(text: str, merges: list) -> tuple[int, ...]:
+    ids = list(text.encode())
+    for new, pair in reversed(list(enumerate(merges, start=256))):
+        ids = _merge(ids, pair, new)
+    return tuple(ids)
+
+
+def _encode_characters(text: str, merges: list) -> tuple[int, ...]:
+    ids = [ord(letter) for letter in text]
+    for new, pair in enumerate(merges, start=256):
+        ids = _merge(ids, pair, new)
+    return tuple(ids)
 
 
 def _surprises(z: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -31,18 +67,36 @@ def _overflows(z: np.ndarray, y: np.ndarray) -> float:
         return -np.log(p[np.arange(len(y)), y]).mean()
 
 
+def _underflows(z: np.ndarray, y: np.ndarray, *, floor: float = 0.0) -> float:
+    e = np.exp(z - z.max(axis=-1, keepdims=True))
+    with np.errstate(all="ignore"):
+        return -np.log((e / e.sum(axis=-1, keepdims=True))[np.arange(len(y)), y] + floor).mean()
+
+
+def _one_maximum(z: np.ndarray, y: np.ndarray) -> float:
+    with np.errstate(all="ignore"):
+        log_sum = z.max() + np.log(np.exp(z - z.max()).sum(axis=-1))
+    return (log_sum - z[np.arange(len(y)), y]).mean()
+
+
 EXERCISES = {
-    "merge": Exercise(
-        right=_merge,
-        cases=[([1, 2, 3, 1, 2], 1, 2, 9), ([1, 1, 1, 1, 1], 1, 1, 9), ([4, 5], 5, 4, 9), ([], 1, 2, 9)],
+    "encode": Exercise(
+        right=_encode,
+        cases=[
+            ("the hen then", _MERGES),
+            ("see the heath, the aaaaa", _MERGES),
+            ("naïve", [(195, 175)]),
+            ("", _MERGES),
+        ],
         mistakes={
-            "the second id of a merged pair is still there": lambda ids, left, right, new: _merge(
-                ids, left, right, new, overlapping=True
+            "these are characters; start from text.encode()": _encode_characters,
+            "the second id of a merged pair is still there": lambda text, merges: _encode(
+                text, merges, overlapping=True
             ),
-            "it merges the first pair only": lambda ids, left, right, new: next(
-                ((*ids[:i], new, *ids[i + 2 :]) for i in range(len(ids) - 1) if ids[i] == left and ids[i + 1] == right),
-                tuple(ids),
-            ),
+            "each merge is applied once only; replace every occurrence": _encode_first_only,
+            "apply the merges in the order in which they were learned": _encode_backward,
+            "the first merge makes the id 256": lambda text, merges: _encode(text, merges, start=257),
+            "the merges are missing": lambda text, merges: _encode(text, []),
         },
     ),
     "cross_entropy": Exercise(
@@ -51,6 +105,12 @@ EXERCISES = {
         mistakes={
             "it sums the surprises; take their mean": lambda z, y: _surprises(z, y).sum(),
             "large logits overflow: subtract the row's maximum before the exponential": _overflows,
+            "a probability becomes 0 and its logarithm infinite: write log Σ exp − z_y instead": _underflows,
+            "a small number hides that a probability became 0: write log Σ exp − z_y instead": lambda z, y: _underflows(
+                z, y, floor=1e-12
+            ),
+            "each row has its own maximum; this one is the whole array's": _one_maximum,
+            "the maximum was subtracted, and not added back": lambda z, y: (_surprises(z, y) - z.max(axis=-1)).mean(),
             "it is in bits; use the natural logarithm": lambda z, y: _surprises(z, y).mean() / math.log(2),
             "the sign is wrong: surprise is positive": lambda z, y: -_surprises(z, y).mean(),
         },
@@ -61,8 +121,29 @@ EXERCISES = {
         mistakes={
             "these are nats per byte; divide by log 2": lambda loss, n_tokens, n_bytes: loss * n_tokens / n_bytes,
             "these are bits per token; bring in the bytes": lambda loss, n_tokens, n_bytes: loss / math.log(2),
+            "multiply the loss by the number of tokens": lambda loss, n_tokens, n_bytes: loss / math.log(2) / n_bytes,
+            "divide by log 2: a bit is less than a nat": lambda loss, n_tokens, n_bytes: (
+                loss * n_tokens * math.log(2) / n_bytes
+            ),
+            "a byte is one byte here; do not count its 8 bits": lambda loss, n_tokens, n_bytes: (
+                loss * n_tokens / math.log(2) / (8 * n_bytes)
+            ),
             "tokens and bytes have changed places": lambda loss, n_tokens, n_bytes: (
                 loss * n_bytes / math.log(2) / n_tokens
+            ),
+        },
+    ),
+    "perplexity": Exercise(
+        right=lambda surprises: np.exp(surprises.mean()),
+        cases=[(np.array([0.1, 2.0, 7.5]),), (np.array([1.0, 1.0, 3.0, 20.0]),)],
+        mistakes={
+            "this is the function above; which comes first, the mean or the exponential?": lambda surprises: np.exp(
+                surprises
+            ).mean(),
+            "this is the loss; take its exponential": lambda surprises: surprises.mean(),
+            "the surprises are in nats: the base is e, not 2": lambda surprises: 2 ** surprises.mean(),
+            "this is the perplexity of the whole text as one token; take the mean": lambda surprises: np.exp(
+                surprises.sum()
             ),
         },
     ),
@@ -71,6 +152,7 @@ EXERCISES = {
         tolerance=0.01,
         mistakes={
             "this is in bits; nats use the natural logarithm": math.log2(32_000),
+            "this is the logarithm to base 10; nats use the natural one": math.log10(32_000),
             "this is the perplexity; the loss is its logarithm": 32_000,
             "the sign is wrong: surprise is positive": -math.log(32_000),
         },
