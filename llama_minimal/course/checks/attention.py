@@ -18,7 +18,11 @@ def _normal(*shape: int) -> np.ndarray:
 
 _MATRICES = [(_normal(3, 4),), (_normal(2, 5, 5),)]
 _LARGE = [(1000.0 * _normal(2, 4),)]
-_HEADS = [(_normal(2, 4, 3, 8), _normal(2, 2, 3, 8), _normal(2, 2, 3, 8))]
+_APART = [(np.array([[0.0, 1], [2000, 2001]]),)]  # a maximum for each row
+_HEADS = [
+    (_normal(2, H, 3, 8), _normal(2, K, 3, 8), _normal(2, K, 3, 8))  #
+    for H, K in ((4, 2), (6, 2), (3, 1))
+]
 
 
 def _softmax_over(axis: int | None) -> Callable[[np.ndarray], np.ndarray]:
@@ -27,6 +31,12 @@ def _softmax_over(axis: int | None) -> Callable[[np.ndarray], np.ndarray]:
         return e / e.sum(axis=axis, keepdims=True)
 
     return wrong
+
+
+def _one_maximum(x: np.ndarray) -> np.ndarray:
+    e = np.exp(x - x.max())
+    with np.errstate(invalid="ignore"):
+        return e / e.sum(axis=-1, keepdims=True)
 
 
 def _overflows(x: np.ndarray) -> np.ndarray:
@@ -48,6 +58,23 @@ def _masked_late(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
     return (weights * causal_mask(q.shape[-2], k.shape[-2])) @ v
 
 
+def _masked_with(forbidden: float, mask_of: Callable[[int, int], np.ndarray] = causal_mask) -> Attend:
+    def answer(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
+        scores = q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1])
+        with np.errstate(invalid="ignore"):
+            return softmax(np.where(mask_of(q.shape[-2], k.shape[-2]), scores, forbidden)) @ v
+
+    return answer
+
+
+def _strict(n_queries: int, n_keys: int) -> np.ndarray:
+    return np.tri(n_queries, n_keys, n_keys - n_queries - 1, dtype=bool)
+
+
+def _transposed(n_queries: int, n_keys: int) -> np.ndarray:
+    return ~_strict(n_queries, n_keys)
+
+
 def _unmasked(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
     return softmax(q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1])) @ v
 
@@ -63,28 +90,35 @@ def _causal(scale: Callable[[np.ndarray], float]) -> Attend:
 _WINDOWS = [(5, 2), (4, 1), (3, 3), (6, 10)]
 
 
-def _window(n: int, width: int, *, reach: int = 0, both: bool = False) -> np.ndarray:
+def _window(n: int, width: int, *, first: int = 0, reach: int = 0, both: bool = False) -> np.ndarray:
     distance = np.arange(n)[:, None] - np.arange(n)[None, :]
-    return np.abs(distance) < width if both else (distance >= 0) & (distance < width + reach)
+    return np.abs(distance) < width if both else (distance >= first) & (distance < width + reach)
 
 
 EXERCISES = {
     "softmax": Exercise(
         right=softmax,
-        cases=_MATRICES + _LARGE,
+        cases=_MATRICES + _LARGE + _APART,
         mistakes={
             "the columns sum to one; each row should: use axis=-1": _softmax_over(-2),
             "the whole array sums to one; each row should: use axis=-1": _softmax_over(None),
+            "each row has its own maximum; this one is the whole array's": _one_maximum,
             "large scores overflow to nan: subtract the row's maximum first": _overflows,
         },
     ),
     "causal_attention": Exercise(
         right=_causal(lambda q: 1 / np.sqrt(q.shape[-1])),
-        cases=[(_normal(2, 3, 4), _normal(2, 3, 4), _normal(2, 3, 4))],
+        cases=[(_normal(2, T, 4), _normal(2, S, 4), _normal(2, S, 4)) for T, S in ((3, 3), (2, 5))],
         mistakes={
             "the scores are not divided by √Dh": _causal(lambda q: 1.0),
             "the scores are divided by Dh, not by its root": _causal(lambda q: 1 / q.shape[-1]),
             "nothing is masked: every token sees the whole text": _unmasked,
+            "a forbidden score is 0 here, and e⁰ = 1 is a share: make it −∞": _masked_with(0.0),
+            "the triangle sits at the top left; the queries are the last tokens": _masked_with(
+                -np.inf, lambda n, m: np.tri(n, m, dtype=bool)
+            ),
+            "the mask is transposed: tokens see the future and not the past": _masked_with(-np.inf, _transposed),
+            "a token does not see itself": _masked_with(-np.inf, _strict),
             "the mask comes after the softmax, so the rows no longer sum to one": _masked_late,
         },
     ),
@@ -95,7 +129,12 @@ EXERCISES = {
             "the kv heads are tiled (0 1 0 1), so query head 1 reads kv head 1; LLaMA repeats them (0 0 1 1)": _grouped(
                 lambda kv, groups: np.tile(kv, (1, groups, 1, 1))
             ),
-            "all query heads read kv head 0": _grouped(lambda kv, groups: np.repeat(kv[:, :1], 2 * groups, axis=1)),
+            "all query heads read kv head 0": _grouped(
+                lambda kv, groups: np.repeat(kv[:, :1], groups * kv.shape[1], axis=1)
+            ),
+            "the scores are not divided by √Dh": lambda q, k, v: _grouped(lambda kv, n: np.repeat(kv, n, axis=1))(
+                q * np.sqrt(q.shape[-1]), k, v
+            ),
         },
     ),
     "sliding_window": Exercise(
@@ -105,7 +144,15 @@ EXERCISES = {
             "the window is one token too wide: a token and width − 1 before it": lambda n, width: _window(
                 n, width, reach=1
             ),
+            "the window is one token too narrow: a token and width − 1 before it": lambda n, width: _window(
+                n, width, reach=-1
+            ),
+            "a token does not see itself": lambda n, width: _window(n, width, first=1),
             "the window looks into the future, too": lambda n, width: _window(n, width, both=True),
+            "every token sees the whole future: the distance must be 0 or more": lambda n, width: _window(
+                n, width, first=-n
+            ),
+            "it is transposed: rows are queries, columns are keys": lambda n, width: _window(n, width).T,
             "nothing is cut off: this is the causal mask": lambda n, width: _window(n, n),
         },
     ),
@@ -113,6 +160,9 @@ EXERCISES = {
         right=2 * 80 * 8 * 128 * 4096 * 2,
         mistakes={
             "this is half of it: either the values are missing, or the 2 bytes of a bf16": 80 * 8 * 128 * 4096 * 2,
+            "this is a quarter of it: keys and values, of 2 bytes a number": 80 * 8 * 128 * 4096,
+            "this is one layer; there are 80": 2 * 8 * 128 * 4096 * 2,
+            "this is right to three digits; give it to the byte": 1.34e9,
             "this is for 64 kv heads; grouped queries need 8": 2 * 80 * 64 * 128 * 4096 * 2,
         },
     ),
