@@ -50,8 +50,9 @@ def small_config(**changes: object) -> LlamaConfig:
     return preset("tiny", **({"n_layers": 2, "vocab_size": VOCAB_SIZE, "max_seq_len": 256} | changes))
 
 
+@cache
 def small_run(*, seed: int, steps: int = 300, lr: float = 3e-3, embedding_scale: float = 1.0, **changes: object) -> Run:
-    """Train a small model for some seconds.
+    """Train a small model for some seconds; asked for again, the same run is not trained again.
 
     Args:
         seed: of the initial weights and of the order of the text.

@@ -25,6 +25,12 @@ def _unwoven(x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
     return np.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
 
 
+def _overwritten(x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
+    a, b = x[..., 0::2], x[..., 1::2]
+    a = a * cos - b * sin
+    return np.stack([a, a * sin + b * cos], axis=-1).reshape(x.shape)
+
+
 def _to_halves(w: np.ndarray, n_heads: int) -> np.ndarray:
     return w.reshape(n_heads, -1, 2, w.shape[-1]).swapaxes(1, 2).reshape(w.shape)
 
@@ -40,6 +46,10 @@ EXERCISES = {
             "the exponent has no minus: the frequencies grow": lambda head_dim, theta: (
                 theta ** (np.arange(0, head_dim, 2) / head_dim)
             ),
+            "theta is ignored": lambda head_dim, theta: rope_frequencies(head_dim, 10_000.0),
+            "parentheses are missing: the power comes before the division": lambda head_dim, theta: (
+                theta ** -np.arange(0, head_dim, 2.0) / head_dim
+            ),
             "the exponent uses i where it should use 2i": lambda head_dim, theta: (
                 theta ** (-np.arange(head_dim // 2) / head_dim)
             ),
@@ -52,6 +62,13 @@ EXERCISES = {
             "the second line has a minus too many; this is no rotation, since it changes lengths": _reflected,
             "it turns the other way: the sine has the wrong sign": lambda x, cos, sin: apply_rope(x, cos, -sin),
             "these are the pairs (i, i + Dh/2) of the transformers library; here neighbors are pairs": _halves,
+            "the first line has changed a before the second one reads it": _overwritten,
+            "both signs are plus; in the first line b comes with a minus": lambda x, cos, sin: np.stack(
+                [x[..., 0::2] * cos + x[..., 1::2] * sin, x[..., 0::2] * sin + x[..., 1::2] * cos], axis=-1
+            ).reshape(x.shape),
+            "the pairs still have an axis of their own: reshape at the end": lambda x, cos, sin: np.stack(
+                [x[..., 0::2] * cos - x[..., 1::2] * sin, x[..., 0::2] * sin + x[..., 1::2] * cos], axis=-1
+            ),
             "the pairs are turned, and then not woven together again": _unwoven,
         },
     ),
@@ -71,6 +88,10 @@ EXERCISES = {
     "round_trip": Exercise(
         right=round(2 * np.pi * 10_000 ** (126 / 128)),
         mistakes={
+            "this is right; now round it": 2 * np.pi * 10_000 ** (126 / 128),
+            "the exponent is 2i/Dh with i = 63, not i/Dh": round(2 * np.pi * 10_000 ** (63 / 128)),
+            "the slowest pair is number 63, since they count from 0": round(2 * np.pi * 10_000 ** (124 / 128)),
+            "2i is even: the last pair has 2i = 126": round(2 * np.pi * 10_000 ** (127 / 128)),
             "this is 2π·theta; the slowest frequency is theta to the power of −126/128, not of −1": round(
                 2 * np.pi * 10_000
             ),
