@@ -1,11 +1,17 @@
 """Small training runs for the experiments of the chapters: seconds each, on stories from the Llama Valley."""
 
+import contextlib
+import importlib.util
+import io
+import tempfile
 from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from llama_minimal.checkpoint import save
 from llama_minimal.config import LlamaConfig, preset
 from llama_minimal.data.valley import stories
 from llama_minimal.model import Llama, build
@@ -83,3 +89,16 @@ def small_run(*, seed: int, steps: int = 300, lr: float = 3e-3, embedding_scale:
 def losses(runs: int = 3, **changes: object) -> torch.Tensor:
     """Return the validation losses of the same model with several seeds, (runs,)."""
     return torch.tensor([small_run(seed=seed, **changes).loss for seed in range(runs)])
+
+
+def transformers_twin(model: Llama) -> torch.nn.Module | None:
+    """Return a model as the transformers library builds it, with the same weights, or None without that library."""
+    if importlib.util.find_spec("transformers") is None:
+        return None
+    with contextlib.redirect_stderr(io.StringIO()):  # its import prints notices
+        from transformers import LlamaForCausalLM
+        from transformers.utils.logging import disable_progress_bar
+    disable_progress_bar()
+    with tempfile.TemporaryDirectory() as folder:
+        save(model, Path(folder) / "twin", format="huggingface")
+        return LlamaForCausalLM.from_pretrained(Path(folder) / "twin", dtype=model.output.weight.dtype)
