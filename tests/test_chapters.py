@@ -49,6 +49,9 @@ def problems(notebook):
         for statement in ast.walk(ast.parse(source)):
             if isinstance(statement, ast.Expr) and asserts_nothing(statement.value):
                 found.append(f"cell {number} compares and asserts nothing: {ast.unparse(statement)}")
+        streams = [output.name for output in cell.outputs if output.output_type == "stream"]
+        if len(streams) != len(set(streams)):
+            found.append(f"cell {number} has an output in pieces; make chapters joins them")
         for output in cell.outputs:
             found += [f"cell {number} {what}" for what in output_problems(output, cell.metadata.get("tags", ()))]
     stored = sum(len(json.dumps(cell.outputs)) for cell in code_cells(notebook))
@@ -145,6 +148,7 @@ ERROR = nbformat.v4.new_output("error", ename="ValueError", evalue="", traceback
 WIDGET = nbformat.v4.new_output("display_data", {"application/vnd.jupyter.widget-view+json": {}})
 FIGURE = nbformat.v4.new_output("display_data", {"image/png": "iVBORw0KGgo="})
 PATH_SHOWN = nbformat.v4.new_output("stream", name="stdout", text=f"saved in {Path('/home', 'me', 'x')}")
+PRINTED = nbformat.v4.new_output("stream", name="stdout", text="1\n")
 HUGE = nbformat.v4.new_output("stream", name="stdout", text="x" * 1_000_001)
 
 
@@ -162,6 +166,7 @@ HUGE = nbformat.v4.new_output("stream", name="stdout", text="x" * 1_000_001)
         (notebook_of("x = 1", outputs=[FIGURE]), "without alt text"),
         (notebook_of("x = 1", outputs=[PATH_SHOWN]), "absolute path"),
         (notebook_of("x = 1", outputs=[HUGE]), "the outputs take"),
+        (notebook_of("x = 1", outputs=[PRINTED, PRINTED]), "in pieces"),
     ],
 )
 def test_the_gate_refuses(notebook, message):

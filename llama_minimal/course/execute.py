@@ -26,7 +26,11 @@ def execute(path: Path, figures: Path) -> None:
     timed = {cell.source: cell.outputs for cell in notebook.cells if TIMED in cell.metadata.get("tags", ())}
     os.environ[FIGURES] = str(figures.resolve())
     client = NotebookClient(
-        notebook, timeout=TIMEOUT, kernel_name="python3", resources={"metadata": {"path": path.parent}}
+        notebook,
+        timeout=TIMEOUT,
+        kernel_name="python3",
+        resources={"metadata": {"path": path.parent}},
+        coalesce_streams=True,  # else it depends on the moment how many pieces an output has
     )
     client.execute()
     for cell in notebook.cells:
