@@ -54,6 +54,15 @@ def problems(notebook):
             found.append(f"cell {number} has an output in pieces; make chapters joins them")
         for output in cell.outputs:
             found += [f"cell {number} {what}" for what in output_problems(output, cell.metadata.get("tags", ()))]
+    titles = [
+        line
+        for cell in notebook.cells
+        if cell.cell_type == "markdown"
+        for line in cell.source.splitlines()
+        if line.startswith("# ")
+    ]
+    if len(titles) > 1:
+        found.append(f"there is more than one title: {titles[1]}")
     stored = sum(len(json.dumps(cell.outputs)) for cell in code_cells(notebook))
     if stored > 1_000_000:
         found.append(f"the outputs take {stored:,} bytes")
@@ -171,6 +180,13 @@ HUGE = nbformat.v4.new_output("stream", name="stdout", text="x" * 1_000_001)
 )
 def test_the_gate_refuses(notebook, message):
     assert any(message in problem for problem in problems(notebook))
+
+
+def test_the_gate_refuses_a_second_title():
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_markdown_cell("# One"), nbformat.v4.new_markdown_cell("# Two")]
+    )
+    assert problems(notebook) == ["there is more than one title: # Two"]
 
 
 def test_the_gate_lets_good_cells_pass():
