@@ -135,6 +135,12 @@ def test_exercises_have_solutions(path):
         assert "✗" not in "".join(outputs)
 
 
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_the_list_of_chapters_gives_the_minutes(path):
+    minutes = re.search(r"(\d+) minutes to read", read(path).cells[0].source).group(1)
+    assert re.search(rf"\({path.name}\).*\| {minutes} \|", (path.parent / "README.md").read_text())
+
+
 def test_every_figure_is_made_by_a_chapter():
     made = {
         f"{name}.svg"
