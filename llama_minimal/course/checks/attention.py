@@ -158,6 +158,7 @@ EXERCISES = {
     ),
     "kv_bytes": Exercise(
         right=2 * 80 * 8 * 128 * 4096 * 2,
+        tolerance=1e-10,
         mistakes={
             "this is half of it: either the values are missing, or the 2 bytes of a bf16": 80 * 8 * 128 * 4096 * 2,
             "this is a quarter of it: keys and values, of 2 bytes a number": 80 * 8 * 128 * 4096,

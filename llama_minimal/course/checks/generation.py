@@ -129,12 +129,15 @@ EXERCISES = {
         },
     ),
     "ratio": Exercise(
-        right=round(_WITHOUT / _WITH),
+        right=round(_WITHOUT / _WITH, 1),
+        tolerance=1e-9,
         mistakes={
-            "this is right; now round it": _WITHOUT / _WITH,
-            "the last step without a cache processes 1,999 tokens": round(sum(range(1000, 2001)) / _WITH),
+            "this is right; now round it to one decimal": _WITHOUT / _WITH,
+            "this is right, and rounded too far: one decimal": round(_WITHOUT / _WITH),
+            "the last token that is written need not be read: 1,999 tokens with a cache": round(_WITHOUT / 2000, 1),
+            "the last step without a cache processes 1,999 tokens": round(sum(range(1000, 2001)) / _WITH, 1),
             "this counts the tokens without a cache": _WITHOUT,
-            "this forgets that the prompt is processed in every step": round(sum(range(1, 1001)) / 1000),
+            "this forgets that the prompt is processed in every step": round(sum(range(1, 1001)) / 1000, 1),
         },
     ),
 }

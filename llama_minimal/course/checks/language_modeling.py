@@ -48,6 +48,13 @@ def _encode_backward(text: str, merges: list) -> tuple[int, ...]:
     return tuple(ids)
 
 
+def _encode_leftmost(text: str, merges: list) -> tuple[int, ...]:
+    ids, new_id = list(text.encode()), {pair: 256 + i for i, pair in enumerate(merges)}
+    while places := [i for i in range(len(ids) - 1) if (ids[i], ids[i + 1]) in new_id]:
+        ids[places[0] : places[0] + 2] = [new_id[ids[places[0]], ids[places[0] + 1]]]
+    return tuple(ids)
+
+
 def _encode_characters(text: str, merges: list) -> tuple[int, ...]:
     ids = [ord(letter) for letter in text]
     for new, pair in enumerate(merges, start=256):
@@ -86,6 +93,7 @@ EXERCISES = {
             ("the hen then", _MERGES),
             ("see the heath, the aaaaa", _MERGES),
             ("naïve", [(195, 175)]),
+            ("abc", [(98, 99), (97, 98)]),
             ("", _MERGES),
         ],
         mistakes={
@@ -96,6 +104,7 @@ EXERCISES = {
             "each merge is applied once only; replace every occurrence": _encode_first_only,
             "apply the merges in the order in which they were learned": _encode_backward,
             "the first merge makes the id 256": lambda text, merges: _encode(text, merges, start=257),
+            "the merge that was learned first goes first, wherever in the text it is": _encode_leftmost,
             "the merges are missing": lambda text, merges: _encode(text, []),
         },
     ),
