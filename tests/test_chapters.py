@@ -37,6 +37,14 @@ def code_cells(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
+def markdown(notebook):
+    return [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+
+
+def headings(notebook, level):
+    return [title for source in markdown(notebook) for title in re.findall(rf"^{level} (.+)$", source, re.MULTILINE)]
+
+
 def problems(notebook):
     """What is wrong with a notebook, as readable strings."""
     found = []
@@ -54,15 +62,8 @@ def problems(notebook):
             found.append(f"cell {number} has an output in pieces; make chapters joins them")
         for output in cell.outputs:
             found += [f"cell {number} {what}" for what in output_problems(output, cell.metadata.get("tags", ()))]
-    titles = [
-        line
-        for cell in notebook.cells
-        if cell.cell_type == "markdown"
-        for line in cell.source.splitlines()
-        if line.startswith("# ")
-    ]
-    if len(titles) > 1:
-        found.append(f"there is more than one title: {titles[1]}")
+    if len(titles := headings(notebook, "#")) > 1:
+        found.append(f"there is more than one title: # {titles[1]}")
     stored = sum(len(json.dumps(cell.outputs)) for cell in code_cells(notebook))
     if stored > 1_000_000:
         found.append(f"the outputs take {stored:,} bytes")
@@ -92,9 +93,8 @@ def output_problems(output, tags):
 
 
 def links(notebook):
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            yield from re.findall(r"\]\(([^)#\s]+)[^)]*\)", cell.source.replace("\n", " "))
+    for source in markdown(notebook):
+        yield from re.findall(r"\]\(([^)#\s]+)[^)]*\)", source.replace("\n", " "))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: f"{path.parent.name}/{path.stem}")
@@ -108,12 +108,7 @@ def test_notebooks_are_clean(path):
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
 def test_chapters_have_all_sections(path):
-    titles = [
-        match
-        for cell in read(path).cells
-        if cell.cell_type == "markdown"
-        for match in re.findall(r"^## (.+)$", cell.source, re.MULTILINE)
-    ]
+    titles = headings(read(path), "##")
     wanted = [section for section in SECTIONS if section not in WITHOUT.get(path.stem, ())]
     places = [next((i for i, title in enumerate(titles) if title.startswith(section)), None) for section in wanted]
     assert None not in places, [section for section, place in zip(wanted, places, strict=True) if place is None]

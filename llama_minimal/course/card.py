@@ -86,6 +86,11 @@ def training_tokens(
     say("generating the training text")
     texts = [document.text for document in documents(corpus)]
     say("encoding it")
+    return token_stream(tokenizer, texts)
+
+
+def token_stream(tokenizer: TextCodec, texts: Sequence[str]) -> np.ndarray:
+    """Encode texts into one stream, each between its bos and eos, (n,)."""
     return np.concatenate([np.array(ids, np.uint16) for ids in tokenizer.encode_batch(texts, bos=True, eos=True)])
 
 

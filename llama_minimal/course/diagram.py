@@ -1,7 +1,6 @@
 """The block diagram of LLaMA, drawn by code, with any of its parts lit up."""
 
 from collections.abc import Collection
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -51,15 +50,6 @@ def draw_llama(lit: Collection[str] | None = None) -> "Figure":
     for y, text in ((-0.2, "token ids"), (10.2, "logits of the next token")):
         axes.text(STREAM, y, text, ha="center", va="center", color=INK, fontsize=9)
     return figure
-
-
-def save_svg(figure: "Figure", path: Path) -> None:
-    """Write a figure as SVG, the same bytes every time."""
-    import matplotlib as mpl
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with mpl.rc_context({"svg.hashsalt": path.name}):
-        figure.savefig(path, metadata={"Date": None})
 
 
 def _frame(axes: "Axes") -> None:

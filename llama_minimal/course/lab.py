@@ -13,6 +13,7 @@ import torch
 
 from llama_minimal.checkpoint import save
 from llama_minimal.config import LlamaConfig, preset
+from llama_minimal.course.card import token_stream
 from llama_minimal.data.valley import stories
 from llama_minimal.model import Llama, build
 from llama_minimal.settings import TrainConfig
@@ -44,11 +45,7 @@ def small_text(n_stories: int = 800) -> SmallText:
         [story.text() for story in stories(n, split=split)] for n, split in ((n_stories, "train"), (80, "test"))
     )
     tokenizer = Tokenizer.train(train, vocab_size=VOCAB_SIZE)
-
-    def encode(texts: list[str]) -> np.ndarray:
-        return np.concatenate([np.array(ids, np.uint16) for ids in tokenizer.encode_batch(texts, bos=True, eos=True)])
-
-    return SmallText(tokenizer, encode(train), encode(validation))
+    return SmallText(tokenizer, token_stream(tokenizer, train), token_stream(tokenizer, validation))
 
 
 def small_config(**changes: object) -> LlamaConfig:

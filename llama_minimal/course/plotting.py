@@ -3,6 +3,7 @@
 import base64
 import io
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from torch import Tensor
 
 # The palette of Okabe and Ito, which color-blind readers can tell apart.
 COLORS = {
@@ -59,8 +61,6 @@ def show(figure: "Figure", name: str, *, alt: str, timed: bool = False) -> None:
     from IPython.display import display
 
     if folder := os.environ.get(FIGURES):
-        from llama_minimal.course.diagram import save_svg
-
         path = Path(folder) / f"{name}.svg"
         if not (timed and path.exists()):
             save_svg(figure, path)
@@ -71,30 +71,36 @@ def show(figure: "Figure", name: str, *, alt: str, timed: bool = False) -> None:
     display(data, raw=True, metadata={"image/png": {"alt": alt}})
 
 
-def draw_matrix(
-    axes: "Axes",
-    matrix: np.ndarray,
-    *,
-    rows: list[str] | None = None,
-    columns: list[str] | None = None,
-    digits: int = 2,
-) -> None:
-    """Draw a small matrix as colored cells with their numbers; −inf is hatched.
+def save_svg(figure: "Figure", path: Path) -> None:
+    """Write a figure as SVG, the same bytes every time."""
+    import matplotlib as mpl
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with mpl.rc_context({"svg.hashsalt": path.name}):
+        figure.savefig(path, metadata={"Date": None})
+
+
+def draw_runs(axes: "Axes", results: "Mapping[str, Tensor | np.ndarray]") -> None:
+    """Draw the results of several seeds, (runs,), as dots and their mean as a line, in a column for each name."""
+    for place, values in enumerate(results.values()):
+        axes.plot([place] * len(values), values, "o", color=COLORS["other"])
+        axes.plot([place - 0.2, place + 0.2], [values.mean()] * 2, color=COLORS["x"])
+    axes.set_xticks(range(len(results)), list(results))
+
+
+def draw_matrix(axes: "Axes", matrix: np.ndarray, *, rows: list[str] | None = None, digits: int = 2) -> None:
+    """Draw a small matrix as colored cells with their numbers.
 
     Args:
-        rows, columns: labels.
-        digits: decimals of the numbers; −1 for none at all.
+        rows: labels.
+        digits: decimals of the numbers.
     """
-    finite = np.isfinite(matrix)
-    axes.imshow(np.where(finite, matrix, np.nan), aspect="auto")
-    axes.set_xticks(range(matrix.shape[1]), columns or range(matrix.shape[1]))
-    axes.set_yticks(range(matrix.shape[0]), rows or range(matrix.shape[0]))
+    axes.imshow(matrix, aspect="auto")
+    axes.set_xticks(range(matrix.shape[1]))
+    axes.set_yticks(range(matrix.shape[0]), rows)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    middle = (np.nanmax(matrix[finite]) + np.nanmin(matrix[finite])) / 2 if finite.any() else 0
+    middle = (matrix.max() + matrix.min()) / 2
     for (row, column), value in np.ndenumerate(matrix):
-        if not finite[row, column]:
-            axes.text(column, row, "−∞", ha="center", va="center", color="#888888")
-        elif digits >= 0:
-            color = "black" if value > middle else "white"
-            axes.text(column, row, f"{value:.{digits}f}", ha="center", va="center", color=color)
+        color = "black" if value > middle else "white"
+        axes.text(column, row, f"{value:.{digits}f}", ha="center", va="center", color=color)

@@ -58,9 +58,13 @@ def _masked_late(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
     return (weights * causal_mask(q.shape[-2], k.shape[-2])) @ v
 
 
-def _masked_with(forbidden: float, mask_of: Callable[[int, int], np.ndarray] = causal_mask) -> Attend:
+def _causal(
+    *, power: float = -0.5, forbidden: float = -np.inf, mask_of: Callable[[int, int], np.ndarray] = causal_mask
+) -> Attend:
+    """Causal attention, or a version with another power of Dh, another forbidden score or another mask."""
+
     def answer(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
-        scores = q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1])
+        scores = q @ k.swapaxes(-1, -2) * q.shape[-1] ** power
         with np.errstate(invalid="ignore"):
             return softmax(np.where(mask_of(q.shape[-2], k.shape[-2]), scores, forbidden)) @ v
 
@@ -73,18 +77,6 @@ def _strict(n_queries: int, n_keys: int) -> np.ndarray:
 
 def _transposed(n_queries: int, n_keys: int) -> np.ndarray:
     return ~_strict(n_queries, n_keys)
-
-
-def _unmasked(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return softmax(q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1])) @ v
-
-
-def _causal(scale: Callable[[np.ndarray], float]) -> Attend:
-    def answer(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
-        scores = q @ k.swapaxes(-1, -2) * scale(q)
-        return softmax(np.where(causal_mask(q.shape[-2], k.shape[-2]), scores, -np.inf)) @ v
-
-    return answer
 
 
 _WINDOWS = [(5, 2), (4, 1), (3, 3), (6, 10)]
@@ -107,18 +99,20 @@ EXERCISES = {
         },
     ),
     "causal_attention": Exercise(
-        right=_causal(lambda q: 1 / np.sqrt(q.shape[-1])),
+        right=_causal(),
         cases=[(_normal(2, T, 4), _normal(2, S, 4), _normal(2, S, 4)) for T, S in ((3, 3), (2, 5))],
         mistakes={
-            "the scores are not divided by √Dh": _causal(lambda q: 1.0),
-            "the scores are divided by Dh, not by its root": _causal(lambda q: 1 / q.shape[-1]),
-            "nothing is masked: every token sees the whole text": _unmasked,
-            "a forbidden score is 0 here, and e⁰ = 1 is a share: make it −∞": _masked_with(0.0),
-            "the triangle sits at the top left; the queries are the last tokens": _masked_with(
-                -np.inf, lambda n, m: np.tri(n, m, dtype=bool)
+            "the scores are not divided by √Dh": _causal(power=0),
+            "the scores are divided by Dh, not by its root": _causal(power=-1),
+            "nothing is masked: every token sees the whole text": _causal(
+                mask_of=lambda n, m: np.ones((n, m), dtype=bool)
             ),
-            "the mask is transposed: tokens see the future and not the past": _masked_with(-np.inf, _transposed),
-            "a token does not see itself": _masked_with(-np.inf, _strict),
+            "a forbidden score is 0 here, and e⁰ = 1 is a share: make it −∞": _causal(forbidden=0.0),
+            "the triangle sits at the top left; the queries are the last tokens": _causal(
+                mask_of=lambda n, m: np.tri(n, m, dtype=bool)
+            ),
+            "the mask is transposed: tokens see the future and not the past": _causal(mask_of=_transposed),
+            "a token does not see itself": _causal(mask_of=_strict),
             "the mask comes after the softmax, so the rows no longer sum to one": _masked_late,
         },
     ),

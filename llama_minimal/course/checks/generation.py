@@ -1,5 +1,9 @@
 """Exercises of chapter 07, generation."""
 
+import operator
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 from llama_minimal.course.exercises import Exercise
@@ -9,36 +13,22 @@ _P = np.array([0.15, 0.5, 0.03, 0.25, 0.07])
 _WITHOUT, _WITH = sum(range(1000, 2000)), 1000 + 999
 
 
-def _top_p(p: np.ndarray, top_p: float, *, one_less: bool = False, again: bool = True) -> np.ndarray:
-    order = np.argsort(-p, kind="stable")
-    before = np.cumsum(p[order]) - (0 if one_less else p[order])
-    keep = np.zeros(len(p), dtype=bool)
-    keep[order[before < top_p]] = True
-    left = np.where(keep, p, 0)
-    return left / left.sum() if again and left.sum() > 0 else left
+def _keep(p: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    return np.where(kept, p, 0) / p[kept].sum() if kept.any() else 0 * p
 
 
-def _unsorted_top_p(p: np.ndarray, top_p: float) -> np.ndarray:
-    keep = np.cumsum(p) - p < top_p
-    return np.where(keep, p, 0) / p[keep].sum()
+def _nucleus(
+    p: np.ndarray, top_p: float, *, down: int = -1, own: float = 1.0, reaches: Callable = operator.lt
+) -> np.ndarray:
+    """Which tokens top-p keeps, or a version that sorts upward, counts a token's own share, or keeps one too many."""
+    order = np.argsort(down * p, kind="stable")
+    kept = np.zeros(len(p), dtype=bool)
+    kept[order[reaches(np.cumsum(p[order]) - own * p[order], top_p)]] = True
+    return kept
 
 
-def _sorted_top_p(p: np.ndarray, top_p: float) -> np.ndarray:
-    return -np.sort(-_top_p(p, top_p))
-
-
-def _ascending_top_p(p: np.ndarray, top_p: float) -> np.ndarray:
-    order = np.argsort(p, kind="stable")
-    keep = np.zeros(len(p), dtype=bool)
-    keep[order[np.cumsum(p[order]) - p[order] < top_p]] = True
-    return np.where(keep, p, 0) / p[keep].sum()
-
-
-def _included_top_p(p: np.ndarray, top_p: float) -> np.ndarray:
-    order = np.argsort(-p, kind="stable")
-    keep = np.zeros(len(p), dtype=bool)
-    keep[order[np.cumsum(p[order]) - p[order] <= top_p]] = True
-    return np.where(keep, p, 0) / p[keep].sum()
+def _top_p(p: np.ndarray, top_p: float, **changes: Any) -> np.ndarray:
+    return _keep(p, _nucleus(p, top_p, **changes))
 
 
 def _naive_softmax(logits: np.ndarray, temperature: float) -> np.ndarray:
@@ -81,15 +71,21 @@ EXERCISES = {
         cases=[(_P, 0.7), (_P, 0.8), (_P, 0.05), (_HALVES, 0.75)],
         mistakes={
             "it stops one token early: the token that reaches top_p belongs to the set": lambda p, top_p: _top_p(
-                p, top_p, one_less=True
+                p, top_p, own=0.0
             ),
-            "p is not sorted here: sort it downward before you sum": _unsorted_top_p,
-            "the tokens have changed places: bring them back to the order of p": _sorted_top_p,
-            "it keeps the least likely tokens; sort downward": _ascending_top_p,
-            "it keeps one token too many when the sum hits top_p exactly": _included_top_p,
-            "what is left does not sum to one": lambda p, top_p: _top_p(p, top_p, again=False),
-            "it keeps tokens that are at least top_p likely; top_p is about their sum": lambda p, top_p: (
-                np.where(p >= top_p, p, 0) / max(p[p >= top_p].sum(), 1e-9)
+            "p is not sorted here: sort it downward before you sum": lambda p, top_p: _keep(
+                p, np.cumsum(p) - p < top_p
+            ),
+            "the tokens have changed places: bring them back to the order of p": lambda p, top_p: (
+                -np.sort(-_top_p(p, top_p))
+            ),
+            "it keeps the least likely tokens; sort downward": lambda p, top_p: _top_p(p, top_p, down=1),
+            "it keeps one token too many when the sum hits top_p exactly": lambda p, top_p: _top_p(
+                p, top_p, reaches=operator.le
+            ),
+            "what is left does not sum to one": lambda p, top_p: np.where(_nucleus(p, top_p), p, 0),
+            "it keeps tokens that are at least top_p likely; top_p is about their sum": lambda p, top_p: _keep(
+                p, p >= top_p
             ),
         },
     ),

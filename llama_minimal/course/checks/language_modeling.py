@@ -1,10 +1,14 @@
 """Exercises of chapter 01, language modeling."""
 
 import math
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from llama_minimal.course.exercises import Exercise
+from llama_minimal.tokenizer.bpe import Pair, merge_pair
+
+Merge = Callable[[Sequence[int], Pair, int], list[int]]
 
 _Z = np.random.default_rng(1).normal(size=(4, 6))
 _APART = np.array([[0.0, 1, 2, 3, 4, 5], [-3000, -3001, -3002, -3003, -3004, -3005]])  # a maximum for each row
@@ -16,49 +20,30 @@ _TARGETS = [
 _MERGES = [(104, 101), (116, 256), (32, 257), (97, 97)]  # he, the, " the", aa
 
 
-def _merge(ids: list[int], pair: tuple[int, int], new: int, *, overlapping: bool = False) -> list[int]:
-    out, i = [], 0
-    while i < len(ids):
-        found = tuple(ids[i : i + 2]) == pair
-        out.append(new if found else ids[i])
-        i += 2 if found and not overlapping else 1
-    return out
-
-
-def _encode(text: str, merges: list, *, start: int = 256, overlapping: bool = False) -> tuple[int, ...]:
-    ids = list(text.encode())
-    for new, pair in enumerate(merges, start=start):
-        ids = _merge(ids, pair, new, overlapping=overlapping)
+def _apply(ids: Sequence[int], numbered: Iterable[tuple[int, Pair]], merge: Merge = merge_pair) -> tuple[int, ...]:
+    """Apply merges, each with the id that it makes, one after the other."""
+    for new, pair in numbered:
+        ids = merge(ids, pair, new)
     return tuple(ids)
 
 
-def _encode_first_only(text: str, merges: list) -> tuple[int, ...]:
-    ids = list(text.encode())
-    for new, pair in enumerate(merges, start=256):
-        places = [i for i in range(len(ids) - 1) if tuple(ids[i : i + 2]) == pair]
-        if places:
-            ids[places[0] : places[0] + 2] = [new]
-    return tuple(ids)
+def _encode(text: str, merges: Sequence[Pair], merge: Merge = merge_pair) -> tuple[int, ...]:
+    return _apply(text.encode(), enumerate(merges, start=256), merge)
 
 
-def _encode_backward(text: str, merges: list) -> tuple[int, ...]:
-    ids = list(text.encode())
-    for new, pair in reversed(list(enumerate(merges, start=256))):
-        ids = _merge(ids, pair, new)
-    return tuple(ids)
+def _overlapping(ids: Sequence[int], pair: Pair, new: int) -> list[int]:
+    return [new if tuple(ids[i : i + 2]) == pair else ids[i] for i in range(len(ids))]
 
 
-def _encode_leftmost(text: str, merges: list) -> tuple[int, ...]:
+def _once(ids: Sequence[int], pair: Pair, new: int) -> list[int]:
+    place = next((i for i in range(len(ids) - 1) if tuple(ids[i : i + 2]) == pair), None)
+    return list(ids) if place is None else [*ids[:place], new, *ids[place + 2 :]]
+
+
+def _encode_leftmost(text: str, merges: Sequence[Pair]) -> tuple[int, ...]:
     ids, new_id = list(text.encode()), {pair: 256 + i for i, pair in enumerate(merges)}
     while places := [i for i in range(len(ids) - 1) if (ids[i], ids[i + 1]) in new_id]:
         ids[places[0] : places[0] + 2] = [new_id[ids[places[0]], ids[places[0] + 1]]]
-    return tuple(ids)
-
-
-def _encode_characters(text: str, merges: list) -> tuple[int, ...]:
-    ids = [ord(letter) for letter in text]
-    for new, pair in enumerate(merges, start=256):
-        ids = _merge(ids, pair, new)
     return tuple(ids)
 
 
@@ -97,13 +82,19 @@ EXERCISES = {
             ("", _MERGES),
         ],
         mistakes={
-            "these are characters; start from text.encode()": _encode_characters,
-            "the second id of a merged pair is still there": lambda text, merges: _encode(
-                text, merges, overlapping=True
+            "these are characters; start from text.encode()": lambda text, merges: _apply(
+                [ord(letter) for letter in text], enumerate(merges, start=256)
             ),
-            "each merge is applied once only; replace every occurrence": _encode_first_only,
-            "apply the merges in the order in which they were learned": _encode_backward,
-            "the first merge makes the id 256": lambda text, merges: _encode(text, merges, start=257),
+            "the second id of a merged pair is still there": lambda text, merges: _encode(text, merges, _overlapping),
+            "each merge is applied once only; replace every occurrence": lambda text, merges: _encode(
+                text, merges, _once
+            ),
+            "apply the merges in the order in which they were learned": lambda text, merges: _apply(
+                text.encode(), reversed(list(enumerate(merges, start=256)))
+            ),
+            "the first merge makes the id 256": lambda text, merges: _apply(
+                text.encode(), enumerate(merges, start=257)
+            ),
             "the merge that was learned first goes first, wherever in the text it is": _encode_leftmost,
             "the merges are missing": lambda text, merges: _encode(text, []),
         },
