@@ -55,11 +55,11 @@ class Attention(nn.Module):
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
         self.head_dim = config.head_dim
-        kv_dim = config.n_kv_heads * config.head_dim
-        self.wq = Linear(config.dim, config.dim, bias=config.bias)
-        self.wk = Linear(config.dim, kv_dim, bias=config.bias)
-        self.wv = Linear(config.dim, kv_dim, bias=config.bias)
-        self.wo = Linear(config.dim, config.dim, bias=config.bias)
+        q_dim, kv_dim = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
+        self.wq = Linear(config.dim, q_dim, bias=config.attention_bias)
+        self.wk = Linear(config.dim, kv_dim, bias=config.attention_bias)
+        self.wv = Linear(config.dim, kv_dim, bias=config.attention_bias)
+        self.wo = Linear(q_dim, config.dim, bias=config.attention_bias)
 
     def forward(
         self,

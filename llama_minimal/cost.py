@@ -19,13 +19,14 @@ def parameters(config: LlamaConfig) -> dict[str, int]:
         6738415616
     """
     D, F, V = config.dim, config.hidden_dim, config.vocab_size
-    kv_dim = config.n_kv_heads * config.head_dim
+    q_dim, kv_dim = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
     n_layers = config.n_layers // config.share_layers
     n_matrices = 3 if config.ffn == "swiglu" else 2
-    attention = 2 * D * D + 2 * D * kv_dim
+    attention = 2 * D * q_dim + 2 * D * kv_dim
     feed_forward = n_matrices * D * F
-    if config.bias:
-        attention += 2 * D + 2 * kv_dim
+    if config.attention_bias:
+        attention += q_dim + 2 * kv_dim + D
+    if config.ffn_bias:
         feed_forward += D + (n_matrices - 1) * F
     norm = D if config.norm == "rms" else 2 * D
     n_norms = 2 * n_layers + (config.norm_placement == "pre")
@@ -49,11 +50,11 @@ def flops_per_token(config: LlamaConfig, *, context: int) -> dict[str, float]:
             tokens, give (T + 1) / 2.
     """
     D, F = config.dim, config.hidden_dim
-    kv_dim = config.n_kv_heads * config.head_dim
+    q_dim, kv_dim = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
     n_matrices = 3 if config.ffn == "swiglu" else 2
     return {
-        "attention projections": config.n_layers * 2 * (2 * D * D + 2 * D * kv_dim),
-        "attention scores": config.n_layers * 2 * (2 * D * context),
+        "attention projections": config.n_layers * 2 * (2 * D * q_dim + 2 * D * kv_dim),
+        "attention scores": config.n_layers * 2 * (2 * q_dim * context),
         "feed-forward": config.n_layers * 2 * n_matrices * D * F,
         "output": 2 * D * config.vocab_size,
     }

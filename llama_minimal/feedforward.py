@@ -55,10 +55,10 @@ class FeedForward(nn.Module):
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
         self.kind = config.ffn
-        self.w1 = Linear(config.dim, config.hidden_dim, bias=config.bias)
-        self.w2 = Linear(config.hidden_dim, config.dim, bias=config.bias)
+        self.w1 = Linear(config.dim, config.hidden_dim, bias=config.ffn_bias)
+        self.w2 = Linear(config.hidden_dim, config.dim, bias=config.ffn_bias)
         if self.kind == "swiglu":
-            self.w3 = Linear(config.dim, config.hidden_dim, bias=config.bias)
+            self.w3 = Linear(config.dim, config.hidden_dim, bias=config.ffn_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.kind == "swiglu":

@@ -29,18 +29,22 @@ def rope_frequencies(
     theta: float = 10_000.0,
     scaling: RopeScaling | None = None,
     *,
+    context: int = 0,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
 ) -> Tensor:
     """Return the angle per token of each pair of features, θ^(−2i/Dh), stretched if asked.
+
+    Args:
+        context: tokens that ``dynamic`` scaling stretches for.
 
     Returns:
         (Dh/2,) in radians per token.
 
     Source: Su et al. 2021, eq. 15; ``RopeScaling`` names the sources of the scalings.
     """
-    if scaling and scaling.kind == "ntk":
-        theta = theta * scaling.factor ** (head_dim / (head_dim - 2))
+    if scaling and scaling.kind in ("ntk", "dynamic"):
+        theta = theta * scaling.ntk_factor(context) ** (head_dim / (head_dim - 2))
     frequencies = 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=dtype, device=device) / head_dim)
     if scaling and scaling.kind == "linear":
         return frequencies / scaling.factor
@@ -49,7 +53,28 @@ def rope_frequencies(
         low, high = scaling.low_freq_factor, scaling.high_freq_factor
         keep = ((turns - low) / (high - low)).clamp(0, 1)  # 1 for fast pairs, 0 for slow ones
         return keep * frequencies + (1 - keep) * frequencies / scaling.factor
+    if scaling and scaling.kind == "yarn":
+        first, last = _yarn_borders(head_dim, theta, scaling)
+        pairs = torch.arange(head_dim // 2, dtype=dtype, device=device)
+        keep = 1 - ((pairs - first) / (last - first)).clamp(0, 1)
+        return keep * frequencies + (1 - keep) * frequencies / scaling.factor
     return frequencies
+
+
+def _yarn_borders(head_dim: int, theta: float, scaling: RopeScaling) -> tuple[float, float]:
+    """Return the last pair that is kept and the first that is wholly stretched, as fractions of pairs.
+
+    θ^(−2i/Dh)·M = 2π·turns, solved for i. The clamps are those of the released code.
+    """
+
+    def pair(turns: float) -> float:
+        return head_dim * math.log(scaling.original_max_seq_len / (turns * 2 * math.pi)) / (2 * math.log(theta))
+
+    first, last = pair(scaling.beta_fast), pair(scaling.beta_slow)
+    if scaling.truncate:
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, head_dim - 1)
+    return first, last + 0.001 * (first == last)  # a step where there is no slope
 
 
 def rope_table(
@@ -58,12 +83,21 @@ def rope_table(
     theta: float = 10_000.0,
     scaling: RopeScaling | None = None,
     *,
+    context: int | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return cosine and sine of every position's angles, each (max_seq_len, Dh/2)."""
-    frequencies = rope_frequencies(head_dim, theta, scaling, dtype=dtype, device=device)
+    """Return cosine and sine of every position's angles, each (max_seq_len, Dh/2).
+
+    Args:
+        context: tokens that ``dynamic`` scaling stretches for; None means ``max_seq_len``.
+    """
+    frequencies = rope_frequencies(
+        head_dim, theta, scaling, context=max_seq_len if context is None else context, dtype=dtype, device=device
+    )
     angles = torch.outer(torch.arange(max_seq_len, dtype=dtype, device=device), frequencies)
+    if scaling and scaling.amplitude != 1:  # YaRN's queries and keys grow: sharper attention
+        return angles.cos() * scaling.amplitude, angles.sin() * scaling.amplitude
     return angles.cos(), angles.sin()
 
 

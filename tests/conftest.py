@@ -27,6 +27,10 @@ SWITCHES = [
     {"position": "sinusoidal"},
     {"position": "none"},
     {"bias": True},
+    {"bias": "attention", "n_kv_heads": 2},
+    {"bias": "feed_forward"},
+    {"head_dim": 12, "n_kv_heads": 2},
+    {"head_dim": 4, "bias": True},
     {"tie_embeddings": True},
     {"share_layers": 2},
 ]

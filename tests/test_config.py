@@ -35,12 +35,13 @@ def refuse(*says, **changes):
         ({"n_kv_heads": 8}, ["n_heads=4", "n_kv_heads=8"]),
         ({"share_layers": 3}, ["n_layers=4", "share_layers=3"]),
         ({"dim": 12}, ["'rope'", "dim=12", "n_heads=4", "odd width of 3"]),
+        ({"head_dim": 5}, ["'rope'", "head_dim=5", "odd width of 5"]),
         ({"dim": 7, "n_heads": 1, "position": "sinusoidal"}, ["'sinusoidal'", "odd width of 7"]),
         ({"norm": "batch"}, ["norm='batch'", "'rms', 'layer'"]),
         ({"norm_placement": "sandwich"}, ["norm_placement='sandwich'", "'pre', 'post'"]),
         ({"ffn": "geglu"}, ["ffn='geglu'", "'swiglu', 'gelu', 'relu'"]),
         ({"position": "alibi"}, ["position='alibi'", "'rope', 'sinusoidal', 'none'"]),
-        ({"bias": "yes"}, ["bias='yes'", "True, False"]),
+        ({"bias": "yes"}, ["bias='yes'", "True, False, 'attention', 'feed_forward'"]),
         ({"tie_embeddings": None}, ["tie_embeddings=None", "True, False"]),
         ({"rope_theta": NAN}, ["rope_theta=nan", "at least 1"]),
         ({"rope_theta": 0.5}, ["rope_theta=0.5", "at least 1"]),
@@ -49,6 +50,8 @@ def refuse(*says, **changes):
         ({"norm_eps": -1e-5}, ["norm_eps=-1e-05", "at least 0"]),
         ({"norm_eps": "1e-5"}, ["norm_eps='1e-5'", "number"]),
         ({"dim": 8, "rope_scaling": RopeScaling(kind="ntk", factor=2.0)}, ["'ntk'", "4 or more, not 2"]),
+        ({"head_dim": 2, "rope_scaling": RopeScaling(kind="dynamic", factor=2.0)}, ["'dynamic'", "4 or more, not 2"]),
+        ({"rope_theta": 1, "rope_scaling": RopeScaling(kind="yarn", factor=2.0)}, ["'yarn'", "more than 1, not 1"]),
     ],
 )
 def test_a_config_that_cannot_be_names_the_value_and_what_is_allowed(changes, says):
@@ -57,7 +60,8 @@ def test_a_config_that_cannot_be_names_the_value_and_what_is_allowed(changes, sa
 
 @pytest.mark.parametrize("value", [0, -1, True, 2.0, "8", NAN])
 @pytest.mark.parametrize(
-    "name", ["dim", "n_layers", "n_heads", "vocab_size", "max_seq_len", "share_layers", "n_kv_heads", "hidden_dim"]
+    "name",
+    ["dim", "n_layers", "n_heads", "vocab_size", "max_seq_len", "share_layers", "n_kv_heads", "hidden_dim", "head_dim"],
 )
 def test_a_size_is_a_whole_number_of_at_least_one(name, value):
     refuse(f"{name}={value!r}", "whole number of at least 1", **{name: value})
@@ -66,7 +70,11 @@ def test_a_size_is_a_whole_number_of_at_least_one(name, value):
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"kind": "yarn"}, ["rope_scaling.kind='yarn'", "'linear', 'ntk', 'llama3'"]),
+        ({"kind": "longrope"}, ["rope_scaling.kind='longrope'", "'linear', 'ntk', 'llama3', 'yarn', 'dynamic'"]),
+        ({"attention_factor": 0.0}, ["rope_scaling.attention_factor=0.0", "more than 0"]),
+        ({"beta_fast": -1}, ["rope_scaling.beta_fast=-1", "more than 0"]),
+        ({"beta_slow": NAN}, ["rope_scaling.beta_slow=nan", "more than 0"]),
+        ({"truncate": "no"}, ["rope_scaling.truncate='no'", "True, False"]),
         ({"factor": 0.5}, ["rope_scaling.factor=0.5", "at least 1"]),
         ({"factor": NAN}, ["rope_scaling.factor=nan", "at least 1"]),
         ({"original_max_seq_len": 0}, ["rope_scaling.original_max_seq_len=0", "at least 1"]),
@@ -135,6 +143,22 @@ def test_a_config_cannot_be_changed_and_a_changed_copy_is_checked_again():
         preset("tiny", n_kv_heads=3)
 
 
+def test_the_width_of_a_head_follows_the_others_unless_it_is_given():
+    config = preset("tiny")
+    assert (config.head_dim, config.replace(dim=128).head_dim, config.replace(n_heads=2).head_dim) == (16, 32, 32)
+    own = config.replace(head_dim=24)
+    assert (own.head_dim, own.replace(dim=128).head_dim, own.replace(head_dim=None).head_dim) == (24, 24, 16)
+    assert own.replace(dim=63, n_heads=2).head_dim == 24  # heads of their own width need not divide the model's
+
+
+def test_a_config_shows_the_width_of_a_head_only_where_it_is_its_own():
+    """The text is the call that makes the config again."""
+    for config in (preset("tiny"), preset("tiny", head_dim=24), preset("llama3.2-1b")):
+        shown = repr(config)
+        assert ("head_dim" in shown) == (config.head_dim == 24)
+        assert eval(shown, {"LlamaConfig": LlamaConfig, "RopeScaling": RopeScaling}) == config
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_survives_json(name):
     assert LlamaConfig.from_dict(json.loads(json.dumps(PRESETS[name].to_dict()))) == PRESETS[name]
@@ -146,11 +170,13 @@ def configs(draw):
     n_heads = n_kv_heads * draw(st.integers(1, 4))
     scaling = st.builds(
         RopeScaling,
-        kind=st.sampled_from(["linear", "ntk", "llama3"]),
+        kind=st.sampled_from(["linear", "ntk", "llama3", "yarn", "dynamic"]),
         factor=st.floats(1, 64),
         low_freq_factor=st.floats(0.1, 1),
         high_freq_factor=st.floats(1.5, 8),
         original_max_seq_len=st.integers(1, 8192),
+        attention_factor=st.none() | st.floats(0.1, 4),
+        truncate=st.booleans(),
     )
     return LlamaConfig(
         dim=n_heads * draw(st.sampled_from([4, 6, 64])),
@@ -161,12 +187,13 @@ def configs(draw):
         vocab_size=draw(st.integers(1, 1000)),
         hidden_dim=draw(st.none() | st.integers(1, 1000)),
         norm_eps=draw(st.floats(0, 1)),
-        rope_theta=draw(st.floats(1, 1e7)),
+        head_dim=draw(st.sampled_from([None, 4, 10])),
+        rope_theta=draw(st.floats(1, 1e7, exclude_min=True)),
         rope_scaling=draw(st.none() | scaling),
         norm=draw(st.sampled_from(["rms", "layer"])),
         ffn=draw(st.sampled_from(["swiglu", "gelu", "relu"])),
         position=draw(st.sampled_from(["rope", "sinusoidal", "none"])),
-        bias=draw(st.booleans()),
+        bias=draw(st.sampled_from([False, True, "attention", "feed_forward"])),
         tie_embeddings=draw(st.booleans()),
     )
 
@@ -239,7 +266,8 @@ def test_the_counted_parameters_are_those_of_the_model_for_every_combination_of_
         "norm_placement": ["pre", "post"],
         "ffn": ["swiglu", "gelu", "relu"],
         "position": ["rope", "sinusoidal", "none"],
-        "bias": [False, True],
+        "bias": [False, True, "attention", "feed_forward"],
+        "head_dim": [None, 6],
         "tie_embeddings": [False, True],
         "share_layers": [1, 2],
         "n_kv_heads": [1, 4],

@@ -132,6 +132,58 @@ def test_scaled_frequencies_are_those_of_transformers(scaling, theta):
     assert not torch.equal(expected, rope_frequencies(128, theta))
 
 
+def theirs(head_dim, max_seq_len, theta, **rope):
+    """Return transformers' frequencies for a sequence, and what cosine and sine are multiplied by."""
+    config = HuggingFaceConfig(
+        hidden_size=head_dim,
+        num_attention_heads=1,
+        max_position_embeddings=max_seq_len,
+        rope_parameters={"rope_theta": theta} | rope,
+    )
+    return lambda seq_len=None: ROPE_INIT_FUNCTIONS[rope["rope_type"]](config, "cpu", seq_len=seq_len)
+
+
+@given(
+    head_dim=st.integers(1, 64).map(lambda half: 2 * half),
+    theta=st.floats(2, 1e7),
+    factor=st.floats(1, 64),
+    original=st.integers(1, 100_000),
+    beta_fast=st.floats(1, 100),
+    beta_slow=st.floats(0.01, 1),
+    attention_factor=st.none() | st.floats(0.1, 10),
+    truncate=st.booleans(),
+)
+def test_yarn_is_that_of_transformers(
+    head_dim, theta, factor, original, beta_fast, beta_slow, attention_factor, truncate
+):
+    values = {"factor": factor, "beta_fast": beta_fast, "beta_slow": beta_slow, "truncate": truncate}
+    rope = values | {"rope_type": "yarn", "original_max_position_embeddings": original}
+    rope |= {} if attention_factor is None else {"attention_factor": attention_factor}
+    frequencies, amplitude = theirs(head_dim, 2 * original, theta, **rope)()
+    scaling = RopeScaling(kind="yarn", original_max_seq_len=original, attention_factor=attention_factor, **values)
+    torch.testing.assert_close(rope_frequencies(head_dim, theta, scaling), frequencies, rtol=5e-6, atol=0)
+    cos, sin = rope_table(head_dim, 3, theta, scaling, dtype=float64)
+    torch.testing.assert_close((cos**2 + sin**2).sqrt(), torch.full_like(cos, amplitude), rtol=1e-12, atol=0)
+
+
+@given(
+    head_dim=st.integers(2, 64).map(lambda half: 2 * half),
+    theta=st.floats(10, 1e6),
+    factor=st.floats(1, 16),
+    original=st.integers(1, 5000),
+    length=st.integers(1, 20_000),
+)
+def test_dynamic_scaling_is_what_transformers_uses_for_a_sequence_as_long_as_the_context(
+    head_dim, theta, factor, original, length
+):
+    scaling = RopeScaling(kind="dynamic", factor=factor, original_max_seq_len=original)
+    expected, _ = theirs(head_dim, original, theta, rope_type="dynamic", factor=factor)(length)
+    ours = rope_frequencies(head_dim, theta, scaling, context=length)
+    torch.testing.assert_close(ours, expected, rtol=2e-5, atol=0)
+    if length <= original:
+        assert torch.equal(ours, rope_frequencies(head_dim, theta))
+
+
 @given(st.floats(1, 64), st.sampled_from([4, 8, 64, 128]), st.floats(10, 1e6))
 def test_ntk_keeps_the_highest_frequency_and_divides_the_lowest_by_the_factor(factor, head_dim, theta):
     plain = rope_frequencies(head_dim, theta, dtype=float64)

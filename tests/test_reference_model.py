@@ -29,6 +29,10 @@ CONFIGS = {
     "sinusoidal": BASE.replace(position="sinusoidal"),
     "no-position": BASE.replace(position="none"),
     "bias": BASE.replace(bias=True),
+    "bias-of-attention": BASE.replace(bias="attention"),
+    "bias-of-feed-forward": BASE.replace(bias="feed_forward", ffn="gelu"),
+    "wide-heads": BASE.replace(head_dim=6, n_kv_heads=2),
+    "yarn": BASE.replace(rope_theta=30.0, rope_scaling=RopeScaling(kind="yarn", factor=4.0, original_max_seq_len=200)),
     "tied": BASE.replace(tie_embeddings=True),
     "shared-layers": BASE.replace(n_layers=4, share_layers=2),
     "all-at-once": BASE.replace(

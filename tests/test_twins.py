@@ -30,12 +30,19 @@ SWITCHES = [
     {"position": "sinusoidal"},
     {"position": "none"},
     {"bias": True},
+    {"bias": "attention"},
+    {"bias": "feed_forward", "ffn": "relu"},
+    {"head_dim": 10, "bias": True},
+    {"head_dim": 4, "n_heads": 7, "n_kv_heads": 1},
     {"tie_embeddings": True},
     {"share_layers": 2},
     {"share_layers": 4, "tie_embeddings": True},
     {"rope_scaling": RopeScaling(kind="linear", factor=4.0)},
     {"rope_scaling": RopeScaling(kind="ntk", factor=4.0)},
     {"rope_scaling": RopeScaling(kind="llama3", factor=8.0, original_max_seq_len=12)},
+    {"rope_scaling": RopeScaling(kind="dynamic", factor=2.0, original_max_seq_len=10)},
+    {"rope_theta": 100.0, "rope_scaling": RopeScaling(kind="yarn", factor=8.0, original_max_seq_len=60, beta_fast=4.0)},
+    {"rope_scaling": RopeScaling(kind="yarn", factor=3.0, attention_factor=1.7, truncate=False)},
 ]
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 
-from llama_minimal.config import FeedForwardKind, LlamaConfig, Norm, NormPlacement, Position, preset
+from llama_minimal.config import Bias, FeedForwardKind, LlamaConfig, Norm, NormPlacement, Position, preset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +17,8 @@ class ModelFlags:
     """Query heads."""
     n_kv_heads: int | None = None
     """Key/value heads: as many as query heads (MHA), fewer (GQA) or one (MQA)."""
+    head_dim: int | None = None
+    """Width of a head; left out: width of the model / query heads."""
     hidden_dim: int | None = None
     """Width of the feed-forward."""
     max_seq_len: int | None = None
@@ -29,8 +31,8 @@ class ModelFlags:
     """Kind of feed-forward."""
     position: Position | None = None
     """Kind of positions."""
-    bias: bool | None = None
-    """Biases in all linear layers but the last."""
+    bias: Bias | None = None
+    """Biases in all linear layers but the last, or in one part alone."""
     tie_embeddings: bool | None = None
     """One matrix for embedding and output."""
     share_layers: int | None = None

@@ -177,7 +177,8 @@ def _extend(past: Array, new: Array, n_keys: int) -> Array:
 
 def linear_names(name: str, config: LlamaConfig) -> list[str]:
     """List a linear layer's weights in the order of ``linear``'s arguments."""
-    return [f"{name}.weight", f"{name}.bias"] if config.bias else [f"{name}.weight"]
+    biased = config.attention_bias if ".attention." in name else config.ffn_bias
+    return [f"{name}.weight", f"{name}.bias"] if biased else [f"{name}.weight"]
 
 
 def norm_names(name: str, config: LlamaConfig) -> list[str]:
@@ -188,5 +189,5 @@ def norm_names(name: str, config: LlamaConfig) -> list[str]:
 def feed_forward_names(name: str, config: LlamaConfig) -> list[str]:
     """List a feed-forward layer's weights in the order of its arguments: all matrices, then all biases."""
     matrices = ("w1", "w2", "w3") if config.ffn == "swiglu" else ("w1", "w2")
-    kinds = ("weight", "bias") if config.bias else ("weight",)
+    kinds = ("weight", "bias") if config.ffn_bias else ("weight",)
     return [f"{name}.{matrix}.{kind}" for kind in kinds for matrix in matrices]

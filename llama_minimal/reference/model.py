@@ -13,7 +13,7 @@ import numpy as np
 from llama_minimal.config import LlamaConfig
 from llama_minimal.reference._types import VJP, Array
 from llama_minimal.reference.attention import causal_mask
-from llama_minimal.reference.block import Pair, block, block_vjp, norm_names, normalize, normalize_vjp
+from llama_minimal.reference.block import Pair, block, block_vjp, linear_names, norm_names, normalize, normalize_vjp
 from llama_minimal.reference.compose import Params, add_gradients, bind, chain, named
 from llama_minimal.reference.embedding import embedding, embedding_vjp
 from llama_minimal.reference.feedforward import linear, linear_vjp
@@ -23,8 +23,9 @@ from llama_minimal.reference.positions import rope_table, sinusoidal_table
 
 def parameter_shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
     """List the parameters of a model: the shape of each by its state-dict name."""
-    D, F, V, KDh = config.dim, config.hidden_dim, config.vocab_size, config.n_kv_heads * config.head_dim
-    matrices = {"attention.wq": (D, D), "attention.wk": (KDh, D), "attention.wv": (KDh, D), "attention.wo": (D, D)}
+    D, F, V = config.dim, config.hidden_dim, config.vocab_size
+    Q, K = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
+    matrices = {"attention.wq": (Q, D), "attention.wk": (K, D), "attention.wv": (K, D), "attention.wo": (D, Q)}
     matrices |= {"feed_forward.w1": (F, D), "feed_forward.w2": (D, F)}
     if config.ffn == "swiglu":
         matrices["feed_forward.w3"] = (F, D)
@@ -32,9 +33,8 @@ def parameter_shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
     shapes = {"tok_embeddings.weight": (V, D)}
     for i in range(0, config.n_layers, config.share_layers):
         for matrix, (rows, columns) in matrices.items():
-            shapes[f"layers.{i}.{matrix}.weight"] = (rows, columns)
-            if config.bias:
-                shapes[f"layers.{i}.{matrix}.bias"] = (rows,)
+            for name in linear_names(f"layers.{i}.{matrix}", config):
+                shapes[name] = (rows, columns) if name.endswith("weight") else (rows,)
         for norm in ("attention_norm", "ffn_norm"):
             shapes |= dict.fromkeys(norm_names(f"layers.{i}.{norm}", config), (D,))
     if config.norm_placement == "pre":
@@ -124,7 +124,7 @@ def _positions(config: LlamaConfig, start: int, stop: int) -> tuple[Array, Pair 
     if config.position == "sinusoidal":
         added = sinusoidal_table(config.dim, stop)[start:]
     if config.position == "rope":
-        cos, sin = rope_table(config.head_dim, stop, config.rope_theta, config.rope_scaling)
+        cos, sin = rope_table(config.head_dim, stop, config.rope_theta, config.rope_scaling, context=config.max_seq_len)
         rope = cos[start:], sin[start:]
     return added, rope, causal_mask(stop - start, stop)
 
