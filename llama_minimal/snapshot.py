@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from llama_minimal.checkpoint.native import write_native
-from llama_minimal.checkpoint.tensors import fill, load_safetensors, read_safetensors, write_safetensors
+from llama_minimal.checkpoint.reading import read_tensors
+from llama_minimal.checkpoint.tensors import fill, load_safetensors, write_safetensors
 from llama_minimal.config import read_json
 from llama_minimal.files import atomic_folder, remove_leftovers
 from llama_minimal.model import Llama
@@ -72,7 +73,7 @@ def load_snapshot(path: Path, model: Llama, optimizer: torch.optim.Optimizer, sc
     Raises:
         ValueError: if the snapshot is damaged or belongs to a model of another shape.
     """
-    fill(model, read_safetensors([path / "model.safetensors"]), path)
+    fill(model, read_tensors([path / "model.safetensors"]), path)
     tensors = load_safetensors(path / "trainer.safetensors")
     try:
         optimizer.load_state_dict(_optimizer_state(model, optimizer, tensors))

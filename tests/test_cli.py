@@ -52,7 +52,8 @@ def test_training_on_a_text_file(tmp_path, capsys):
 
 
 def test_every_switch_of_the_model_is_a_flag(tmp_path, capsys):
-    flags = "--norm layer --norm-placement post --ffn relu --position sinusoidal --bias attention --tie-embeddings True --head-dim 12"
+    flags = "--norm layer --norm-placement post --ffn relu --position sinusoidal --bias attention"
+    flags += " --tie-embeddings True --head-dim 12"
     main([*TRAIN, *flags.split(), "--out", str(tmp_path / "run"), "--steps", "2"])
     main(["info", str(tmp_path / "run")])
     main(["generate", str(tmp_path / "run"), "--max-new-tokens", "4"])

@@ -1,14 +1,15 @@
 """Load and save models: Hugging Face folders, Meta folders, and the package's own."""
 
 import re
+import warnings
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from llama_minimal.checkpoint.huggingface import INDEX, open_huggingface, write_huggingface
+from llama_minimal.checkpoint.huggingface import INDEX, has_weights, open_huggingface, write_huggingface
 from llama_minimal.checkpoint.huggingface_config import not_expressible
-from llama_minimal.checkpoint.meta import open_meta, write_meta
+from llama_minimal.checkpoint.meta import EXTRA, open_meta, write_meta
 from llama_minimal.checkpoint.native import MODEL_TYPE, open_native, write_native
 from llama_minimal.checkpoint.tensors import Checkpoint, fill
 from llama_minimal.config import read_json
@@ -21,7 +22,7 @@ __all__ = ["COURSE", "load", "not_expressible", "open_checkpoint", "save"]
 Format = Literal["auto", "huggingface", "meta", "native"]
 COURSE = Path(__file__).parents[1] / "course" / "model"  # what load("course") means
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model")
-_MODEL_FILES = ("config.json", "params.json", "*.safetensors", INDEX, "consolidated.*.pth")
+_MODEL_FILES = ("config.json", "params.json", "*.safetensors", INDEX, "consolidated.*.pth", EXTRA)
 
 
 def load(
@@ -55,9 +56,10 @@ def load(
     config = checkpoint.config if max_seq_len is None else checkpoint.config.replace(max_seq_len=max_seq_len)
     tokenizer = _find_tokenizer(folder)
     if tokenizer and tokenizer.vocab_size > config.vocab_size:
-        raise ValueError(
+        warnings.warn(
             f"the tokenizer in {folder} has {tokenizer.vocab_size} tokens, but the model has embeddings for only "
-            f"{config.vocab_size}; do they belong together?"
+            f"{config.vocab_size}: prompts with ids from {config.vocab_size} on will be refused",
+            stacklevel=2,
         )
     model = build(config, device=device, dtype=dtype or checkpoint.dtype, seed=None)
     fill(model, checkpoint.tensors(), folder)
@@ -108,7 +110,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     Raises:
         ValueError: if the folder holds no model, or a damaged one.
     """
-    if (folder / "params.json").exists():
+    if _is_meta(folder):
         return open_meta(folder)
     if not (folder / "config.json").exists():
         raise ValueError(
@@ -117,6 +119,12 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         )
     config = read_json(folder / "config.json")
     return (open_native if config.get("model_type") == MODEL_TYPE else open_huggingface)(folder, config)
+
+
+def _is_meta(folder: Path) -> bool:
+    # A folder with both kinds of config is what its weights are; one with both kinds of weights is transformers'.
+    is_huggingface = (folder / "config.json").exists() and has_weights(folder)
+    return (folder / "params.json").exists() and not is_huggingface
 
 
 def _find(path_or_id: str | Path) -> Path:
@@ -152,7 +160,7 @@ def _download(hub_id: str) -> Path:
 def _find_tokenizer(folder: Path) -> TextCodec | None:
     # Meta keeps one tokenizer for all sizes in the parent; a snapshot's is in the folder of its run.
     places = [folder]
-    if (folder / "params.json").exists():
+    if _is_meta(folder):
         places.append(folder.parent)
     if folder.parent.name == "snapshots":
         places.append(folder.parent.parent)

@@ -1,21 +1,16 @@
-"""Folders of the transformers library: ``config.json`` and safetensors, in one file or many."""
+"""Folders of the transformers library: ``config.json`` and weights, in one file or many."""
 
 import json
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from llama_minimal.checkpoint.huggingface_config import config_from_huggingface, config_to_huggingface
-from llama_minimal.checkpoint.tensors import (
-    Checkpoint,
-    Named,
-    first_dtype,
-    naming,
-    read_safetensors,
-    write_safetensors,
-)
+from llama_minimal.checkpoint.reading import first_dtype, read_tensors, tensor_names, without_wrappers
+from llama_minimal.checkpoint.tensors import Checkpoint, Named, naming, write_safetensors
 from llama_minimal.config import LlamaConfig, read_json
 from llama_minimal.model import Llama
 from llama_minimal.tokenizer import SentencePieceTokenizer, TextCodec
@@ -32,6 +27,8 @@ _LAYER = {
     "ffn_norm": "post_attention_layernorm",
 }
 INDEX = "model.safetensors.index.json"
+# Where weights may be, the first that is there: whole, or cut into files that an index names.
+WEIGHTS = ("model.safetensors", INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")
 _TOP = {"tok_embeddings": "model.embed_tokens", "norm": "model.norm", "output": "lm_head"}
 
 
@@ -40,8 +37,11 @@ def names(config: LlamaConfig) -> dict[str, str]:
     modules = dict(_TOP)
     for i in range(config.n_layers):
         modules |= {f"layers.{i}.{ours}": f"model.layers.{i}.{theirs}" for ours, theirs in _LAYER.items()}
-    kinds = ("weight", "bias") if config.bias else ("weight",)
-    return {f"{ours}.{kind}": f"{theirs}.{kind}" for ours, theirs in modules.items() for kind in kinds}
+    tensors = {f"{ours}.weight": f"{theirs}.weight" for ours, theirs in modules.items()}
+    for ours, theirs in modules.items():
+        if (".attention." in ours and config.attention_bias) or (".feed_forward." in ours and config.ffn_bias):
+            tensors[f"{ours}.bias"] = f"{theirs}.bias"
+    return tensors
 
 
 def to_half_split(weight: Tensor, n_heads: int) -> Tensor:
@@ -66,19 +66,45 @@ def open_huggingface(folder: Path, config: dict[str, Any]) -> Checkpoint:
     with naming(folder / "config.json"):
         ours = config_from_huggingface(config)
     paths = _weight_files(folder)
-    to_ours = {theirs: name for name, theirs in names(ours).items()}
+    found = {name: _plain(name) for name in tensor_names(paths) if not name.endswith("rotary_emb.inv_freq")}
+    if ours.tie_embeddings and _has_two_matrices(found, paths, folder):
+        ours = ours.replace(tie_embeddings=False)
+    to_ours = {_plain(theirs): name for name, theirs in names(ours).items()}
+    if ours.tie_embeddings:
+        if "embed_tokens.weight" in found.values():
+            found = {name: plain for name, plain in found.items() if plain != "lm_head.weight"}  # a copy
+        to_ours["lm_head.weight"] = "tok_embeddings.weight"
 
     def tensors() -> Named:
-        for theirs, tensor in read_safetensors(paths):
-            if theirs.endswith("rotary_emb.inv_freq") or (theirs == "lm_head.weight" and ours.tie_embeddings):
-                continue  # computed from the config; a copy of the embeddings
-            name = to_ours.get(theirs, theirs)
+        for theirs, tensor in read_tensors(paths, found.__contains__):
+            name = to_ours.get(found[theirs], theirs)
             n_heads = _rotated_heads(name, ours)
             if n_heads and tensor.ndim and tensor.size(0) % (2 * n_heads) == 0:  # else an error that ``fill`` tells
                 tensor = to_interleaved(tensor, n_heads)
             yield name, tensor
 
-    return Checkpoint(ours, first_dtype(paths), tensors)
+    return Checkpoint(ours, first_dtype(paths, found.__contains__), tensors)
+
+
+def _plain(name: str) -> str:
+    """Return a name of theirs without wrappers and without the ``model.`` that the bare model leaves out."""
+    return re.sub(r"^(model\.)+", "", without_wrappers(name))
+
+
+def _has_two_matrices(found: dict[str, str], paths: list[Path], folder: Path) -> bool:
+    """Say whether embedding and output differ, though the config ties them."""
+    pair = [name for name, plain in found.items() if plain in ("embed_tokens.weight", "lm_head.weight")]
+    if len(pair) < 2:
+        return False
+    first, second = (tensor for _, tensor in read_tensors(paths, pair.__contains__))
+    if first.shape == second.shape and bool((first == second).all()):
+        return False
+    warnings.warn(
+        f"{folder / 'config.json'} says that embedding and output are one matrix, but the weights have two different "
+        f"ones; both are kept, as in the transformers library (tie_embeddings=False)",
+        stacklevel=2,
+    )
+    return True
 
 
 def write_huggingface(model: Llama, folder: Path, tokenizer: TextCodec | None, *, max_shard_bytes: int) -> None:
@@ -139,19 +165,21 @@ def _shards(parameters: dict[str, Tensor], max_bytes: int) -> list[list[str]]:
     return shards
 
 
+def has_weights(folder: Path) -> bool:
+    """Say whether a folder has weights under the transformers library's names."""
+    return any((folder / name).exists() for name in WEIGHTS)
+
+
 def _weight_files(folder: Path) -> list[Path]:
-    if (folder / "model.safetensors").exists():
-        return [folder / "model.safetensors"]
-    if (folder / INDEX).exists():
-        weight_map = read_json(folder / INDEX).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise ValueError(f"{folder / INDEX} has no weight_map; download it again")
-        if wrong := [name for name in weight_map.values() if not re.fullmatch(r"[\w.-]+\.safetensors", str(name))]:
-            raise ValueError(f"{folder / INDEX} names {wrong[0]!r}, which is no safetensors file; download it again")
-        return [folder / name for name in sorted(set(weight_map.values()))]
-    if list(folder.glob("*.bin")):
-        raise ValueError(
-            f"{folder} has its weights in pickle files (*.bin), which may run code when read; "
-            f"get the safetensors version, or convert it with the transformers library"
-        )
-    raise ValueError(f"{folder} has a config.json but no model.safetensors and no {INDEX}; is the download complete?")
+    source = next((folder / name for name in WEIGHTS if (folder / name).exists()), None)
+    if source is None:
+        raise ValueError(f"{folder} has a config.json but none of {', '.join(WEIGHTS)}; is the download complete?")
+    if source.suffix != ".json":
+        return [source]
+    weight_map = read_json(source).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ValueError(f"{source} has no weight_map; download it again")
+    kind = "safetensors" if source.name == INDEX else "bin"
+    if wrong := [name for name in weight_map.values() if not re.fullmatch(rf"[\w.-]+\.{kind}", str(name))]:
+        raise ValueError(f"{source} names {wrong[0]!r}, which is no {kind} file; download it again")
+    return [folder / name for name in sorted(set(weight_map.values()))]

@@ -2,13 +2,15 @@
 
 from typing import Any
 
-from llama_minimal.config import LlamaConfig, RopeScaling
+from llama_minimal.checkpoint.huggingface_rope import rope_from_huggingface, rope_to_huggingface
+from llama_minimal.config import LlamaConfig
 
 _SAME = {  # their config field: ours
     "hidden_size": "dim",
     "num_hidden_layers": "n_layers",
     "num_attention_heads": "n_heads",
     "num_key_value_heads": "n_kv_heads",
+    "head_dim": "head_dim",
     "vocab_size": "vocab_size",
     "intermediate_size": "hidden_dim",
     "max_position_embeddings": "max_seq_len",
@@ -28,25 +30,19 @@ def config_from_huggingface(values: dict[str, Any]) -> LlamaConfig:
     needed = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
     if missing := [name for name in needed if values.get(name) is None]:
         raise ValueError(f"it lacks {', '.join(missing)}")
-    rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
-    if not isinstance(rope, dict):
-        raise ValueError(f"its rotary settings should be an object, not {rope!r}")
+    theta, scaling = rope_from_huggingface(values)
+    attention_bias, ffn_bias = bool(values.get("attention_bias", False)), bool(values.get("mlp_bias", False))
     config = LlamaConfig(
         **{"norm_eps": 1e-6}  # their default, where ours is 1e-5
         | {ours: values[theirs] for theirs, ours in _SAME.items() if values.get(theirs) is not None},
-        rope_theta=float(rope.get("rope_theta") or values.get("rope_theta") or 10_000.0),
-        rope_scaling=_scaling_from(rope),
-        bias=bool(values.get("attention_bias", False)),
+        rope_theta=theta,
+        rope_scaling=scaling,
+        bias=attention_bias if attention_bias == ffn_bias else "attention" if attention_bias else "feed_forward",
     )
-    unsupported = {
-        "hidden_act": (values.get("hidden_act", "silu"), "silu"),
-        "mlp_bias": (bool(values.get("mlp_bias", False)), config.bias),
-        "head_dim": (values.get("head_dim") or config.head_dim, config.head_dim),
-        "quantization_config": (values.get("quantization_config"), None),
-    }
-    for name, (value, needed) in unsupported.items():
-        if value != needed:
-            raise ValueError(f"it has {name}={value!r}; only {needed!r} can be loaded here")
+    if (activation := values.get("hidden_act", "silu")) not in ("silu", "swish"):
+        raise ValueError(f"it has hidden_act={activation!r}; only 'silu' can be loaded here")
+    if quantized := values.get("quantization_config"):
+        raise ValueError(f"it has quantization_config={quantized!r}; get a version that is not quantized")
     return config
 
 
@@ -58,48 +54,19 @@ def config_to_huggingface(config: LlamaConfig) -> dict[str, Any]:
     """
     if other := not_expressible(config):
         raise ValueError(f"the transformers library's LLaMA has no {', '.join(other)}; save with format='native'")
-    theta, scaling = config.rope_theta, config.rope_scaling
-    if scaling and scaling.kind == "ntk":  # the same as another base
-        theta, scaling = theta * scaling.factor ** (config.head_dim / (config.head_dim - 2)), None
-    rope_scaling = None
-    if scaling:
-        rope_scaling = {"rope_type": scaling.kind, "factor": scaling.factor}
-    if scaling and scaling.kind == "llama3":
-        rope_scaling |= {
-            "low_freq_factor": scaling.low_freq_factor,
-            "high_freq_factor": scaling.high_freq_factor,
-            "original_max_position_embeddings": scaling.original_max_seq_len,
-        }
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "hidden_act": "silu",
         **{theirs: getattr(config, ours) for theirs, ours in _SAME.items()},
-        "rope_theta": theta,
-        "rope_scaling": rope_scaling,
-        "attention_bias": config.bias,
-        "mlp_bias": config.bias,
+        **rope_to_huggingface(config),
+        "attention_bias": config.attention_bias,
+        "mlp_bias": config.ffn_bias,
     }
 
 
 def not_expressible(config: LlamaConfig) -> list[str]:
     """Return the switches whose value the LLaMA of transformers (and Meta's) does not know, as ``name=value``."""
     known = {"norm": "rms", "norm_placement": "pre", "ffn": "swiglu", "position": "rope", "share_layers": 1}
-    return [f"{name}={getattr(config, name)!r}" for name, value in known.items() if getattr(config, name) != value]
-
-
-def _scaling_from(values: dict[str, Any]) -> RopeScaling | None:
-    kind = values.get("rope_type", values.get("type", "default"))  # "type" in older files
-    if kind == "default":
-        return None
-    if kind == "linear":
-        return RopeScaling(kind="linear", factor=values["factor"])
-    if kind == "llama3":
-        return RopeScaling(
-            kind="llama3",
-            factor=values["factor"],
-            low_freq_factor=values["low_freq_factor"],
-            high_freq_factor=values["high_freq_factor"],
-            original_max_seq_len=values["original_max_position_embeddings"],
-        )
-    raise ValueError(f"it asks for rotary scaling {kind!r}; known are 'default', 'linear' and 'llama3'")
+    other = [f"{name}={getattr(config, name)!r}" for name, value in known.items() if getattr(config, name) != value]
+    return other + ([f"dim={config.dim} with n_heads={config.n_heads}"] if config.dim % config.n_heads else [])

@@ -2,7 +2,7 @@
 
 import json
 import math
-import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 
 from llama_minimal.checkpoint.huggingface_config import not_expressible
-from llama_minimal.checkpoint.tensors import Checkpoint, Named, checked, naming
+from llama_minimal.checkpoint.reading import checked, load_torch, without_wrappers
+from llama_minimal.checkpoint.tensors import Checkpoint, Named, naming
 from llama_minimal.config import LlamaConfig, RopeScaling, ffn_width, read_json
 from llama_minimal.model import Llama, build
 
-_SCALED = RopeScaling(kind="llama3", factor=8.0)  # what "use_scaled_rope" means in Meta's code
+EXTRA = "llama_minimal.json"  # beside params.json: what that cannot say of a model of ours
 # Which axis of a weight (out, in) Meta's model parallelism cuts; norms are whole on every rank.
-_CUT = {"wq": 0, "wk": 0, "wv": 0, "w1": 0, "w3": 0, "output": 0, "wo": 1, "w2": 1, "tok_embeddings": 1}
+_CUT = {"wq": 0, "wk": 0, "wv": 0, "w1": 0, "w3": 0, "output": 0, "wo": 1, "w2": 1}
+_LLAMA3_THETA = 500_000.0
 
 
 def open_meta(folder: Path) -> Checkpoint:
@@ -31,28 +33,32 @@ def open_meta(folder: Path) -> Checkpoint:
     paths = sorted(folder.glob("consolidated.*.pth"))
     if not paths:
         raise ValueError(f"{folder} has a params.json but no consolidated.NN.pth; is the download complete?")
-    ranks = [_read_pth(path) for path in paths]
+    ranks = [_read(path) for path in paths]
     kinds = [{name: (tensor.shape, tensor.dtype) for name, tensor in rank.items()} for rank in ranks]
     if any(kind != kinds[0] for kind in kinds):
         raise ValueError(f"the consolidated.NN.pth files in {folder} hold different tensors; get them again")
-    if "output.weight" not in ranks[0] or ranks[0]["output.weight"].ndim != 2:
-        raise ValueError(f"{paths[0]} lacks the matrix output.weight; is it a LLaMA checkpoint?")
-    vocab_size = sum(rank["output.weight"].size(0) for rank in ranks)
     params = read_json(folder / "params.json")
+    if (folder / EXTRA).exists():
+        params |= read_json(folder / EXTRA)
     with naming(folder / "params.json"):
-        config = config_from_params(params, vocab_size=vocab_size)
+        config = config_from_params(params, vocab_size=_vocab_size(ranks, params, paths[0]))
     shapes = {name: tuple(p.shape) for name, p in build(config, device="meta").named_parameters()}
+    config = config.replace(tie_embeddings=_are_tied(ranks, config, folder))
+    unused = ("rope.freqs", "output.weight") if config.tie_embeddings else ("rope.freqs",)
 
     def tensors() -> Named:
         for name in ranks[0]:
-            if not name.endswith("rope.freqs"):
+            if not name.endswith(unused):
                 yield name, _join(folder / name, [rank[name] for rank in ranks], shapes.get(name))
 
-    return Checkpoint(config, ranks[0]["output.weight"].dtype, tensors)
+    return Checkpoint(config, ranks[0]["tok_embeddings.weight"].dtype, tensors)
 
 
 def config_from_params(values: dict[str, Any], *, vocab_size: int) -> LlamaConfig:
     """Translate a ``params.json``.
+
+    It does not say everything. What is left out is what was published with a model of these values: how far
+    ``use_scaled_rope`` stretches, and how long the context is.
 
     Args:
         vocab_size: what the weights say; the file of LLaMA-1 and -2 says −1.
@@ -60,45 +66,74 @@ def config_from_params(values: dict[str, Any], *, vocab_size: int) -> LlamaConfi
     Raises:
         ValueError: if it lacks a size or has a field that we do not know.
     """
-    values = dict(values)
+    values = {name: value for name, value in values.items() if value is not None}
     if missing := [name for name in ("dim", "n_layers", "n_heads") if name not in values]:
         raise ValueError(f"it lacks {', '.join(missing)}")
-    multiple_of, multiplier = values.pop("multiple_of", 256), values.pop("ffn_dim_multiplier", None) or 1.0
+    multiple_of, multiplier = values.pop("multiple_of", 256), values.pop("ffn_dim_multiplier", 1.0)
     for name, value in (("dim", values["dim"]), ("multiple_of", multiple_of), ("ffn_dim_multiplier", multiplier)):
         if not isinstance(value, int | float) or not 0 < value < 1e9:
             raise ValueError(f"{name}={value!r} must be a positive number")
-    width = ffn_width(values["dim"], multiple_of=multiple_of, multiplier=multiplier)
     scaled = values.pop("use_scaled_rope", False)
-    values["vocab_size"] = vocab_size
-    defaults = {"hidden_dim": width, "rope_scaling": _SCALED if scaled else None}
-    defaults["max_seq_len"] = _usual_context(values.get("rope_theta"), scaled)
-    return LlamaConfig.from_dict(defaults | values)
+    values.pop("max_batch_size", None)  # of the cache in Meta's code
+    defaults = {"hidden_dim": ffn_width(values["dim"], multiple_of=multiple_of, multiplier=multiplier)}
+    if scaled:
+        defaults["rope_theta"] = _LLAMA3_THETA  # the default of the code that knows this field
+    config = LlamaConfig.from_dict(defaults | values | {"vocab_size": vocab_size})
+    if scaled:
+        config = config.replace(rope_scaling=_scaling(config))
+    return config if "max_seq_len" in values else config.replace(max_seq_len=_published_context(config))
 
 
 def config_to_params(config: LlamaConfig) -> dict[str, Any]:
-    """Translate to a ``params.json`` that Meta's code reads.
+    """Translate to a ``params.json`` that Meta's code of the model's generation reads.
+
+    Meta's code refuses fields that it does not know, so those that came later are written only where they are
+    needed: ``n_kv_heads`` and ``ffn_dim_multiplier`` with LLaMA-2, ``rope_theta`` with Code Llama,
+    ``use_scaled_rope`` with Llama 3.1.
 
     Raises:
         ValueError: if a switch has a value that Meta's code does not know.
     """
-    other = not_expressible(config) + (["bias=True"] if config.bias else [])
-    if config.rope_scaling not in (None, _SCALED):
+    other = not_expressible(config) + ([f"bias={config.bias!r}"] if config.bias else [])
+    if config.head_dim * config.n_heads != config.dim:
+        other.append(f"head_dim={config.head_dim} with dim={config.dim} and n_heads={config.n_heads}")
+    if config.rope_scaling not in (None, _scaling(config)):
         other.append(f"rope_scaling={config.rope_scaling}")
     if other:
         raise ValueError(f"Meta's format has no {', '.join(other)}; save with format='native'")
-    same = ["dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "norm_eps", "rope_theta"]
-    if config.max_seq_len != _usual_context(config.rope_theta, config.rope_scaling):
-        same.append("max_seq_len")  # only where it must be: Meta's code takes it from its caller, and refuses it here
-    width = {"multiple_of": 256}
+    params = {name: getattr(config, name) for name in ("dim", "n_layers", "n_heads", "vocab_size", "norm_eps")}
+    if config.n_kv_heads != config.n_heads:
+        params["n_kv_heads"] = config.n_kv_heads
+    params["multiple_of"] = 256
     if ffn_width(config.dim) != config.hidden_dim:  # half more than the quotient survives rounding down
-        width = {"multiple_of": 1, "ffn_dim_multiplier": (config.hidden_dim + 0.5) / int(2 * 4 * config.dim / 3)}
-    scaled = {"use_scaled_rope": True} if config.rope_scaling else {}
-    return {name: getattr(config, name) for name in same} | width | scaled
+        params |= {"multiple_of": 1, "ffn_dim_multiplier": (config.hidden_dim + 0.5) / int(2 * 4 * config.dim / 3)}
+    if config.rope_theta != 10_000.0 or config.rope_scaling:
+        params["rope_theta"] = config.rope_theta
+    return params | ({"use_scaled_rope": True} if config.rope_scaling else {})
 
 
-def _usual_context(theta: float | None, scaled: object) -> int:
-    # Meta's file does not say how long the context was: LLaMA had 2,048 tokens, Llama 3 8,192, 3.1 131,072.
-    return 131_072 if scaled else 8192 if theta == 500_000.0 else 2048
+def _is_small_llama32(config: LlamaConfig) -> bool:
+    # 1B and 3B, to be known by their shape alone: tied, and scaled by another factor than all others.
+    return (config.dim, config.n_layers, config.n_heads) in ((2048, 16, 32), (3072, 28, 24))
+
+
+def _scaling(config: LlamaConfig) -> RopeScaling:
+    return RopeScaling(kind="llama3", factor=32.0 if _is_small_llama32(config) else 8.0)
+
+
+def _published_context(config: LlamaConfig) -> int:
+    """Return the context with which Meta published a model of these values, which ``params.json`` leaves out."""
+    if config.rope_scaling:
+        return 131_072  # Llama 3.1, 3.2, 3.3
+    if config.rope_theta != 10_000.0:
+        return {_LLAMA3_THETA: 8192, 1_000_000.0: 16_384}.get(config.rope_theta, 2048)  # Llama 3, Code Llama
+    # LLaMA's norms have an epsilon of 1e-6, LLaMA-2's of 1e-5; so has LLaMA-65B, but without grouped queries.
+    is_65b = config.dim == 8192 and config.n_kv_heads == config.n_heads
+    return 4096 if config.norm_eps == 1e-5 and not is_65b else 2048
+
+
+def _is_llama3(config: LlamaConfig) -> bool:
+    return config.rope_theta == _LLAMA3_THETA or config.rope_scaling is not None
 
 
 def write_meta(model: Llama, folder: Path, *, n_shards: int) -> None:
@@ -114,18 +149,28 @@ def write_meta(model: Llama, folder: Path, *, n_shards: int) -> None:
         if getattr(model.config, name) % n_shards:
             raise ValueError(f"{name}={getattr(model.config, name)} cannot be cut into n_shards={n_shards} equal parts")
     weights = model.state_dict()  # tied embeddings under both names, as Meta's code wants them
+    # LLaMA-1 and -2 cut the width of the embedding, Llama 3 its vocabulary.
+    axes = _CUT | {"tok_embeddings": 0 if _is_llama3(model.config) else 1}
     for rank in range(n_shards):
-        shard = {name: _slice(name, weight, rank, n_shards) for name, weight in weights.items()}
+        shard = {
+            name: _slice(weight, axes.get(name.split(".")[-2]), rank, n_shards) for name, weight in weights.items()
+        }
         path = folder / f"consolidated.{rank:02d}.pth"
         try:
             torch.save(shard, path)
         except RuntimeError as error:  # the library's name for a full disk, too
             raise OSError(f"could not write {path.name}: {error}") from None
     (folder / "params.json").write_text(json.dumps(params, indent=2), encoding="utf-8")
+    extra: dict[str, Any] = {}
+    if model.config.max_seq_len != _published_context(model.config):
+        extra["max_seq_len"] = model.config.max_seq_len
+    if model.config.tie_embeddings and not _is_small_llama32(model.config):
+        extra["tie_embeddings"] = True
+    if extra:
+        (folder / EXTRA).write_text(json.dumps(extra, indent=2), encoding="utf-8")
 
 
-def _slice(name: str, weight: Tensor, rank: int, n_shards: int) -> Tensor:
-    axis = _CUT.get(name.split(".")[-2])
+def _slice(weight: Tensor, axis: int | None, rank: int, n_shards: int) -> Tensor:
     if axis is None or n_shards == 1:
         return weight.detach()
     return weight.detach().chunk(n_shards, dim=axis)[rank].clone()  # a view would be saved with all its storage
@@ -148,18 +193,37 @@ def _join(source: Path, slices: list[Tensor], shape: tuple[int, ...] | None) -> 
     return torch.cat([group[0] for group in groups], dim=cut[0]) if cut else first
 
 
-def _read_pth(path: Path) -> dict[str, Tensor]:
-    """Map a file of tensors into memory; nothing that it may contain besides tensors is ever run."""
-    try:
-        content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"{path} holds something other than tensors, which was not run ({reason})") from None
-    except Exception as error:  # damaged files make the library raise almost anything
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"{path} is not a whole PyTorch file ({reason}); download it again") from None
-    if not isinstance(content, dict) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
-    ):
-        raise ValueError(f"{path} is not a dictionary of named tensors; is it a LLaMA checkpoint?")
-    return {name: checked(tensor, name, path) for name, tensor in content.items()}
+def _read(path: Path) -> dict[str, Tensor]:
+    rank = {without_wrappers(name): checked(tensor, name, path) for name, tensor in load_torch(path).items()}
+    if rank.get("tok_embeddings.weight", torch.empty(0)).ndim != 2:
+        raise ValueError(f"{path} lacks the matrix tok_embeddings.weight; is it a LLaMA checkpoint?")
+    return rank
+
+
+def _vocab_size(ranks: list[dict[str, Tensor]], params: dict[str, Any], path: Path) -> int:
+    """Return how many tokens the weights know; the output is cut by rows, the embedding by rows or columns."""
+    output = ranks[0].get("output.weight")
+    if output is not None and output.ndim != 2:
+        raise ValueError(f"{path} has an output.weight that is no matrix; is it a LLaMA checkpoint?")
+    embedding = ranks[0]["tok_embeddings.weight"]
+    by_rows = output is not None or embedding.size(1) == params.get("dim")
+    return (embedding if output is None else output).size(0) * (len(ranks) if by_rows else 1)
+
+
+def _are_tied(ranks: list[dict[str, Tensor]], config: LlamaConfig, folder: Path) -> bool:
+    """Say whether output and embedding are one matrix; where they are, Meta's files hold it twice or once."""
+    if "output.weight" not in ranks[0]:
+        return True
+    if not config.tie_embeddings and not _is_small_llama32(config):
+        return False
+    output = torch.cat([rank["output.weight"] for rank in ranks])
+    slices = [rank["tok_embeddings.weight"] for rank in ranks]
+    embedding = torch.cat(slices, dim=0 if slices[0].size(1) == config.dim else 1)
+    equal = output.shape == embedding.shape and bool((output == embedding).all())
+    if config.tie_embeddings and not equal:
+        warnings.warn(
+            f"{folder / EXTRA} says that embedding and output are one matrix, but the weights have two different "
+            f"ones; both are kept (tie_embeddings=False)",
+            stacklevel=2,
+        )
+    return equal

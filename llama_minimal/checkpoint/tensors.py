@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -14,7 +14,6 @@ from llama_minimal.config import LlamaConfig
 from llama_minimal.model import Llama
 
 Named = Iterator[tuple[str, Tensor]]
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,37 +53,6 @@ def fill(model: Llama, tensors: Iterable[tuple[str, Tensor]], source: Path) -> N
         raise ValueError(f"{source} {' and '.join(parts)}; do its config and its weights belong together?")
 
 
-def read_safetensors(paths: Iterable[Path]) -> Named:
-    """Yield the tensors of safetensors files under the files' own names.
-
-    Raises:
-        ValueError: if a file is missing, truncated or damaged, or a tensor is not of plain numbers.
-    """
-    for path in paths:
-        try:
-            with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118 - it is no dict
-                    yield name, checked(file.get_tensor(name), name, path)
-        except FileNotFoundError:
-            raise ValueError(f"{path} is missing, though the checkpoint's index names it; download it again") from None
-        except SafetensorError as error:
-            raise ValueError(f"{path} is not a whole safetensors file ({error}); download or save it again") from None
-
-
-def checked(tensor: Tensor, name: str, path: Path) -> Tensor:
-    """Return the tensor.
-
-    Raises:
-        ValueError: if it is quantized or sparse, so that its numbers are not the weights.
-    """
-    if tensor.dtype not in _DTYPES or tensor.layout is not torch.strided:
-        raise ValueError(
-            f"{path}: {name} is of {tensor.dtype} ({tensor.layout}); only float32, bfloat16, float16 and float64 can "
-            f"be loaded: get a version that is not quantized"
-        )
-    return tensor
-
-
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Name the file in the message of whatever is wrong with its values.
@@ -98,17 +66,6 @@ def naming(path: Path) -> Iterator[None]:
         raise ValueError(f"{path} lacks {error}") from None
     except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None
-
-
-def first_dtype(paths: Iterable[Path]) -> torch.dtype:
-    """Return the dtype of the first tensor.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    for _, tensor in read_safetensors(paths):
-        return tensor.dtype
-    raise ValueError(f"{', '.join(map(str, paths))} holds no tensors")
 
 
 def write_safetensors(tensors: dict[str, Tensor], path: Path) -> None:
