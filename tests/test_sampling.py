@@ -41,6 +41,72 @@ def test_top_p_allows_the_smallest_set_that_has_probability_p(row, p):
     assert allowed(top_p_filter(torch.tensor([row]), p)) == set(likely_first[:n])
 
 
+@pytest.mark.parametrize("size", [1, 2, 8, 32])
+def test_top_p_at_an_exact_sum_needs_no_further_token(size):
+    """Equal logits have probabilities that are exact in binary, and so are their sums."""
+    logits = torch.zeros(1, size)
+    for n in range(1, size + 1):
+        assert allowed(top_p_filter(logits, n / size)) == set(range(n))
+        if n < size:
+            assert allowed(top_p_filter(logits, n / size + 2**-20)) == set(range(n + 1))
+
+
+def test_top_p_reaches_every_sum_of_probabilities_to_the_last_digit():
+    """A running sum minus the token's own part is rounded twice, and misses sums that are there."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(200):
+        logits = 3 * torch.randn(1, 50, generator=generator)
+        ordered, order = logits.sort(descending=True)
+        probability = ordered.softmax(-1)[0].tolist()
+        for n in (1, 2, 5, 20):
+            together = torch.tensor(math.fsum(probability[:n])).item()  # rounded to float32
+            assert allowed(top_p_filter(logits, together)) == set(order[0, :n].tolist())
+
+
+@pytest.mark.parametrize("p", [1e-30, 1e-45, 5e-324])
+def test_the_smallest_top_p_and_min_p_leave_tokens(p):
+    row = torch.tensor([[0.5, 2.0, 1.0]])
+    assert allowed(top_p_filter(row, p)) == {1}
+    assert allowed(min_p_filter(row, p)) == {0, 1, 2}
+
+
+@given(ROWS)
+def test_min_p_of_one_allows_the_most_likely_alone(row):
+    assert allowed(min_p_filter(torch.tensor([row]), 1.0)) == {i for i, x in enumerate(row) if x == max(row)}
+
+
+@given(
+    ROWS.filter(lambda row: sum(x > max(row) - 1e-3 for x in row) == 1),
+    st.sampled_from([1e-5, 1e-12, 1e-30, 1.2e-38, 1e-38, 1e-40, 1e-45, 5e-324]),
+    st.sampled_from([{}, {"top_p": 0.9}, {"top_k": 2}, {"min_p": 0.1}, {"top_k": 99, "top_p": 1.0, "min_p": 1.0}]),
+    st.floats(0, 1, exclude_max=True),
+)
+def test_the_smallest_temperature_takes_the_most_likely_token(row, temperature, more, uniform):
+    logits = filter_logits(torch.tensor([row, row]), Sampling(temperature=temperature, **more))
+    assert not logits.isnan().any()
+    assert choose(logits, torch.full((2,), uniform, dtype=torch.float64)).tolist() == [row.index(max(row))] * 2
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1e-3, 9e-4, 1e-6])
+def test_a_temperature_divides_the_differences_of_logits_whatever_its_size(temperature):
+    logits = temperature * torch.tensor([[3.0, NEVER, 1.0, 0.0, 2.5]])
+    probability = filter_logits(logits, Sampling(temperature=temperature)).softmax(-1)
+    expected = torch.tensor(probabilities([3.0, NEVER, 1.0, 0.0, 2.5]))
+    torch.testing.assert_close(probability[0], expected, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-38, 0.8])
+@pytest.mark.parametrize("more", [{}, {"top_p": 0.9}, {"top_k": 2}, {"min_p": 0.1}], ids=str)
+@pytest.mark.parametrize("bad", [[math.nan, 0.0, 1.0], [math.inf, 0.0, 1.0], [NEVER] * 3], ids=str)
+def test_logits_that_mean_nothing_are_refused_in_words(temperature, more, bad):
+    """Otherwise the first token, or the index of no token at all, would be drawn in silence."""
+    sampling = Sampling(temperature=temperature, **more)
+    for rows in ([bad], [[0.0, 1.0, 2.0], bad]):
+        uniform = torch.full((len(rows),), 0.5, dtype=torch.float64) if temperature else None
+        with pytest.raises(ValueError, match="NaN or infinity"):
+            choose(filter_logits(torch.tensor(rows), sampling), uniform)
+
+
 @given(ROWS)
 def test_top_p_of_one_forbids_only_what_never_happens_anyway(row):
     kept = allowed(top_p_filter(torch.tensor([row]), 1.0))
