@@ -30,6 +30,8 @@ def linear(x: Tensor, w: Weight, b: Tensor | None = None) -> Tensor:
 def cast_once(x: Tensor) -> Tensor:
     """Cast what several linear layers are about to read as autocast would in each of them anew."""
     kind = x.device.type
+    if not torch.amp.is_autocast_available(kind):  # the meta device
+        return x
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 

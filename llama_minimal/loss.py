@@ -25,12 +25,29 @@ def next_token_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = No
 
     Returns:
         total and count, scalars in at least float32.
+
+    Raises:
+        ValueError: if a target is none of the V ids; on a GPU the device stops instead.
     """
     real = targets != IGNORE
     rows = torch.where(real, targets, 0).flatten()
-    losses = _CrossEntropy.apply(logits.flatten(0, -2), rows).view(targets.shape)
+    try:
+        losses, _ = _CrossEntropy.apply(logits.flatten(0, -2), rows)
+    except (IndexError, RuntimeError):  # looked at only when something is wrong: it would cost every step
+        _refuse_unknown(rows, logits.size(-1))
+        raise
+    losses = losses.view(targets.shape)
     weights = (real if weights is None else weights * real).to(losses.dtype)
     return (torch.where(real, losses, 0) * weights).sum(), weights.sum()
+
+
+def _refuse_unknown(targets: Tensor, vocab_size: int) -> None:
+    unknown = targets[(targets < 0) | (targets >= vocab_size)]
+    if len(unknown):
+        raise ValueError(
+            f"target {int(unknown[0])} is not among the ids 0 to {vocab_size - 1} that the logits are for; "
+            f"{IGNORE} marks what does not count"
+        )
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -41,17 +58,35 @@ class _CrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
+    def forward(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         wide = torch.promote_types(logits.dtype, torch.float32)
         log_probability = logits.log_softmax(-1, dtype=wide)  # (N, V)
+        return -log_probability.gather(-1, targets[:, None]).squeeze(-1), log_probability  # (N,), (N, V)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
+        (logits, targets), (_, log_probability) = inputs, output
+        ctx.mark_non_differentiable(log_probability)
+        ctx.set_materialize_grads(False)  # no zeros of the size of the logits
         ctx.save_for_backward(log_probability, targets)
         ctx.dtype = logits.dtype
-        return -log_probability.gather(-1, targets[:, None]).squeeze(-1)  # (N,)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_losses: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, d_losses: Tensor | None, _: None) -> tuple[Tensor | None, None]:
+        if d_losses is None:
+            return None, None
         log_probability, targets = ctx.saved_tensors
         d_logits = log_probability.exp()
         d_logits.scatter_add_(-1, targets[:, None], torch.full_like(d_logits[:, :1], -1))
         return d_logits.mul_(d_losses[:, None]).to(ctx.dtype), None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Tensor) -> tuple[tuple[Tensor, ...], tuple[int, int]]:
+        """Treat examples as more rows: rows do not know of each other."""
+        n = info.batch_size
+        rows = [
+            (x.expand(n, *x.shape) if dim is None else x.movedim(dim, 0)).flatten(0, 1)
+            for x, dim in zip(inputs, in_dims, strict=True)
+        ]
+        return tuple(out.unflatten(0, (n, -1)) for out in _CrossEntropy.apply(*rows)), (0, 0)

@@ -77,7 +77,8 @@ class Llama(nn.Module):
             (B, T, V).
 
         Raises:
-            ValueError: if there are more tokens than ``max_seq_len``.
+            ValueError: if there are more tokens than ``max_seq_len``, or one has no embedding (on a GPU the device
+                stops instead).
         """
         x = self.hidden_states(tokens, positions=positions, cache=cache)
         return x if self.output is None else self.output(x)
@@ -90,7 +91,7 @@ class Llama(nn.Module):
         where = torch.arange(T, device=tokens.device)[None] if positions is None else positions  # (1 or B, T)
         mask = None if cache is None or positions is None else cache.mask(positions)  # (B, 1, T, S)
 
-        x = tokens if self.tok_embeddings is None else self.tok_embeddings(tokens)  # (B, T, D)
+        x = tokens if self.tok_embeddings is None else self._embed(tokens)  # (B, T, D)
         rope = None
         if self.config.position == "rope":
             rope = tuple(table.unsqueeze(-2) for table in self.positions(where))  # (1 or B, T, 1, Dh/2)
@@ -99,6 +100,15 @@ class Llama(nn.Module):
         for name, layer in self.layers.items():
             x = layer(x, rope, cache=cache, layer=int(name), positions=positions, mask=mask)
         return x if self.norm is None else self.norm(x)
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        try:
+            return self.tok_embeddings(tokens)
+        except IndexError:  # looked at only when something is wrong: it would cost every step
+            unknown = tokens[(tokens < 0) | (tokens >= self.tok_embeddings.num_embeddings)]
+            raise ValueError(
+                f"token id {int(unknown[0])} is not among the model's ids 0 to {self.tok_embeddings.num_embeddings - 1}"
+            ) from None
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> None:

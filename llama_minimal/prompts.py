@@ -1,6 +1,8 @@
-"""What a prompt must be before a model continues it."""
+"""What tokens must be before a model reads them."""
 
 from collections.abc import Sequence
+
+import numpy as np
 
 from llama_minimal.config import LlamaConfig
 
@@ -27,3 +29,24 @@ def check_prompts(config: LlamaConfig, prompts: Sequence[Sequence[int]], max_new
                 f"the prompt has {len(prompt)} tokens; it and at least one new token must fit "
                 f"the context of {context} tokens (max_seq_len): shorten it to {context - 1} tokens or fewer"
             )
+
+
+def check_tokens(config: LlamaConfig, tokens: np.ndarray, *, what: str = "text") -> None:
+    """Refuse a text with ids that the model has no embeddings for: once for all steps, which do not look.
+
+    Args:
+        tokens: (n,), also a memory map, which is read once.
+        what: the text's name in the message, such as "validation text".
+
+    Raises:
+        ValueError: if there is such an id.
+    """
+    last = config.vocab_size - 1
+    if not len(tokens) or (tokens.dtype.kind == "u" and np.iinfo(tokens.dtype).max <= last):
+        return
+    lowest, highest = int(tokens.min()), int(tokens.max())
+    if not 0 <= lowest <= highest <= last:
+        raise ValueError(
+            f"the {what} holds token id {lowest if lowest < 0 else highest}, but the model's ids are 0 to {last}; "
+            f"was it encoded with another tokenizer?"
+        )

@@ -22,6 +22,7 @@ from llama_minimal.model import Llama
 from llama_minimal.optim import clip_gradients, learning_rate, make_adamw, set_learning_rate
 from llama_minimal.parallel import Mesh, parallelize
 from llama_minimal.precision import autocast, grad_scaler
+from llama_minimal.prompts import check_tokens
 from llama_minimal.settings import TrainConfig
 from llama_minimal.snapshot import load_snapshot, read_state, save_snapshot, snapshots
 
@@ -71,6 +72,9 @@ class Trainer:
             raise ValueError(
                 f"seq_len={config.seq_len} is longer than the model's max_seq_len={model.config.max_seq_len}"
             )
+        check_tokens(model.config, tokens, what="training text")
+        if validation is not None:
+            check_tokens(model.config, validation, what="validation text")
         self.batches = Batches(
             tokens,
             batch_size=config.batch_size,

@@ -94,3 +94,80 @@ def test_a_batch_without_targets_costs_nothing_and_has_no_gradient():
     assert (total.item(), count.item()) == (0, 0)
     total.backward()
     assert not logits.grad.any()
+
+
+def test_the_gradient_of_one_target_is_softmax_minus_one_hot(targets, weights):
+    """In torch.func, where a function may not keep its own notes on the way."""
+    logits = draw(B, T, V)
+    for weight in (None, weights):
+        total = torch.func.grad(lambda x, w=weight: next_token_loss(x, targets, w)[0])(logits)
+        expected = logits.softmax(-1) - F.one_hot(targets.clamp(min=0), V)
+        expected *= ((targets != IGNORE) * (1 if weight is None else weight))[..., None]
+        torch.testing.assert_close(total, expected)
+
+
+@pytest.mark.parametrize("in_dims", [(0, 0), (1, 0), (0, None), (None, 0), (2, 1)])
+def test_vmapped_losses_and_gradients_are_those_of_a_loop(in_dims):
+    n = 4
+    shapes = [(B, T, V), (B, T)]
+    logits, targets = (
+        draw(*shape) if dim is None else draw(n, *shape).movedim(0, dim)
+        for shape, dim in zip(shapes, in_dims, strict=True)
+    )
+    targets = targets.abs().mul(10).long() % V
+    targets[..., 0] = IGNORE
+
+    def example(i):
+        return [x if dim is None else x.select(dim, i) for x, dim in zip((logits, targets), in_dims, strict=True)]
+
+    def loss(x, y):
+        return next_token_loss(x, y)[0]
+
+    losses = torch.vmap(loss, in_dims)(logits, targets)
+    torch.testing.assert_close(losses, torch.stack([loss(*example(i)) for i in range(n)]))
+    gradients = torch.vmap(torch.func.grad(loss), in_dims)(logits, targets)
+    expected = []
+    for i in range(n):
+        x, y = example(i)
+        x = x.clone().requires_grad_()
+        expected += torch.autograd.grad(loss(x, y), x)
+    torch.testing.assert_close(gradients, torch.stack(expected))
+    # The other order: the gradient of a sum of vmapped losses.
+    whole = torch.func.grad(lambda x: torch.vmap(loss, in_dims)(x, targets).sum())(logits)
+    sums = gradients.sum(0) if in_dims[0] is None else gradients.movedim(0, in_dims[0])
+    torch.testing.assert_close(whole, sums)
+
+
+class Bytes(torch.utils._python_dispatch.TorchDispatchMode):
+    """Count the bytes of all tensors of at least one size that operations make."""
+
+    def __init__(self, at_least):
+        super().__init__()
+        self.at_least, self.made = at_least, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        made = isinstance(out, torch.Tensor) and out.numel() >= self.at_least and not function.is_view
+        self.made += out.nbytes if made and not function._schema.is_mutable else 0
+        return out
+
+
+def test_the_loss_makes_one_array_of_the_size_of_the_logits_and_its_gradient_one_more(targets):
+    logits = draw(B, T, V).requires_grad_()
+    with Bytes(logits.numel()) as forward:
+        total, _ = next_token_loss(logits, targets)
+    with Bytes(logits.numel()) as backward:
+        total.backward()
+    assert (forward.made, backward.made) == (logits.nbytes, logits.nbytes)
+
+
+@pytest.mark.parametrize("wrong", [V, V + 5, -1, -99, 10**6])
+def test_a_target_that_is_no_token_is_named(targets, wrong):
+    targets[1, 3] = wrong
+    with pytest.raises(ValueError, match=f"target {wrong} is not among the ids 0 to {V - 1}"):
+        next_token_loss(draw(B, T, V), targets)
+
+
+def test_another_mistake_keeps_its_own_message(targets):
+    with pytest.raises(RuntimeError, match="Size does not match"):
+        next_token_loss(draw(B, T - 1, V), targets)

@@ -6,8 +6,10 @@ import math
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounter, CompileCounterWithBackend
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from llama_minimal.config import PRESETS, LlamaConfig, preset
+from llama_minimal.kv_cache import KVCache
 from llama_minimal.loss import next_token_loss
 from llama_minimal.model import Llama, build
 
@@ -215,3 +217,64 @@ def test_a_model_in_float64_is_as_exact_as_float64(make_model):
 
 def test_llama_built_directly_has_weights_too():
     assert all(parameter.isfinite().all() for parameter in Llama(preset("tiny")).parameters())
+
+
+def test_on_the_meta_device_everything_runs_without_numbers(switches):
+    """Forward, loss, backward, prefill and decode: a tensor made on another device would raise here, without a GPU."""
+    config = LlamaConfig(**(TRAINABLE | switches))
+    model, tokens = build(config, device="meta"), torch.zeros(2, 12, dtype=torch.long, device="meta")
+    logits = model(tokens)
+    assert (logits.device.type, logits.shape) == ("meta", (2, 12, 61))
+    total, count = next_token_loss(logits, tokens)
+    (total / count).backward()
+    assert all(parameter.grad.is_meta for parameter in model.parameters())
+    with torch.no_grad():
+        cache = KVCache(config, batch_size=2, max_seq_len=16, device="meta")
+        assert model(tokens, cache=cache).shape == (2, 12, 61)
+        positions = torch.full((2, 1), 12, device="meta")
+        step = model(tokens[:, :1], positions=positions, cache=cache)
+        cache.select(torch.zeros(2, dtype=torch.long, device="meta"))
+    assert (step.device.type, step.shape) == ("meta", (2, 1, 61))
+
+
+def test_the_meta_device_finds_a_tensor_on_another_one(make_model):
+    """Without this the test above might pass on everything."""
+    model = build(LlamaConfig(**TRAINABLE), device="meta")
+    model.layers["1"].feed_forward.w2.bias = torch.nn.Parameter(torch.zeros(32))
+    with pytest.raises(RuntimeError, match=r"meta|device"):
+        model(torch.zeros(1, 3, dtype=torch.long, device="meta"))
+
+
+@pytest.mark.parametrize(
+    "switches",
+    [
+        {"n_kv_heads": 2},
+        {"tie_embeddings": True, "share_layers": 2},
+        {"norm": "layer", "norm_placement": "post", "ffn": "gelu", "position": "sinusoidal", "bias": True},
+    ],
+    ids=str,
+)
+def test_gradients_of_each_example_at_once_are_those_of_a_loop(make_model, switches):
+    model = make_model(**switches).double()
+    parameters = dict(model.named_parameters())
+
+    def loss(parameters, tokens):
+        logits = torch.func.functional_call(model, parameters, (tokens[None, :-1],))
+        return next_token_loss(logits, tokens[None, 1:])[0]
+
+    with sdpa_kernel(SDPBackend.MATH):  # of PyTorch's fast kernels, vmap makes a loop, and warns
+        at_once = torch.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, TOKENS)
+    for i, tokens in enumerate(TOKENS):
+        alone = torch.autograd.grad(loss(parameters, tokens), parameters.values())
+        for (name, gradients), expected in zip(at_once.items(), alone, strict=True):
+            torch.testing.assert_close(gradients[i], expected, rtol=1e-9, atol=1e-9, msg=name)
+
+
+@pytest.mark.parametrize("wrong", [61, 100, -1])
+def test_a_token_without_an_embedding_is_named(make_model, wrong):
+    tokens = TOKENS.clone()
+    tokens[1, 3] = wrong
+    model = make_model()
+    for given in ({}, {"cache": KVCache(model.config, batch_size=2, max_seq_len=16)}):
+        with pytest.raises(ValueError, match=f"token id {wrong} is not among the model's ids 0 to 60"):
+            model(tokens, **given)
