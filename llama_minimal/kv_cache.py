@@ -47,7 +47,12 @@ class KVCache:
 
         Returns:
             Keys and values, each (B, K, S, Dh).
+
+        Raises:
+            ValueError: if a prompt is longer than the cache.
         """
+        if k.size(2) > len(self.slots):
+            raise ValueError(f"{k.size(2)} tokens do not fit the cache's {len(self.slots)} slots (its max_seq_len)")
         for buffer, new in ((self.keys[layer], k), (self.values[layer], v)):
             if positions is None:
                 buffer[:, :, : new.size(2)] = new

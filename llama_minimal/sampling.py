@@ -32,7 +32,8 @@ def top_p_filter(logits: Tensor, p: float) -> Tensor:
     probability = ordered.softmax(-1)
     # What the more likely tokens have together. The first token stays, however small p is.
     before = F.pad(probability.cumsum(-1)[..., :-1], (1, 0), value=-1.0)
-    return logits.masked_fill((before >= p).scatter(-1, order, before >= p), NEVER)
+    surplus = before >= p
+    return logits.masked_fill(surplus.scatter(-1, order, surplus), NEVER)
 
 
 def min_p_filter(logits: Tensor, p: float) -> Tensor:

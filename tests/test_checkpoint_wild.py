@@ -338,6 +338,12 @@ def test_a_published_shape_is_written_with_the_fields_that_its_own_code_accepts(
     assert again == config.replace(tie_embeddings=False)
 
 
+@pytest.mark.parametrize("name", ["tiny", "small", "course", "stories-15m", "stories-110m"])
+def test_a_small_llama_is_written_with_the_fields_of_the_first_one(name):
+    config = preset(name, n_kv_heads=None)
+    assert config_to_params(config).keys() == LLAMA1
+
+
 @pytest.mark.parametrize(
     "changes",
     [

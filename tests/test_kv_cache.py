@@ -131,3 +131,12 @@ def test_the_mask_shows_each_query_the_slots_up_to_its_own_position():
     config = LlamaConfig(dim=4, n_layers=1, n_heads=1, vocab_size=5)
     mask = KVCache(config, batch_size=2, max_seq_len=4).mask(torch.tensor([[0, 1], [2, 3]]))
     assert mask.exp().int().tolist() == [[[[1, 0, 0, 0], [1, 1, 0, 0]]], [[[1, 1, 1, 0], [1, 1, 1, 1]]]]
+
+
+def test_a_prompt_longer_than_the_cache_is_refused_and_one_as_long_is_not(make_model):
+    model = make_model()
+    cache = KVCache(model.config, batch_size=1, max_seq_len=5)
+    with torch.no_grad():
+        assert model(torch.zeros(1, 5, dtype=torch.long), cache=cache).shape == (1, 5, 61)
+        with pytest.raises(ValueError, match="6 tokens do not fit the cache's 5 slots"):
+            model(torch.zeros(1, 6, dtype=torch.long), cache=cache)

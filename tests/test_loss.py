@@ -80,6 +80,18 @@ def test_large_logits_do_not_overflow():
     assert next_token_loss(logits, torch.tensor([[1]]))[0] == 120_000  # float16 ends at 65,504
 
 
+def test_an_ignored_target_costs_nothing_whatever_its_logits(targets):
+    """It has to name some column, whose logit may be −∞: 0 · ∞ would spoil the sum."""
+    logits, expected = draw(B, T, V), next_token_loss(draw(B, T, V), targets)
+    logits[targets == IGNORE] = torch.tensor([-torch.inf] + [0.0] * (V - 1), dtype=logits.dtype)
+    logits.requires_grad_()
+    total, count = next_token_loss(logits, targets)
+    torch.testing.assert_close((total, count), expected)
+    (gradient,) = torch.autograd.grad(total, logits)
+    assert gradient.isfinite().all()
+    assert (gradient[targets == IGNORE] == 0).all()
+
+
 def test_gradients(targets, weights):
     logits = draw(B, T, V).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: next_token_loss(x, targets)[0], logits)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig as HuggingFaceConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from llama_minimal import reference
 from llama_minimal.config import LlamaConfig, RopeScaling
 from llama_minimal.model import build
 from llama_minimal.positions import apply_rope, rope_frequencies, rope_table, sinusoidal_table
@@ -182,6 +183,23 @@ def test_dynamic_scaling_is_what_transformers_uses_for_a_sequence_as_long_as_the
     torch.testing.assert_close(ours, expected, rtol=2e-5, atol=0)
     if length <= original:
         assert torch.equal(ours, rope_frequencies(head_dim, theta))
+
+
+def test_the_first_rows_of_a_table_are_those_of_the_whole_context():
+    """NumPy computes only the rows that it needs; with dynamic scaling they depend on how long the context is."""
+    scaling = RopeScaling(kind="dynamic", factor=2.0, original_max_seq_len=10)
+    for make, kind in ((rope_table, torch.Tensor.clone), (reference.rope_table, torch.from_numpy)):
+        whole, rows, alone = (
+            make(HEAD_DIM, *size, **options)
+            for size, options in (
+                ((40, 100.0, scaling), {}),
+                ((15, 100.0, scaling), {"context": 40}),
+                ((15, 100.0, scaling), {}),
+            )
+        )
+        for table, part, other in zip(whole, rows, alone, strict=True):
+            torch.testing.assert_close(kind(part), kind(table[:15]))
+            assert abs(kind(part) - kind(other)).max() > 0.1
 
 
 @given(st.floats(1, 64), st.sampled_from([4, 8, 64, 128]), st.floats(10, 1e6))

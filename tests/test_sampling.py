@@ -87,6 +87,13 @@ def test_the_smallest_temperature_takes_the_most_likely_token(row, temperature, 
     assert choose(logits, torch.full((2,), uniform, dtype=torch.float64)).tolist() == [row.index(max(row))] * 2
 
 
+@pytest.mark.parametrize("temperature", [1e-4, 1e-10, 1e-38])
+def test_the_largest_logits_do_not_overflow_at_a_small_temperature(temperature):
+    for row, best in (([3e38, 1e38, -3e38], 0), ([-3e38, -2e38, -1e38], 2), ([1e36, 2e36, 1e36], 1)):
+        logits = filter_logits(torch.tensor([row]), Sampling(temperature=temperature))
+        assert choose(logits, torch.tensor([0.999], dtype=torch.float64)).item() == best
+
+
 @pytest.mark.parametrize("temperature", [0.3, 1e-3, 9e-4, 1e-6])
 def test_a_temperature_divides_the_differences_of_logits_whatever_its_size(temperature):
     logits = temperature * torch.tensor([[3.0, NEVER, 1.0, 0.0, 2.5]])

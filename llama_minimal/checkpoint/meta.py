@@ -104,12 +104,19 @@ def config_to_params(config: LlamaConfig) -> dict[str, Any]:
     params = {name: getattr(config, name) for name in ("dim", "n_layers", "n_heads", "vocab_size", "norm_eps")}
     if config.n_kv_heads != config.n_heads:
         params["n_kv_heads"] = config.n_kv_heads
-    params["multiple_of"] = 256
-    if ffn_width(config.dim) != config.hidden_dim:  # half more than the quotient survives rounding down
-        params |= {"multiple_of": 1, "ffn_dim_multiplier": (config.hidden_dim + 0.5) / int(2 * 4 * config.dim / 3)}
+    params |= _width_to_params(config)
     if config.rope_theta != 10_000.0 or config.rope_scaling:
         params["rope_theta"] = config.rope_theta
     return params | ({"use_scaled_rope": True} if config.rope_scaling else {})
+
+
+def _width_to_params(config: LlamaConfig) -> dict[str, Any]:
+    # Where a multiple alone gives the width, LLaMA's own code can read it, which knows no multiplier.
+    for multiple_of in (256, 128, 64, 32, 16, 8, 4, 2, 1):
+        if ffn_width(config.dim, multiple_of=multiple_of) == config.hidden_dim:
+            return {"multiple_of": multiple_of}
+    # Half more than the quotient survives rounding down.
+    return {"multiple_of": 1, "ffn_dim_multiplier": (config.hidden_dim + 0.5) / int(2 * 4 * config.dim / 3)}
 
 
 def _is_small_llama32(config: LlamaConfig) -> bool:

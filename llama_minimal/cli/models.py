@@ -48,9 +48,11 @@ class Evaluate:
             raise ValueError("--write-card and --data go with: llama-minimal evaluate course, without --corpus")
         from llama_minimal.data import sequential_batches
         from llama_minimal.evaluation import Evaluation, sum_loss, uniform_loss
+        from llama_minimal.prompts import check_tokens
 
         model, tokenizer = load_for_writing(self.folder, WriteFlags(device=self.device))
         tokens, n_bytes = self._tokens(tokenizer)
+        check_tokens(model.config, tokens)
         seq_len = self.seq_len or model.config.max_seq_len
         if not 1 <= seq_len <= model.config.max_seq_len:
             raise ValueError(f"--seq-len {seq_len} must be between 1 and the model's {model.config.max_seq_len}")
