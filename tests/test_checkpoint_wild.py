@@ -449,3 +449,19 @@ def test_heads_that_do_not_divide_the_width_go_to_our_own_format(tmp_path, make_
         save(model, tmp_path, format="huggingface")
     save(model, tmp_path)
     same_logits(load(tmp_path)[0], model)
+
+
+def test_the_base_that_scaled_params_leave_out_is_llama_3s_and_any_other_is_written():
+    params = PUBLISHED["llama3.1-70b"][0]
+    without = {name: value for name, value in params.items() if name != "rope_theta"}
+    assert config_from_params(without, vocab_size=128_256).rope_theta == 500_000.0
+    for theta in (10_000.0, 123.0):
+        config = config_from_params(params | {"rope_theta": theta}, vocab_size=64)
+        assert config_to_params(config)["rope_theta"] == theta
+
+
+def test_a_tensor_larger_than_a_file_gets_one_of_its_own(tmp_path, make_model):
+    save(make_model(), tmp_path, max_shard_bytes=1)
+    files = sorted(tmp_path.glob("*.safetensors"))
+    assert len(files) == len(list(make_model().parameters()))
+    assert all(len(load_file(file)) == 1 for file in files)

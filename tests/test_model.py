@@ -278,3 +278,15 @@ def test_a_token_without_an_embedding_is_named(make_model, wrong):
     for given in ({}, {"cache": KVCache(model.config, batch_size=2, max_seq_len=16)}):
         with pytest.raises(ValueError, match=f"token id {wrong} is not among the model's ids 0 to 60"):
             model(tokens, **given)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_every_switch_keeps_to_the_dtype_of_its_weights(make_model, switches, dtype):
+    model = make_model(**switches)
+    with torch.no_grad():
+        expected, model = model(TOKENS), model.to(dtype)
+        cache = KVCache(model.config, batch_size=2, max_seq_len=13, dtype=dtype)
+        logits = model(TOKENS, cache=cache)
+        step = model(TOKENS[:, :1], positions=torch.full((2, 1), 12), cache=cache)
+    assert logits.dtype == step.dtype == dtype
+    assert (logits - expected).abs().mean() < 0.05 * expected.std()
