@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from llama_minimal.devices import as_float64, float64_device
 from llama_minimal.generation import make_cache
 from llama_minimal.model import Llama
 from llama_minimal.prompts import check_prompts
@@ -86,8 +87,8 @@ def _best_extensions(
     opened: list[tuple[list[int], float]], logits: Tensor, *, n: int
 ) -> list[tuple[int, list[int], float]]:
     """Extend every open beam by every token; return the n most probable as (beam, tokens, log-probability)."""
-    so_far = torch.tensor([total for _, total in opened], dtype=torch.float64, device=logits.device)
-    totals = so_far[:, None] + logits[: len(opened)].double().log_softmax(-1)  # (B, V)
+    so_far = torch.tensor([total for _, total in opened], dtype=torch.float64, device=float64_device(logits.device))
+    totals = so_far[:, None] + as_float64(logits[: len(opened)]).log_softmax(-1)  # (B, V)
     best, index = totals.flatten().topk(min(n, totals.numel()))
     vocab_size = totals.size(1)
     return [

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from llama_minimal.devices import as_float64
 from llama_minimal.settings import Sampling
 
 NEVER = float("-inf")  # the logit of probability 0
@@ -72,9 +73,10 @@ def choose(logits: Tensor, uniform: Tensor | None = None) -> Tensor:
     """
     if uniform is None:
         return logits.argmax(-1)
-    cumulative = logits.double().softmax(-1).cumsum(-1)
+    cumulative = as_float64(logits).softmax(-1).cumsum(-1)
     target = uniform[:, None].to(cumulative) * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, target, right=True)[:, 0]  # the first piece that ends after it
+    chosen = torch.searchsorted(cumulative, target, right=True)[:, 0]  # the first piece that ends after it
+    return chosen.to(logits.device)
 
 
 def uniform_numbers(n_rows: int, n_tokens: int, *, seed: int) -> Tensor:
