@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from llama_minimal import __version__
+import llama_minimal
 from llama_minimal.cli.console import ending_quietly, print_anything
 from llama_minimal.cli.corpus import Corpus
 from llama_minimal.cli.models import Convert, Evaluate, Info
@@ -46,7 +46,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def _run(args: list[str]) -> None:
     if args == ["--version"]:
-        print(f"llama-minimal {__version__}")
+        print(f"llama-minimal {llama_minimal.__version__}")
     else:
         _parse(args).run()
 
