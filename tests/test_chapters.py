@@ -3,6 +3,9 @@
 import ast
 import json
 import re
+import subprocess
+import sys
+from collections import Counter
 from pathlib import Path
 
 import nbformat
@@ -144,6 +147,33 @@ def test_every_figure_is_made_by_a_chapter():
         for name in re.findall(r'plotting\.show\(\s*\w+,\s*"(\w+)"', cell.source)
     }
     assert {path.name for path in (ROOT / "figures").glob("*.svg")} == made
+
+
+def collected(*flags):
+    """Count the cells that pytest collects from the root without a path, by notebook; the tests are left out."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        *flags,
+        "--collect-only",
+        "-q",
+        "--ignore-glob=tests/*",
+        "-p",
+        "no:cacheprovider",
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return Counter(line.split("::")[0] for line in done.stdout.splitlines() if "::" in line)
+
+
+def test_pytest_nbval_from_the_root_collects_every_cell_of_every_notebook():
+    cells = {path.relative_to(ROOT).as_posix(): len(code_cells(read(path))) for path in NOTEBOOKS}
+    assert collected("--nbval") == cells
+    assert sum(cells.values()) > 250
+
+
+def test_pytest_alone_leaves_the_notebooks_be():
+    assert collected() == {}
 
 
 def notebook_of(source, *, count=1, outputs=(), tags=()):

@@ -76,8 +76,9 @@ def diagnose(exercise: Exercise, attempt: Any) -> str | None:
     if any(answer is None or answer is ... for answer in answers):
         return None
     wanted = _answers(exercise, exercise.right)
-    whole = np.asarray(wanted[0]).dtype.kind in "biu"  # a whole number is right or wrong
-    tolerance = exercise.tolerance if whole else max(exercise.tolerance, _rounding(answers))
+    first = _array(wanted[0])
+    is_whole = first is not None and first.dtype.kind in "biu"  # a whole number is right or wrong
+    tolerance = exercise.tolerance if is_whole else max(exercise.tolerance, _rounding(answers))
     if _all_equal(given, wanted, tolerance):
         return ""
     for diagnosis, mistake in exercise.mistakes.items():
