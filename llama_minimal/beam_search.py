@@ -2,6 +2,7 @@
 
 # B beams, V vocabulary
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -52,8 +53,8 @@ def beam_search(
     Source: Wu et al. 2016, §7, with length^α as the normalizer.
     """
     check_prompts(model.config, [prompt], max_new_tokens)
-    if beam_size < 1:
-        raise ValueError(f"beam_size={beam_size} must be at least 1")
+    if beam_size < 1 or not math.isfinite(length_penalty):
+        raise ValueError(f"beam_size={beam_size} must be at least 1, and length_penalty={length_penalty} a number")
     n_steps = min(max_new_tokens, model.config.max_seq_len - len(prompt))
     cache = make_cache(model, batch_size=beam_size, max_seq_len=len(prompt) + n_steps)
     tokens = torch.tensor([list(prompt)] * beam_size, device=cache.keys.device)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from numbers import Integral
 from typing import get_args
 
 from llama_minimal.config import Precision
@@ -86,7 +87,7 @@ class Sampling:
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
             raise ValueError(f"temperature={self.temperature!r} must be 0 (greedy) or a positive number")
-        if self.top_k is not None and (not isinstance(self.top_k, int) or self.top_k < 1):
+        if self.top_k is not None and (not isinstance(self.top_k, Integral) or self.top_k < 1):
             raise ValueError(f"top_k={self.top_k!r} must be at least 1, and whole; leave it out to allow every token")
         for name in ("top_p", "min_p"):
             value = getattr(self, name)

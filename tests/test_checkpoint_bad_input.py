@@ -543,3 +543,10 @@ def test_weights_in_pickle_files_are_not_even_opened(copy, tmp_path):
     (folder / "model.safetensors").unlink()
     refused(folder, "pickle")
     assert not marker.exists()
+
+
+@pytest.mark.parametrize("options", [{"max_shard_bytes": 0}, {"format": "meta", "n_shards": 0}])
+def test_shards_have_a_size_and_a_number(make_model, options, tmp_path):
+    with pytest.raises(ValueError, match="must be at least 1"):
+        save(make_model(), tmp_path / "model", **options)
+    assert not (tmp_path / "model").exists()

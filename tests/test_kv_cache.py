@@ -131,3 +131,9 @@ def test_the_mask_shows_each_query_the_slots_up_to_its_own_position():
     config = LlamaConfig(dim=4, n_layers=1, n_heads=1, vocab_size=5)
     mask = KVCache(config, batch_size=2, max_seq_len=4).mask(torch.tensor([[0, 1], [2, 3]]))
     assert mask.exp().int().tolist() == [[[[1, 0, 0, 0], [1, 1, 0, 0]]], [[[1, 1, 1, 0], [1, 1, 1, 1]]]]
+
+
+@pytest.mark.parametrize(("batch_size", "max_seq_len"), [(0, 4), (2, 0), (-1, 4)])
+def test_a_cache_has_rows_and_slots(make_model, batch_size, max_seq_len):
+    with pytest.raises(ValueError, match="must be at least 1"):
+        KVCache(make_model().config, batch_size=batch_size, max_seq_len=max_seq_len)
