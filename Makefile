@@ -2,6 +2,17 @@
 # make test   runs every test, the notebooks included
 PYTHON ?= python3
 VENV   ?= .venv
+# A Python that is asked for, and is not the one in .venv, gets an environment beside it: make test PYTHON=python3.13
+ifneq ($(origin PYTHON),file)
+  VERSION = import sys; print("%d.%d" % sys.version_info[:2])
+  ASKED  := $(shell $(PYTHON) -c '$(VERSION)')
+  THERE  := $(shell $(VENV)/bin/python -c '$(VERSION)' 2>/dev/null || echo $(ASKED))
+  ifeq ($(ASKED),)
+    $(error PYTHON=$(PYTHON) does not run; give the name or the path of a Python, such as PYTHON=python3.13)
+  else ifneq ($(ASKED),$(THERE))
+    VENV := .venv-$(ASKED)
+  endif
+endif
 BIN    := $(VENV)/bin
 DEMO   ?= --steps 900 --batch-size 8 --lr 4e-3
 # The recipe of the course model; benchmarks/course_model.md says why.
@@ -12,7 +23,7 @@ COURSE ?= --corpus valley:160000 --preset course --vocab-size 2048 --validation-
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo pretrain test chapters lab lint format bench clean
+.PHONY: help demo pretrain test chapters badges lab lint format bench clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -41,10 +52,13 @@ pretrain: $(READY)  ## Train the course model anew, 90 minutes; stop with Ctrl-C
 	$(BIN)/llama-minimal evaluate course --data runs/course/data --write-card
 
 test: $(READY)  ## Run all tests, and the notebooks
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -q -n 2 --dist loadfile --nbval tests chapters
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -q -n 2 --dist loadfile --nbval
 
 chapters: $(READY)  ## Run all notebooks anew, and store their outputs and figures
 	$(BIN)/python -m llama_minimal.course.execute chapters/[0-9]*.ipynb chapters/solutions/*.ipynb
+
+badges: $(READY)  ## Point the Colab and Binder badges at a public copy: make badges REPOSITORY=owner/name
+	$(BIN)/python -m llama_minimal.course.badges $(REPOSITORY)
 
 lab: $(READY)  ## Open JupyterLab on the chapters
 	$(BIN)/jupyter lab chapters
@@ -60,5 +74,5 @@ format: $(READY)  ## Mend style and formatting
 bench: $(READY)  ## Compare speed and memory with transformers (10 minutes)
 	$(BIN)/python benchmarks/compare.py
 
-clean:  ## Remove the environment and all runs
-	rm -rf $(VENV) runs
+clean:  ## Remove the environments and all runs
+	rm -rf $(VENV) .venv-3.* runs

@@ -46,6 +46,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, is
         # One token: the query heads of a group become the queries of one head, and each key is read once.
         rows = q.unflatten(1, (k.size(1), -1)).squeeze(3)  # (B, K, H/K, Dh)
         return F.scaled_dot_product_attention(rows, k, v, attn_mask=mask).reshape(q.shape)
+    if grouped and q.device.type == "mps":  # PyTorch 2.6 ends the whole process there if it is to share the keys
+        k, v = (shared.repeat_interleave(q.size(1) // k.size(1), dim=1) for shared in (k, v))
+        grouped = False
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal, enable_gqa=grouped)
 
 

@@ -2,12 +2,14 @@
 
 # B beams, V vocabulary
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from llama_minimal.devices import as_float64, float64_device
 from llama_minimal.generation import make_cache
 from llama_minimal.model import Llama
 from llama_minimal.prompts import check_prompts
@@ -51,8 +53,8 @@ def beam_search(
     Source: Wu et al. 2016, §7, with length^α as the normalizer.
     """
     check_prompts(model.config, [prompt], max_new_tokens)
-    if beam_size < 1:
-        raise ValueError(f"beam_size={beam_size} must be at least 1")
+    if beam_size < 1 or not math.isfinite(length_penalty):
+        raise ValueError(f"beam_size={beam_size} must be at least 1, and length_penalty={length_penalty} a number")
     n_steps = min(max_new_tokens, model.config.max_seq_len - len(prompt))
     cache = make_cache(model, batch_size=beam_size, max_seq_len=len(prompt) + n_steps)
     tokens = torch.tensor([list(prompt)] * beam_size, device=cache.keys.device)
@@ -86,8 +88,8 @@ def _best_extensions(
     opened: list[tuple[list[int], float]], logits: Tensor, *, n: int
 ) -> list[tuple[int, list[int], float]]:
     """Extend every open beam by every token; return the n most probable as (beam, tokens, log-probability)."""
-    so_far = torch.tensor([total for _, total in opened], dtype=torch.float64, device=logits.device)
-    totals = so_far[:, None] + logits[: len(opened)].double().log_softmax(-1)  # (B, V)
+    so_far = torch.tensor([total for _, total in opened], dtype=torch.float64, device=float64_device(logits.device))
+    totals = so_far[:, None] + as_float64(logits[: len(opened)]).log_softmax(-1)  # (B, V)
     best, index = totals.flatten().topk(min(n, totals.numel()))
     vocab_size = totals.size(1)
     return [

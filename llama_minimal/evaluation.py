@@ -71,6 +71,8 @@ def bigram_loss(train: np.ndarray, validation: np.ndarray, vocab_size: int, *, s
 
     Source: Jurafsky and Martin, "Speech and Language Processing", ch. 3 (n-grams, smoothing).
     """
+    if not 0 < strength < math.inf:
+        raise ValueError(f"strength={strength} must be a positive number, such as 16")
     train, validation = (np.asarray(tokens, dtype=np.int64) for tokens in (train, validation))
     unigram = (np.bincount(train, minlength=vocab_size) + 1) / (len(train) + vocab_size)
     before = np.bincount(train[:-1], minlength=vocab_size)  # n(a)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from llama_minimal.devices import float64_device
 from llama_minimal.kv_cache import KVCache
 from llama_minimal.model import Llama
 from llama_minimal.prompts import check_prompts
@@ -127,7 +128,9 @@ def decode(
         size = min(1 << (size - 1).bit_length(), model.config.max_seq_len)
     cache = make_cache(model, batch_size=len(prompts), max_seq_len=size)
     step = _compiled_step() if compile else _step
-    uniform = uniform_numbers(len(prompts), max_new_tokens, seed=seed).to(device) if sampling.temperature > 0 else None
+    uniform = None
+    if sampling.temperature > 0:
+        uniform = uniform_numbers(len(prompts), max_new_tokens, seed=seed).to(float64_device(device))
 
     # Prefill: prompts padded on the right; each row's next token comes from its own last one.
     padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(prompt) for prompt in prompts], batch_first=True).to(device)

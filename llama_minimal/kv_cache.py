@@ -32,6 +32,8 @@ class KVCache:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
     ) -> None:
+        if batch_size < 1 or max_seq_len < 1:
+            raise ValueError(f"batch_size={batch_size} and max_seq_len={max_seq_len} must be at least 1")
         shape = (config.n_layers, batch_size, config.n_kv_heads, max_seq_len, config.head_dim)
         self.keys = torch.zeros(shape, dtype=dtype, device=device)  # (L, B, K, S, Dh)
         self.values = torch.zeros_like(self.keys)

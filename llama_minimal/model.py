@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from llama_minimal.attention import Attention
 from llama_minimal.config import LlamaConfig
+from llama_minimal.devices import find_device, float64_device
 from llama_minimal.feedforward import FeedForward
 from llama_minimal.kv_cache import KVCache
 from llama_minimal.linear import Linear
@@ -155,10 +156,17 @@ def build(
     Args:
         device: "meta" gives the shapes without any memory.
         seed: None leaves the memory as it is, for a checkpoint to fill.
+
+    Raises:
+        ValueError: if there is no such device, or it has no such dtype.
     """
+    is_meta = str(device) == "meta"
+    device = torch.device("meta") if is_meta else find_device(device)
+    if dtype == torch.float64 and float64_device(device) != device:
+        raise ValueError(f"{device} has no float64; give dtype=torch.float32, or device='cpu'")
     with torch.device("meta"):
         model = Llama(config).to(dtype)
-    if torch.device(device).type == "meta":
+    if is_meta:
         return model
     model.to_empty(device=device)
     if seed is not None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 def make_adamw(
     model: nn.Module, *, lr: float, betas: tuple[float, float] = (0.9, 0.95), weight_decay: float = 0.1
 ) -> torch.optim.AdamW:
-    """Build AdamW that decays matrices only, in one fused kernel per step.
+    """Build AdamW that decays matrices only, in one fused kernel per step on CUDA devices and CPUs.
 
     Norm scales and biases are left alone: to pull them to zero is to switch features off.
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from llama_minimal.config import RopeScaling
+from llama_minimal.devices import has_complex
 
 
 def sinusoidal_table(
@@ -116,7 +117,8 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     Source: Su et al. 2021, §3.4.2; Meta's interleaved layout.
     """
     pairs = x.to(cos.dtype).unflatten(-1, (-1, 2))  # (..., Dh/2, 2)
-    if torch.compiler.is_compiling():  # a compiler fuses real arithmetic, and knows no complex numbers
+    # A compiler fuses real arithmetic, and knows no complex numbers.
+    if torch.compiler.is_compiling() or not has_complex(x.device):
         x0, x1 = pairs.unbind(-1)
         rotated = torch.stack((x0 * cos - x1 * sin, x0 * sin + x1 * cos), dim=-1)
     else:  # eager PyTorch makes a pass over memory per operation: one complex product is one pass

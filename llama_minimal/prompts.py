@@ -1,6 +1,7 @@
 """What tokens must be before a model reads them."""
 
 from collections.abc import Sequence
+from numbers import Integral
 
 import numpy as np
 
@@ -13,8 +14,8 @@ def check_prompts(config: LlamaConfig, prompts: Sequence[Sequence[int]], max_new
     Raises:
         ValueError: if there is no prompt, or one is empty, has unknown ids or leaves no room in the context.
     """
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 1")
+    if not isinstance(max_new_tokens, Integral) or max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens={max_new_tokens} must be a whole number of at least 1")
     if not prompts:
         raise ValueError("there is no prompt; give at least one")
     vocab_size, context = config.vocab_size, config.max_seq_len

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from llama_minimal.devices import as_float64
 from llama_minimal.settings import Sampling
 
 NEVER = float("-inf")  # the logit of probability 0
@@ -96,8 +97,7 @@ def choose(logits: Tensor, uniform: Tensor | None = None) -> Tensor:
         best = logits.argmax(-1)  # NaN counts as the largest
         _check_finite(logits.gather(-1, best[:, None]))
         return best
-    wide = logits.cpu() if logits.device.type == "mps" else logits  # Apple's GPU knows no float64
-    cumulative = wide.double().softmax(-1).cumsum(-1)
+    cumulative = as_float64(logits).softmax(-1).cumsum(-1)
     _check_finite(cumulative[:, -1:])
     target = uniform[:, None].to(cumulative) * cumulative[:, -1:]
     chosen = torch.searchsorted(cumulative, target, right=True)[:, 0]  # the first piece that ends after it

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from numbers import Integral
 from typing import get_args
 
 from llama_minimal.config import Precision
@@ -57,6 +58,8 @@ class TrainConfig:
             raise ValueError(f"lr={self.lr!r} must be a positive number, such as 1e-3")
         if not 0 <= self.warmup_steps <= self.steps:
             raise ValueError(f"warmup_steps={self.warmup_steps} must be between 0 and steps={self.steps}")
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 1 << 62:
+            raise ValueError(f"seed={self.seed!r} must be a whole number of at least 0, of 18 digits or fewer")
         if self.precision not in get_args(Precision):
             raise ValueError(f"precision={self.precision!r} is not one of {', '.join(get_args(Precision))}")
         for name, top in (("weight_decay", math.inf), ("beta1", 1), ("beta2", 1), ("min_lr_ratio", 1 + 1e-9)):
@@ -84,8 +87,8 @@ class Sampling:
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
             raise ValueError(f"temperature={self.temperature!r} must be 0 (greedy) or a positive number")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k={self.top_k!r} must be at least 1; leave it out to allow every token")
+        if self.top_k is not None and (not isinstance(self.top_k, Integral) or self.top_k < 1):
+            raise ValueError(f"top_k={self.top_k!r} must be at least 1, and whole; leave it out to allow every token")
         for name in ("top_p", "min_p"):
             value = getattr(self, name)
             if value is not None and not 0 < value <= 1:

@@ -142,7 +142,7 @@ class Trainer:
         size = self.config.micro_batch_size or len(inputs)
         total = torch.zeros((), device=self.mesh.device, dtype=next(self.model.parameters()).dtype)
         for start in range(0, len(inputs), size):
-            x, y = (part[start : start + size].to(self.mesh.device, non_blocking=True) for part in (inputs, targets))
+            x, y = (part[start : start + size].to(self.mesh.device) for part in (inputs, targets))
             is_last = start + size >= len(inputs)
             # Processes exchange gradients once, with the last micro-batch.
             with nullcontext() if is_last or self.mesh.size == 1 else self.parallel_model.no_sync():

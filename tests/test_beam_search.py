@@ -176,3 +176,9 @@ def test_bad_arguments_are_refused(make_model):
         beam_search(model, [61])
     with pytest.raises(ValueError, match=r"32 tokens"):
         beam_search(model, list(range(32)))
+
+
+@pytest.mark.parametrize("penalty", [float("nan"), float("inf")])
+def test_a_length_penalty_must_be_a_number(make_model, penalty):
+    with pytest.raises(ValueError, match="length_penalty"):
+        beam_search(make_model(), [1], length_penalty=penalty)

@@ -3,10 +3,16 @@
 import ast
 import json
 import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
 from pathlib import Path
 
 import nbformat
 import pytest
+
+from llama_minimal.course.badges import write_badges
 
 ROOT = Path(__file__).parents[1]
 CHAPTERS = sorted((ROOT / "chapters").glob("[0-9]*.ipynb"))
@@ -49,7 +55,7 @@ def problems(notebook):
     """What is wrong with a notebook, as readable strings."""
     found = []
     for number, cell in enumerate(code_cells(notebook), start=1):
-        source = "\n".join(line for line in cell.source.splitlines() if not line.startswith(("%", "!")))
+        source = re.sub(r"^(\s*)[%!].*$", r"\1pass", cell.source, flags=re.MULTILINE)
         if cell.execution_count != number:
             found.append(f"cell {number} has the count {cell.execution_count}")
         if len(cell.source.splitlines()) > 30:
@@ -136,6 +142,58 @@ def test_the_list_of_chapters_gives_the_minutes(path):
     assert re.search(rf"\({path.name}\).*\| {minutes} \|", (path.parent / "README.md").read_text())
 
 
+def addresses(folder):
+    """Every repository that the list of chapters and the notebooks' first cells name, with how often."""
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    text += "".join(read(path).cells[1].source for path in sorted(folder.glob("[0-9]*.ipynb")))
+    return Counter(re.findall(r"(?:/github/|/v2/gh/|git\+https://github\.com/)([\w.-]+/[\w.-]+)", text))
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_each_chapter_has_two_badges_that_open_it(path):
+    row = next(line for line in (path.parent / "README.md").read_text().splitlines() if f"]({path.name})" in line)
+    assert re.search(rf"\(https://colab\.research\.google\.com/github/\S+/blob/main/chapters/{path.name}\)", row)
+    assert re.search(rf"\(https://mybinder\.org/v2/gh/\S+/HEAD\?urlpath=lab/tree/chapters/{path.name}\)", row)
+
+
+def test_one_command_writes_the_address_of_a_public_copy(tmp_path):
+    (was,) = addresses(ROOT / "chapters")
+    assert addresses(ROOT / "chapters")[was] == 3 * len(CHAPTERS)
+    for path in [*CHAPTERS, ROOT / "chapters" / "README.md"]:
+        shutil.copy(path, tmp_path)
+    write_badges(tmp_path, "someone/my.fork")
+    assert addresses(tmp_path) == {"someone/my.fork": 3 * len(CHAPTERS)}
+    with pytest.raises(ValueError, match="such as someone/llama_minimal"):
+        write_badges(tmp_path, "someone")
+    write_badges(tmp_path, was)
+    for path in [*CHAPTERS, ROOT / "chapters" / "README.md"]:
+        assert (tmp_path / path.name).read_bytes() == path.read_bytes()  # nothing else was touched
+
+
+def test_a_chapter_without_a_first_cell_gets_one_and_keeps_its_outputs(tmp_path):
+    notebook = read(CHAPTERS[1])
+    setup = notebook.cells.pop(1)
+    for number, cell in enumerate(code_cells(notebook), start=1):
+        cell.execution_count = number
+    nbformat.write(notebook, tmp_path / CHAPTERS[1].name)
+    shutil.copy(ROOT / "chapters" / "README.md", tmp_path)
+    write_badges(tmp_path, "someone/fork")
+    made = read(tmp_path / CHAPTERS[1].name)
+    assert problems(made) == []
+    assert made.cells[1].source == setup.source.replace(*addresses(ROOT / "chapters"), "someone/fork")
+    assert [cell.get("outputs") for cell in made.cells[2:]] == [cell.get("outputs") for cell in notebook.cells[1:]]
+
+
+def test_the_first_cell_installs_only_what_is_missing(monkeypatch):
+    source = re.sub(r"%pip install (.*)", r"installed.append('\1')", read(CHAPTERS[0]).cells[1].source)
+    installed = []
+    exec(source, {"installed": installed})
+    assert installed == []
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    exec(source, {"installed": installed})
+    assert installed == [f"-q git+https://github.com/{next(iter(addresses(ROOT / 'chapters')))}"]
+
+
 def test_every_figure_is_made_by_a_chapter():
     made = {
         f"{name}.svg"
@@ -144,6 +202,33 @@ def test_every_figure_is_made_by_a_chapter():
         for name in re.findall(r'plotting\.show\(\s*\w+,\s*"(\w+)"', cell.source)
     }
     assert {path.name for path in (ROOT / "figures").glob("*.svg")} == made
+
+
+def collected(*flags):
+    """Count the cells that pytest collects from the root without a path, by notebook; the tests are left out."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        *flags,
+        "--collect-only",
+        "-q",
+        "--ignore-glob=tests/*",
+        "-p",
+        "no:cacheprovider",
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return Counter(line.split("::")[0] for line in done.stdout.splitlines() if "::" in line)
+
+
+def test_pytest_nbval_from_the_root_collects_every_cell_of_every_notebook():
+    cells = {path.relative_to(ROOT).as_posix(): len(code_cells(read(path))) for path in NOTEBOOKS}
+    assert collected("--nbval") == cells
+    assert sum(cells.values()) > 250
+
+
+def test_pytest_alone_leaves_the_notebooks_be():
+    assert collected() == {}
 
 
 def notebook_of(source, *, count=1, outputs=(), tags=()):

@@ -104,3 +104,9 @@ def test_the_bigram_probabilities_after_any_token_add_up_to_one(train, before):
 def test_a_train_text_without_pairs_leaves_the_single_tokens():
     """One token: p(b|a) = p(b), and the observed one is twice as likely as the others."""
     assert bigram_loss(np.array([1]), np.array([0, 1]), 3) == pytest.approx(-math.log(2 / 4))
+
+
+@pytest.mark.parametrize("strength", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_strength_must_be_positive(strength):
+    with pytest.raises(ValueError, match="strength"):
+        bigram_loss(np.arange(5), np.arange(5), 5, strength=strength)

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -328,3 +329,10 @@ def test_ids_that_the_tokenizer_does_not_have_are_never_written(make_model, pena
     (completion,) = generate(model, TOKENIZER, ["a"], max_new_tokens=25, sampling=sampling, stop_ids=[])
     assert max(completion.tokens) < TOKENIZER.vocab_size
     assert completion.text == TOKENIZER.decode(completion.tokens)
+
+
+@pytest.mark.parametrize("count", [0, -3, 2.5, float("nan")])
+def test_the_number_of_new_tokens_is_a_positive_whole_number(make_model, count):
+    with pytest.raises(ValueError, match="max_new_tokens"):
+        generate(make_model(), None, [[1]], max_new_tokens=count)
+    assert len(generate(make_model(), None, [[1]], max_new_tokens=np.int64(2))[0].tokens) == 2

@@ -140,3 +140,9 @@ def test_a_prompt_longer_than_the_cache_is_refused_and_one_as_long_is_not(make_m
         assert model(torch.zeros(1, 5, dtype=torch.long), cache=cache).shape == (1, 5, 61)
         with pytest.raises(ValueError, match="6 tokens do not fit the cache's 5 slots"):
             model(torch.zeros(1, 6, dtype=torch.long), cache=cache)
+
+
+@pytest.mark.parametrize(("batch_size", "max_seq_len"), [(0, 4), (2, 0), (-1, 4)])
+def test_a_cache_has_rows_and_slots(make_model, batch_size, max_seq_len):
+    with pytest.raises(ValueError, match="must be at least 1"):
+        KVCache(make_model().config, batch_size=batch_size, max_seq_len=max_seq_len)

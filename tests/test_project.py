@@ -25,6 +25,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Imports point downwards only: a module may import those of a lower level, and its own package.
 LEVELS = {
     "config": 0,
+    "devices": 0,
     "files": 0,
     "tokenizer": 1,
     "settings": 1,

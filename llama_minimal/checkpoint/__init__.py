@@ -92,6 +92,9 @@ def save(
         format = "native" if not_expressible(model.config) else "huggingface"
     if format not in ("huggingface", "meta", "native"):
         raise ValueError(f"format={format!r} is not one of 'auto', 'huggingface', 'meta', 'native'")
+    for name, value in (("max_shard_bytes", max_shard_bytes), ("n_shards", n_shards)):
+        if value < 1:
+            raise ValueError(f"{name}={value} must be at least 1")
     last = "params.json" if format == "meta" else "config.json"
     with update_folder(folder, last=last, obsolete=_MODEL_FILES) as temporary:
         if format == "huggingface":

@@ -47,7 +47,7 @@ def fill(model: Llama, tensors: Iterable[tuple[str, Tensor]], source: Path) -> N
             )
         if not _is_finite(tensor):
             raise ValueError(f"{source}: {name} holds NaN or infinity; the checkpoint is damaged, get it again")
-        parameter.copy_(tensor)
+        parameter.copy_(tensor.to(parameter.dtype))  # Apple's devices cannot read float64
     if missing or unknown:
         parts = [f"{what} {_shorten(names)}" for what, names in (("lacks", missing), ("has unknown", unknown)) if names]
         raise ValueError(f"{source} {' and '.join(parts)}; do its config and its weights belong together?")

@@ -1,12 +1,17 @@
-"""The command line: ``llama-minimal train | generate | chat | evaluate | convert | corpus | info``."""
+"""The command line: ``llama-minimal train | generate | chat | evaluate | convert | corpus | info``, or --version."""
 
 import errno
+import io
 import sys
+import traceback
 from collections.abc import Sequence
-from typing import Annotated
+from contextlib import redirect_stderr, redirect_stdout
+from typing import Annotated, Any
 
 import tyro
 
+import llama_minimal
+from llama_minimal.cli.console import ending_quietly, print_anything
 from llama_minimal.cli.corpus import Corpus
 from llama_minimal.cli.models import Convert, Evaluate, Info
 from llama_minimal.cli.train import Train, with_saved_values
@@ -25,9 +30,10 @@ _COMMANDS = {
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run one command; what a user can mend ends with a line on standard error and status 2."""
-    args = list(sys.argv[1:] if args is None else args)
+    print_anything()
     try:
-        _parse(args).run()
+        with ending_quietly():
+            _run(list(sys.argv[1:] if args is None else args))
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         if not _is_expected(error):
             raise
@@ -38,12 +44,19 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
+def _run(args: list[str]) -> None:
+    if args == ["--version"]:
+        print(f"llama-minimal {llama_minimal.__version__}")
+    else:
+        _parse(args).run()
+
+
 def _parse(args: list[str]) -> object:
     command = _cli(args)
     if isinstance(command, Train) and command.resume:
         # Flags that are given again are compared with the snapshot's; those left out take its values.
         saved = with_saved_values(command)
-        return tyro.cli(Train, args=args[1:], default=saved, prog="llama-minimal train")
+        return _tyro(Train, args[1:], default=saved, prog="llama-minimal train")
     return command
 
 
@@ -52,7 +65,34 @@ def _cli(args: list[str]) -> object:
     for name, command in _COMMANDS.items():
         option = Annotated[command, tyro.conf.subcommand(name, prefix_name=False)]
         union = option if union is None else union | option
-    return tyro.cli(union, args=args, prog="llama-minimal", description=__doc__)
+    return _tyro(union, args, prog="llama-minimal", description=__doc__)
+
+
+def _tyro(kind: Any, args: list[str], **options: Any) -> object:
+    """Parse arguments; tyro explains flags that it does not know, and we the values that a command refuses.
+
+    Raises:
+        ValueError: what the command itself said of its values.
+        SystemExit: after tyro's explanation, or its help.
+    """
+    unread = io.StringIO()
+    try:
+        with redirect_stdout(unread), redirect_stderr(unread):
+            return tyro.cli(kind, args=args, **options)
+    except SystemExit as ending:
+        if refused := _refused_by_us(ending):
+            raise refused from None
+    return tyro.cli(kind, args=args, **options)  # once more, for all to read
+
+
+def _refused_by_us(ending: SystemExit) -> ValueError | None:
+    """Return the error that made tyro end, if it was raised in this package and not while tyro read a value."""
+    error: BaseException | None = ending
+    while error := error.__context__:
+        frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+        if isinstance(error, ValueError) and any(name.startswith("llama_minimal.") for name in frames):
+            return error
+    return None
 
 
 def _explain(error: Exception) -> str:

@@ -1,10 +1,47 @@
 """What the commands print: progress bars, tables, and how they end."""
 
+import errno
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from tqdm import tqdm
+
+
+def print_anything() -> None:
+    """Let standard output and error write what their encoding lacks as ``\\u6709``, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        # A test's or a notebook's stream may be no file; a handler other than these was chosen by the user.
+        if getattr(stream, "errors", None) in ("strict", "surrogateescape") and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+@contextmanager
+def ending_quietly() -> Iterator[None]:
+    """End as other tools do, without a word, when nobody reads the output any more: ``llama-minimal info | head``."""
+    try:
+        try:
+            yield
+        finally:
+            print(end="", flush=True)  # here, where it can be caught, and not when Python ends
+    except OSError as error:
+        _write_to_nowhere()
+        # Windows has no broken pipes; there the argument is invalid.
+        if isinstance(error, BrokenPipeError) or (os.name == "nt" and error.errno == errno.EINVAL):
+            sys.exit(128 + getattr(signal, "SIGPIPE", 13))  # what a shell reports of a program that SIGPIPE ended
+        raise
+
+
+def _write_to_nowhere() -> None:
+    """Point what can no longer be written to away, so that Python's own last flush does not fail."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(nowhere, stream.fileno())
 
 
 @contextmanager
@@ -32,6 +69,18 @@ def human(value: float, unit: str = "") -> str:
         if value >= limit:
             return f"{value / limit:.3g} {prefix}{unit}"
     return f"{value:.3g} {unit}".rstrip()
+
+
+def check_counts(command: object, *names: str, least: int = 1) -> None:
+    """Refuse a flag that is below ``least``; None stands for one that was left out.
+
+    Raises:
+        ValueError: naming the flag.
+    """
+    for name in names:
+        value = getattr(command, name)
+        if value is not None and not value >= least:  # so that NaN is refused
+            raise ValueError(f"--{name.replace('_', '-')} {value} must be at least {least}")
 
 
 def warn(text: str) -> None:

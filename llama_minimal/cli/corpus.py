@@ -9,6 +9,7 @@ from typing import Any, Literal
 import tyro
 from tqdm import tqdm
 
+from llama_minimal.cli.console import check_counts
 from llama_minimal.files import replace_files
 
 BETWEEN_TEXTS = "\n\n* * *\n\n"
@@ -44,6 +45,9 @@ class Corpus:
     overwrite: bool = False
     """Replace --out if it is there."""
 
+    def __post_init__(self) -> None:
+        check_counts(self, "stories")
+
     def run(self) -> None:
         if self.out.suffix not in (".jsonl", ".txt"):
             raise ValueError(f"--out {self.out} must end in .jsonl or .txt")
@@ -51,8 +55,6 @@ class Corpus:
             raise ValueError(f"{self.out} exists; give another --out, or --overwrite")
         if self.language == "chinese" and self.task != "story":
             raise ValueError(f"--language chinese goes with --task story; --task {self.task} is in English")
-        if self.stories < 1:
-            raise ValueError(f"--stories {self.stories} must be at least 1")
         n_texts = 0
         with replace_files(self.out) as (file,):
             for example in self._examples():

@@ -1,5 +1,6 @@
 """``llama-minimal evaluate``, ``convert`` and ``info``: look at a model, or write it in another format."""
 
+import math
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -9,7 +10,7 @@ import tyro
 from tqdm import tqdm
 
 from llama_minimal import cost
-from llama_minimal.cli.console import human, table
+from llama_minimal.cli.console import check_counts, human, table
 from llama_minimal.cli.write import WriteFlags, load_for_writing
 from llama_minimal.config import PRESETS, LlamaConfig, preset
 
@@ -32,11 +33,14 @@ class Evaluate:
     max_batches: int | None = None
     """Stop after so many batches."""
     device: str | None = None
-    """cuda or cpu; left out: cuda if there is one."""
+    """cuda, mps (Apple) or cpu; left out: the first of these that is there."""
     data: Path | None = None
     """With `evaluate course`: the encoded training text, such as runs/course/data; left out: generated anew."""
     write_card: bool = False
     """With `evaluate course`: write what was measured into the model's card."""
+
+    def __post_init__(self) -> None:
+        check_counts(self, "seq_len", "batch_size", "max_batches")
 
     def run(self) -> None:
         if self.folder == "course" and self.corpus is None:
@@ -54,7 +58,7 @@ class Evaluate:
         tokens, n_bytes = self._tokens(tokenizer)
         check_tokens(model.config, tokens)
         seq_len = self.seq_len or model.config.max_seq_len
-        if not 1 <= seq_len <= model.config.max_seq_len:
+        if seq_len > model.config.max_seq_len:
             raise ValueError(f"--seq-len {seq_len} must be between 1 and the model's {model.config.max_seq_len}")
         n_batches = -(-(len(tokens) - 1) // (seq_len * self.batch_size))
         if self.max_batches and self.max_batches < n_batches:
@@ -110,6 +114,11 @@ class Convert:
     max_shard_gb: float = 5.0
     """Size of a file in the huggingface format, in gigabytes."""
 
+    def __post_init__(self) -> None:
+        check_counts(self, "n_shards")
+        if not 1e-9 <= self.max_shard_gb < math.inf:
+            raise ValueError(f"--max-shard-gb {self.max_shard_gb} must be a positive number of gigabytes, such as 5")
+
     def run(self) -> None:
         from llama_minimal.checkpoint import save
 
@@ -137,6 +146,9 @@ class Info:
     """Tokens of context to count with; left out: the model's longest."""
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
     """Format of weights and cache."""
+
+    def __post_init__(self) -> None:
+        check_counts(self, "context")
 
     def run(self) -> None:
         if self.model is None:

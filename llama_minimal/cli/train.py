@@ -14,7 +14,7 @@ import tyro
 from tqdm import tqdm
 
 from llama_minimal import cost
-from llama_minimal.cli.console import bytes_bar, human, warn
+from llama_minimal.cli.console import bytes_bar, check_counts, human, warn
 from llama_minimal.cli.model_flags import ModelFlags
 from llama_minimal.cli.report import print_report, print_samples
 from llama_minimal.config import read_json
@@ -50,7 +50,7 @@ class Train:
     samples: int = 3
     """Texts to write at the end."""
     device: str | None = None
-    """cuda or cpu; left out: cuda if there is one."""
+    """cuda, mps (Apple) or cpu; left out: the first of these that is there."""
     tensorboard: bool = False
     """Also write TensorBoard's event files."""
     resume: bool = False
@@ -58,13 +58,14 @@ class Train:
     overwrite: bool = False
     """Delete the run that is in --out, and start anew."""
 
-    def run(self) -> None:
-        import torch
+    def __post_init__(self) -> None:
+        check_counts(self, "samples", least=0)
 
+    def run(self) -> None:
         from llama_minimal.parallel import open_mesh
 
         self.model.apply_to(self.preset, vocab_size=self.vocab_size)  # refuse an impossible shape before any work
-        with open_mesh(torch.device(self.device) if self.device else None) as mesh:
+        with open_mesh(self.device) as mesh:
             if mesh.is_main:
                 _prepare_folder(self)
                 _prepare_data(self)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from llama_minimal.cli.console import check_counts
 from llama_minimal.settings import Sampling
 
 
@@ -23,9 +24,14 @@ class WriteFlags:
     compile: bool = False
     """Compile the step of one token: slow at first, then fast."""
     device: str | None = None
-    """cuda or cpu; left out: cuda if there is one."""
+    """cuda, mps (Apple) or cpu; left out: the first of these that is there."""
     dtype: str | None = None
     """float32, bfloat16 or float16; left out: as in the file."""
+
+    def __post_init__(self) -> None:
+        check_counts(self, "max_new_tokens")
+        if abs(self.seed) >= 1 << 62:
+            raise ValueError(f"--seed {self.seed} is too large; give a number of 18 digits or fewer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,12 +78,12 @@ def load_for_writing(folder: str, flags: WriteFlags) -> tuple[Any, Any]:
     import torch
 
     from llama_minimal.checkpoint import load
-    from llama_minimal.parallel import default_device
+    from llama_minimal.devices import find_device
 
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, None: None}
     if flags.dtype not in dtypes:
         raise ValueError(f"--dtype {flags.dtype} is not one of float32, bfloat16, float16")
-    model, tokenizer = load(folder, device=flags.device or default_device(), dtype=dtypes[flags.dtype])
+    model, tokenizer = load(folder, device=find_device(flags.device), dtype=dtypes[flags.dtype])
     if tokenizer is None:
         raise ValueError(f"{folder} has no tokenizer.json or tokenizer.model; put the model's tokenizer there")
     return model, tokenizer

@@ -41,8 +41,9 @@ def check(name: str, attempt: Any) -> None:
 
     Args:
         name: chapter and exercise, such as "attention.softmax".
-        attempt: your function, or your value. A function that returns None, and a value that is None or ``...``, have
-            not been attempted.
+        attempt: your function, or your value, in NumPy, PyTorch or plain Python. A function that returns None, and a
+            value that is None or ``...``, have not been attempted. An answer in float32 may be 1e-5 off, one in float16
+            0.004, one in bfloat16 0.03.
 
     Raises:
         ValueError: if there is no such exercise.
@@ -68,18 +69,22 @@ def exercises(chapter: str) -> dict[str, Exercise]:
 def diagnose(exercise: Exercise, attempt: Any) -> str | None:
     """Return what is wrong with an answer: "" if nothing, None if it has not been attempted."""
     try:
-        given = _answers(exercise, attempt)
-    except Exception as error:  # the reader's code may raise anything
+        answers = _answers(exercise, attempt)
+        given = _plain(answers)
+    except (Exception, SystemExit) as error:  # the reader's code may raise anything
         return f"it raised {type(error).__name__}: {error}"
-    if any(answer is None or answer is ... for answer in given):
+    if any(answer is None or answer is ... for answer in answers):
         return None
     wanted = _answers(exercise, exercise.right)
-    if _all_equal(given, wanted, exercise.tolerance):
+    first = _array(wanted[0])
+    is_whole = first is not None and first.dtype.kind in "biu"  # a whole number is right or wrong
+    tolerance = exercise.tolerance if is_whole else max(exercise.tolerance, _rounding(answers))
+    if _all_equal(given, wanted, tolerance):
         return ""
     for diagnosis, mistake in exercise.mistakes.items():
-        if _all_equal(given, _answers(exercise, mistake), exercise.tolerance):
+        if _all_equal(given, _answers(exercise, mistake), tolerance):
             return diagnosis
-    return _first_difference(exercise, given, wanted)
+    return _first_difference(exercise, given, wanted, tolerance)
 
 
 def _answers(exercise: Exercise, answer: Any) -> list[Any]:
@@ -89,60 +94,98 @@ def _answers(exercise: Exercise, answer: Any) -> list[Any]:
     return [answer(*copy.deepcopy(case)) for case in exercise.cases]
 
 
+def _plain(value: Any) -> Any:
+    """Turn PyTorch's tensors into arrays, inside lists and tuples, too; leave all else as it is."""
+    if type(value) in (list, tuple):
+        return type(value)(map(_plain, value))
+    if not hasattr(value, "detach"):
+        return value
+    try:
+        tensor = value.detach().cpu().resolve_conj()
+        return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
+    except (RuntimeError, TypeError):  # a tensor without numbers, on the meta device say
+        return value
+
+
+def _rounding(value: Any) -> float:
+    """Return how far off a right answer may be because of its format: one in bfloat16 is right to two digits."""
+    if type(value) in (list, tuple):
+        return max(map(_rounding, value), default=0.0)
+    name = str(getattr(value, "dtype", "")).removeprefix("torch.")
+    return {"float32": 1e-5, "float16": 4e-3, "bfloat16": 3e-2}.get(name, 0.0)
+
+
 def _all_equal(given: list[Any], wanted: list[Any], tolerance: float) -> bool:
     return all(_equal(a, b, tolerance) for a, b in zip(given, wanted, strict=True))
 
 
 def _equal(given: Any, wanted: Any, tolerance: float) -> bool:
     if isinstance(wanted, tuple):
+        given = list(given) if isinstance(given, np.ndarray) and given.ndim else given
         return (
             isinstance(given, tuple | list)
             and len(given) == len(wanted)
             and all(_equal(a, b, tolerance) for a, b in zip(given, wanted, strict=True))
         )
     if isinstance(wanted, str):
-        return given == wanted
+        return isinstance(given, str) and given == wanted
+    a, b = _array(given), np.asarray(wanted)
+    return a is not None and a.shape == b.shape and np.allclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True)
+
+
+def _array(value: Any) -> np.ndarray | None:
+    """Return the numbers of a value; None if it is no array of numbers, but ragged, text, or something else."""
     try:
-        a, b = np.asarray(given), np.asarray(wanted)
-        return a.shape == b.shape and np.allclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True)
-    except (TypeError, ValueError):
-        return False
+        array = np.asarray(value)
+    except Exception:  # whatever an object of another library raises that will not be an array
+        return None
+    return array if array.dtype.kind in "biufc" else None
 
 
-def _first_difference(exercise: Exercise, given: list[Any], wanted: list[Any]) -> str:
+def _first_difference(exercise: Exercise, given: list[Any], wanted: list[Any], tolerance: float) -> str:
     """Say in which case, and where, an answer differs first."""
     number, a, b = next(
-        (number, a, b)
-        for number, (a, b) in enumerate(zip(given, wanted, strict=True))
-        if not _equal(a, b, exercise.tolerance)
+        (number, a, b) for number, (a, b) in enumerate(zip(given, wanted, strict=True)) if not _equal(a, b, tolerance)
     )
     if not exercise.cases:
         return f"it is {_brief(a)}; try again"
-    return f"for the arguments {_brief(exercise.cases[number])}, {_difference(a, b, exercise.tolerance)}"
+    return f"for the arguments {_brief(exercise.cases[number])}, {_difference(a, b, tolerance)}"
 
 
 def _difference(a: Any, b: Any, tolerance: float) -> str:
-    if isinstance(a, tuple | list) and not isinstance(b, tuple) and np.ndim(b) == 0:
+    if isinstance(b, tuple | str):
+        return f"it gives {_brief(a)}, and should give {_brief(b)}"
+    numbers = _array(a)
+    if isinstance(a, tuple | list) and np.ndim(b) == 0:
         return f"it gives {len(a)} values; return one"
-    if not isinstance(b, tuple | str) and np.shape(a) != np.shape(b):
-        return f"the shape is {np.shape(a)}, and should be {np.shape(b)}"
-    if isinstance(b, np.ndarray) and b.size > 8:
-        a = np.asarray(a)
-        wrong = ~np.isclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True)
+    if numbers is None:
+        shape = f" of the shape {np.shape(b)}" if np.ndim(b) else ""
+        return f"it gives {_brief(a)}, which is no array of numbers; it should give {_brief(b)}{shape}"
+    if numbers.shape != np.shape(b):
+        return f"the shape is {numbers.shape}, and should be {np.shape(b)}"
+    where = ""
+    if np.size(b) > 8:
+        wrong = ~np.isclose(numbers, b, rtol=tolerance, atol=tolerance, equal_nan=True)
         at = tuple(np.argwhere(wrong)[0].tolist())
-        where, a, b = f"{wrong.sum()} of {b.size} numbers are wrong; at {at} ", a[at], b[at]
-    else:
-        where = ""
+        where, a, b = f"{wrong.sum()} of {b.size} numbers are wrong; at {at} ", numbers[at], b[at]
     return f"{where}it gives {_brief(a)}, and should give {_brief(b)}"
 
 
 def _brief(value: Any) -> str:
     """Write a value in a few words, with four digits at most."""
     if isinstance(value, np.ndarray):
-        return f"an array of shape {value.shape}" if value.size > 8 else repr(np.round(value, 4).tolist())
+        if value.size > 8 or value.dtype.kind not in "biufc":
+            return f"an array of shape {value.shape}"
+        return repr((value if value.dtype == bool else np.round(value, 4)).tolist())
     if isinstance(value, tuple | list):
-        inside = ", ".join(map(_brief, value))
+        inside = ", ".join(map(_brief, value[:8])) + (", …" if len(value) > 8 else "")
         return f"({inside})" if isinstance(value, tuple) else f"[{inside}]"
     if isinstance(value, float | np.floating):
         return f"{value:.4g}"
-    return value.__name__ if callable(value) else str(value) if isinstance(value, np.generic) else repr(value)
+    if callable(value):
+        return getattr(value, "__name__", type(value).__name__)
+    try:
+        text = str(value) if isinstance(value, np.generic) else repr(value)
+    except Exception:  # an object that cannot even be shown
+        return f"a {type(value).__name__}"
+    return text if len(text) <= 80 else f"a {type(value).__name__}"

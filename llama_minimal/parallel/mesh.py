@@ -10,6 +10,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from llama_minimal.devices import as_float64, default_device, find_device
+
+__all__ = ["Mesh", "default_device", "open_mesh"]
+
 _TIMEOUT = timedelta(hours=1)  # so that a rank whose neighbor died ends with an error
 
 
@@ -28,7 +32,7 @@ class Mesh:
 
     def sum(self, *values: Tensor | float) -> list[float]:
         """Add up each value over all processes; every process gets the same sums."""
-        sums = torch.stack([torch.as_tensor(value, dtype=torch.float64, device="cpu") for value in values])
+        sums = torch.stack([_on_cpu(value) for value in values])
         if self.size > 1:
             sums = sums.to(self.device)
             dist.all_reduce(sums)
@@ -40,21 +44,26 @@ class Mesh:
             dist.barrier()
 
 
-def default_device() -> torch.device:
-    """Return a CUDA device if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def _on_cpu(value: Tensor | float) -> Tensor:
+    return as_float64(value).cpu() if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
 
 
 @contextmanager
-def open_mesh(device: torch.device | None = None) -> Iterator[Mesh]:
-    """Join the processes that torchrun started, NCCL between GPUs and gloo between CPUs; alone without it."""
-    device = device or default_device()
+def open_mesh(device: torch.device | str | None = None) -> Iterator[Mesh]:
+    """Join the processes that torchrun started, NCCL between GPUs and gloo between CPUs; alone without it.
+
+    Args:
+        device: None means the best there is (``devices.default_device``).
+
+    Raises:
+        ValueError: if there is no such device, or not one for each process.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        yield Mesh(device=device)
+        yield Mesh(device=find_device(device))
         return
+    device = _device_of_one_process(device)
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
     try:
@@ -62,3 +71,13 @@ def open_mesh(device: torch.device | None = None) -> Iterator[Mesh]:
         dist.barrier()  # a process that leaves early would take the connections of the others with it
     finally:
         dist.destroy_process_group()
+
+
+def _device_of_one_process(device: torch.device | str | None) -> torch.device:
+    """Return this process's own GPU, or the CPU: processes exchange gradients over no other device."""
+    wanted = find_device(device)
+    if wanted.type == "cuda":
+        return find_device(f"cuda:{os.environ['LOCAL_RANK']}")
+    if wanted.type != "cpu" and device is not None:
+        raise ValueError(f"several processes train on CUDA devices or on the CPU, not on {wanted}; give cpu")
+    return torch.device("cpu")
