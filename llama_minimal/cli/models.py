@@ -86,7 +86,7 @@ class Evaluate:
             return file.tokens, file.n_bytes
         ids, n_bytes = [], 0
         for document in documents(self.corpus):
-            ids += tokenizer.encode(document.text, bos=tokenizer.bos_id is not None)
+            ids += tokenizer.encode_prompt(document.text)
             n_bytes += len(document.text.encode("utf-8"))
         return np.array(ids), n_bytes
 
