@@ -32,7 +32,8 @@ class TextStream:
         self._stop = tuple(stop)
         # Special tokens decode to nothing. A window that began with one would lose the space after it.
         self._special = frozenset(tokenizer.special_tokens.values())
-        self._ids = [token for token in prompt if token not in self._special]
+        known = range(tokenizer.vocab_size)  # a model may have more
+        self._ids = [token for token in prompt if token in known and token not in self._special]
         self._taken = tokenizer.decode(self._ids)  # the part of the window's text that is no news
         self._shorten(self._taken)
         self._pending = ""  # text that may be the beginning of a stop string

@@ -16,8 +16,9 @@ from llama_minimal.config import LlamaConfig, read_json
 from llama_minimal.files import update_folder
 from llama_minimal.model import Llama, build
 from llama_minimal.tokenizer import TextCodec, load_tokenizer
+from llama_minimal.tokenizer.companions import Companions
 
-__all__ = ["COURSE", "load", "not_expressible", "open_checkpoint", "read_config", "save"]
+__all__ = ["COURSE", "companions_of", "load", "not_expressible", "open_checkpoint", "read_config", "save"]
 
 Format = Literal["auto", "huggingface", "meta", "native"]
 COURSE = Path(__file__).parents[1] / "course" / "model"  # what load("course") means
@@ -80,6 +81,11 @@ def read_config(path_or_id: str | Path) -> LlamaConfig:
     if Path(path_or_id).is_dir() or path_or_id == "course":
         return open_checkpoint(folder).config
     return config_from_huggingface(read_json(folder / "config.json"))
+
+
+def companions_of(path_or_id: str | Path) -> Companions:
+    """Return the files beside the tokenizer of a model, which may be there without one: of whatever ``load`` takes."""
+    return Companions.read(_find(path_or_id))
 
 
 def save(

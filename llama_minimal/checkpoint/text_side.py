@@ -1,4 +1,4 @@
-"""What stands beside the weights: the tokens that end a text, and the tokenizer as the transformers library reads it."""
+"""What stands beside the weights: the tokens that end a text, and the tokenizer as transformers reads it."""
 
 import hashlib
 import json

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from llama_minimal import cost
 from llama_minimal.cli.console import human, table
-from llama_minimal.cli.write import WriteFlags, load_for_writing
+from llama_minimal.cli.write import WriteFlags, load_as_asked, load_for_writing
 from llama_minimal.config import PRESETS, LlamaConfig, preset
 
 
@@ -93,7 +93,7 @@ class Evaluate:
 
 @dataclass(frozen=True, kw_only=True)
 class Convert:
-    """Write a model in another format or dtype."""
+    """Write a model in another format or dtype; the files of its tokenizer come along."""
 
     source: tyro.conf.Positional[str]
     """Folder of a model, or a hub id."""
@@ -109,11 +109,11 @@ class Convert:
     """Size of a file in the huggingface format, in gigabytes."""
 
     def run(self) -> None:
-        from llama_minimal.checkpoint import save
+        from llama_minimal.checkpoint import companions_of, save
 
         if self.target.exists() and any(self.target.iterdir()):
             raise ValueError(f"{self.target} is not empty; give a new folder")
-        model, tokenizer = load_for_writing(self.source, WriteFlags(dtype=self.dtype, device="cpu"))
+        model, tokenizer = load_as_asked(self.source, WriteFlags(dtype=self.dtype, device="cpu"))
         save(
             model,
             self.target,
@@ -122,6 +122,8 @@ class Convert:
             n_shards=self.n_shards,
             max_shard_bytes=int(self.max_shard_gb * 1e9),
         )
+        if tokenizer is None:
+            companions_of(self.source).save(self.target)
         print(f"saved in {self.target}")
 
 
@@ -130,7 +132,7 @@ class Info:
     """Show what a model costs: parameters by component, arithmetic per token, memory."""
 
     model: tyro.conf.Positional[str | None] = None
-    """Name of a preset, or folder of a model; left out: a list of the presets."""
+    """Name of a preset, or a model as `generate` takes it: a folder or a hub id; left out: a list of the presets."""
     context: int | None = None
     """Tokens of context to count with; left out: the model's longest."""
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
@@ -162,11 +164,16 @@ class Info:
         print(table(rows))
 
     def _config(self) -> LlamaConfig:
-        if Path(self.model).is_dir() and self.model not in PRESETS:
-            from llama_minimal.checkpoint import open_checkpoint
+        from llama_minimal.checkpoint import read_config
 
-            return open_checkpoint(Path(self.model)).config
-        try:
+        if self.model in PRESETS:
             return preset(self.model)
-        except ValueError as error:
-            raise ValueError(f"{self.model} is no folder, and an {error}") from None
+        try:
+            return read_config(self.model)
+        except FileNotFoundError as missing:
+            if "/" in self.model:  # a path or a hub id, which no preset has
+                raise
+            try:
+                return preset(self.model)
+            except ValueError as unknown:
+                raise ValueError(f"{missing}; as a name, it is an {unknown}") from None

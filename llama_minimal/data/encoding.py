@@ -32,8 +32,9 @@ def encode_corpus(
 ) -> CorpusInfo:
     """Encode documents into ``train.bin``, ``validation.bin`` and ``corpus.json``.
 
-    Each document becomes the tokenizer's ``start_ids``, its ids, and eos if there is one. Whether it is for validation depends on the
-    seed and its text alone, so equal texts are never in both splits. A former corpus stays until this one is complete.
+    Each document becomes the tokenizer's ``start_ids``, its ids, and eos if there is one. Whether it is for
+    validation depends on the seed and its text alone, so equal texts are never in both splits. A former corpus stays
+    until this one is complete.
 
     Args:
         documents: read once; a group of them is in memory at a time. A single one is cut in two near its end.
