@@ -56,7 +56,9 @@ class Generate:
         model, tokenizer = load_for_writing(self.folder, self.write)
         prompt = _read_prompt() if self.prompt == "-" else self.prompt
         for i in range(self.num_samples):
-            title = f"{'\n' if i else ''}--- sample {i + 1} ---\n" if self.num_samples > 1 else ""
+            if i:
+                print()
+            title = f"--- sample {i + 1} ---\n" if self.num_samples > 1 else ""
             flags = replace(self.write, seed=self.write.seed + i)
             _print_stream(model, tokenizer, prompt, flags, title=title, allow_special=self.special_tokens)
 
