@@ -6,7 +6,7 @@ from llama_minimal.tokenizer import TextCodec
 
 UNFINISHED = "\ufffd"  # what decoding puts for bytes that are not (yet) a character
 _MOST_UNFINISHED = 3  # a character has at most four bytes
-_LONGEST_WINDOW, _SHORTEST_WINDOW = 12, 6
+_LONGEST_WINDOW, _SHORTEST_WINDOW = 12, 6  # tokens; more than a character's bytes, so that no character is cut in use
 
 
 class TextStream:
@@ -30,10 +30,10 @@ class TextStream:
         self.stopped = False
         self._tokenizer = tokenizer
         self._stop = tuple(stop)
-        # Special tokens decode to nothing. A window that began with one would lose the space after it.
+        # Special tokens decode to nothing: a window full of them would tell nothing of its place.
         self._special = frozenset(tokenizer.special_tokens.values())
         known = range(tokenizer.vocab_size)  # a model may have more
-        self._ids = [token for token in prompt if token in known and token not in self._special]
+        self._ids = [token for token in prompt if token in known]
         self._taken = tokenizer.decode(self._ids)  # the part of the window's text that is no news
         self._shorten(self._taken)
         self._pending = ""  # text that may be the beginning of a stop string
@@ -65,16 +65,13 @@ class TextStream:
         return new
 
     def _shorten(self, window: str) -> None:
-        """Let the window begin later if it is long, at a token whose text does not depend on those before it."""
+        """Let the window begin later if it is long; what its first tokens become then differs, what is new does not."""
         if len(self._ids) <= _LONGEST_WINDOW or not window.startswith(self._taken):
             return
         n_held = len(window) - len(self._taken)
-        # Of four neighbors at least one begins with a character, and what follows is long enough to tell.
-        for n_ids in range(_SHORTEST_WINDOW, _SHORTEST_WINDOW + 4):
-            end = self._tokenizer.decode(self._ids[-n_ids:])
-            if len(end) > n_held and window.endswith(end):
-                self._ids, self._taken = self._ids[-n_ids:], end[: len(end) - n_held]
-                return
+        end = self._tokenizer.decode(self._ids[-_SHORTEST_WINDOW:])
+        if len(end) > n_held:  # else these are spaces that are dropped at the start of a text
+            self._ids, self._taken = self._ids[-_SHORTEST_WINDOW:], end[: len(end) - n_held]
 
     def _release(self, text: str) -> str:
         self._pending += text

@@ -80,18 +80,16 @@ def test_characters_come_as_soon_as_they_are_whole(tokenizer):
     assert shown == text
 
 
-@pytest.mark.parametrize("kind", ["text", "bytes", "broken", "special", "letter"])
+@pytest.mark.parametrize("kind", ["text", "bytes", "broken", "special", "only special", "letter"])
 @pytest.mark.parametrize("n_prompt", [1, 3000])
 def test_the_work_grows_with_the_number_of_tokens(tokenizer, monkeypatch, kind, n_prompt):
     """Counted in decoded tokens, not in seconds."""
     n = 3000
-    text = {"text": "the cat sat on 漢字 ", "bytes": "거북🦙", "broken": "", "special": "the", "letter": "a"}[kind]
+    text = {"text": "the cat sat on 漢字 ", "bytes": "거북🦙", "special": "the", "letter": "a"}.get(kind, "")
+    unit = tokenizer.encode(text) + [max(tokenizer.special_tokens.values())] * ("special" in kind)
     if kind == "broken":
-        first_byte = tokenizer.encode("거")[-3]  # of three
-        new = [first_byte] * n
-    else:
-        unit = tokenizer.encode(text) + sorted(tokenizer.special_tokens.values())[-1:] * (kind == "special")
-        new = (unit * n)[:n]
+        unit = tokenizer.encode("거")[-3:-2]  # the first of a character's three bytes
+    new = (unit * n)[:n]
     work = 0
     decode = tokenizer.decode
 
@@ -100,8 +98,16 @@ def test_the_work_grows_with_the_number_of_tokens(tokenizer, monkeypatch, kind, 
         work += len(ids)
         return decode(ids, **options)
 
-    prompt = (tokenizer.encode("hello 漢字 ") * n_prompt)[:n_prompt]
+    prompt = ((tokenizer.encode("hello 漢字 ") + unit * 9) * n_prompt)[:n_prompt]
     expected = new_text(tokenizer, prompt, new)
     monkeypatch.setattr(tokenizer, "decode", counted, raising=False)
     assert "".join(streamed(tokenizer, prompt, new)) == expected
-    assert work < 25 * (n + n_prompt)
+    assert work < 18 * (n + n_prompt)
+
+
+def test_a_run_of_spaces_is_not_taken_for_the_start_of_a_text(tokenizer):
+    letter = tokenizer.encode("the")[-1:]
+    space = [i for i in range(tokenizer.vocab_size) if tokenizer.decode([*letter, i]) == tokenizer.decode(letter) + " "]
+    for token in space:  # the byte, and a token of its own
+        new = [token] * 30 + tokenizer.encode("a cat")
+        assert "".join(streamed(tokenizer, letter, new)) == new_text(tokenizer, letter, new)

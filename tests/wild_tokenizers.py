@@ -29,9 +29,7 @@ def sentencepiece_model(**changes) -> bytes:
     settings |= {"allow_whitespace_only_pieces": True, "hard_vocab_limit": False, "minloglevel": 2}
     lines += ["two  spaces", " ".join("abcdefghijklmnopqrstuvwxyz0123456789[]/<>|_漢")] * 5
     out = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines), model_writer=out, **(settings | changes)
-    )
+    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(lines), model_writer=out, **(settings | changes))
     return out.getvalue()
 
 
@@ -60,9 +58,7 @@ def byte_level(*, start: tuple[str, ...] = (), end: tuple[str, ...] = ()):
     made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     names = ["<s>", "</s>", *SPECIAL]
-    trainer = trainers.BpeTrainer(
-        vocab_size=330, initial_alphabet=alphabet, show_progress=False, special_tokens=names
-    )
+    trainer = trainers.BpeTrainer(vocab_size=330, initial_alphabet=alphabet, show_progress=False, special_tokens=names)
     made.train_from_iterator([" ".join(WORDS), " é è ê 漢字 " * 9], trainer)
     return frame(made, start, end)
 
