@@ -35,7 +35,7 @@ def beam_search(
     beam_size: int = 4,
     max_new_tokens: int = 64,
     length_penalty: float = 1.0,
-    stop_ids: Sequence[int] = (),
+    stop_ids: Sequence[int] | None = None,
 ) -> list[Beam]:
     """Return the best ``beam_size`` continuations found, best first.
 
@@ -46,6 +46,7 @@ def beam_search(
     Args:
         prompt: token ids.
         length_penalty: 0 compares probabilities, so that short sequences win; 1 compares means per token.
+        stop_ids: tokens that end a sequence; None means those that end a text by the model's checkpoint.
 
     Raises:
         ValueError: if the prompt cannot be continued (see ``generate``) or ``beam_size`` is below 1.
@@ -55,6 +56,7 @@ def beam_search(
     check_prompts(model.config, [prompt], max_new_tokens)
     if beam_size < 1 or not math.isfinite(length_penalty):
         raise ValueError(f"beam_size={beam_size} must be at least 1, and length_penalty={length_penalty} a number")
+    stop_ids = (model.eos_ids or ()) if stop_ids is None else stop_ids
     n_steps = min(max_new_tokens, model.config.max_seq_len - len(prompt))
     cache = make_cache(model, batch_size=beam_size, max_seq_len=len(prompt) + n_steps)
     tokens = torch.tensor([list(prompt)] * beam_size, device=cache.keys.device)

@@ -52,8 +52,9 @@ def generate(
         prompts: texts, or lists of token ids, of any lengths.
         max_new_tokens: the most to write; less if the context of ``max_seq_len`` tokens is full before.
         sampling: how to choose the next token; greedy unless told.
-        stop_ids: tokens that end a row; None means the tokenizer's end-of-text token.
-        stop: texts that end a row; what is written ends before them.
+        stop_ids: tokens that end a row; None means those that end a text by the checkpoint, else by the tokenizer.
+        stop: texts that end a row; what is written ends before them. The name of a special token, such as
+            ``<|eot_id|>``, means that token too.
         compile: compile the step of one token: slow at first, then fast.
 
     Raises:
@@ -168,8 +169,10 @@ class _Row:
         if stop and tokenizer is None:
             raise ValueError("stop strings need a tokenizer; give one, or use stop_ids")
         if stop_ids is None:
-            stop_ids = [tokenizer.eos_id] if tokenizer and tokenizer.eos_id is not None else []
-        self.stop_ids = set(stop_ids)
+            stop_ids = tokenizer.eos_ids if tokenizer else model.eos_ids or ()
+        special = tokenizer.special_tokens if tokenizer else {}
+        # Special tokens decode to nothing, so their names never come up in the text.
+        self.stop_ids = {*stop_ids, *(special[text.strip()] for text in stop if text.strip() in special)}
         self.limit = limit
         self.room = model.config.max_seq_len - len(prompt)
         self.text = TextStream(tokenizer, prompt, stop) if tokenizer else None
@@ -219,7 +222,9 @@ def _encode(tokenizer: TextCodec | None, prompt: str | Ids) -> list[int]:
         return list(prompt)
     if tokenizer is None:
         raise ValueError("a prompt that is text needs a tokenizer; give one, or give token ids")
-    return tokenizer.encode(prompt, bos=tokenizer.bos_id is not None)
+    ids = tokenizer.encode_prompt(prompt)
+    # From nothing a model cannot go on: then a text begins even where the tokenizer does not say so.
+    return ids if ids or tokenizer.bos_id is None else [tokenizer.bos_id]
 
 
 def _step(model: Llama, tokens: Tensor, positions: Tensor, cache: KVCache) -> Tensor:

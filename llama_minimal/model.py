@@ -54,6 +54,7 @@ class Llama(nn.Module):
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
         self.config = config
+        self.eos_ids: tuple[int, ...] | None = None  # tokens that end a text, where a checkpoint names them
         self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
         blocks = [Block(config) for _ in range(config.n_layers // config.share_layers)]
         self.layers = nn.ModuleDict({str(i): blocks[i // config.share_layers] for i in range(config.n_layers)})

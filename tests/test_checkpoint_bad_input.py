@@ -111,7 +111,7 @@ def test_a_hub_id_is_downloaded_without_files_that_may_run_code(saved, monkeypat
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     assert load("some/model")[0].config.vocab_size == 64
-    assert sorted(asked["some/model"]) == ["*.json", "*.safetensors", "tokenizer.model"]
+    assert sorted(asked["some/model"]) == ["*.jinja", "*.json", "*.safetensors", "tokenizer.model"]
 
 
 # ------------------------------------------------------------------ wrong configs

@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -106,6 +107,71 @@ def test_the_prompt_may_come_from_standard_input(run, capsys, monkeypatch):
     assert capsys.readouterr().out.startswith("An expression")
 
 
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+def test_the_line_end_that_the_shell_adds_is_no_part_of_the_prompt(run, capsys, monkeypatch, end):
+    main(["generate", run, "-p", "An expression\n", "--max-new-tokens", "8"])
+    with_line_end = capsys.readouterr().out
+    for typed, expected in (("An expression\n", with_line_end), ("An expression", None)):
+        if expected is None:
+            main(["generate", run, "-p", typed, "--max-new-tokens", "8"])
+            expected = capsys.readouterr().out
+        if typed.endswith("\n") and not end:
+            continue  # then its own is taken for the shell's
+        monkeypatch.setattr(sys, "stdin", io.StringIO(typed + end, newline=""))
+        main(["generate", run, "-p", "-", "--max-new-tokens", "8"])
+        assert capsys.readouterr().out == expected
+
+
+def test_several_samples_are_those_of_single_runs(run, capsys):
+    flags = ["generate", run, "-p", "The", "--max-new-tokens", "12"]
+    main([*flags, "--seed", "7", "--num-samples", "3"])
+    together = capsys.readouterr().out
+    alone = []
+    for i in range(3):
+        main([*flags, "--seed", str(7 + i)])
+        alone.append(f"--- sample {i + 1} ---\n{capsys.readouterr().out}")
+    assert together == "\n".join(alone)
+    assert len(set(alone)) == 3
+
+
+def test_names_of_special_tokens_in_a_prompt_are_text_unless_asked_for(run, capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "llama_minimal.generation.stream", lambda model, codec, prompt, **_: asked.append(prompt) or iter(["x"])
+    )
+    for flags in ([], ["--special-tokens"]):
+        main(["generate", run, "-p", "a<|eos|>b", *flags])
+        assert capsys.readouterr().out == "a<|eos|>bx\n"
+    bos, eos = 297, 298  # of 300 tokens
+    assert asked == ["a<|eos|>b", [bos, ord("a"), eos, ord("b")]]
+
+
+@pytest.mark.parametrize(
+    "flags", [["--max-new-tokens", "0"], ["--max-new-tokens", "-3"], ["--num-samples", "0"], ["--stop", ""]]
+)
+def test_what_cannot_be_written_is_refused_before_a_model_is_loaded(flags, capsys):
+    with pytest.raises(SystemExit) as ending:
+        main(["generate", "no/such_folder", "-p", "hi", *flags])
+    printed = capsys.readouterr()
+    assert ending.value.code == 2
+    assert "no/such_folder" not in printed.err
+    assert "hi" not in printed.out
+
+
+def test_an_error_stands_on_a_line_of_its_own(run, capsys, monkeypatch):
+    assert fails(["generate", run, "-p", "x" * 400], capsys).startswith("error: the prompt has")
+
+    def breaks(*_, **__):
+        yield " and so"
+        raise ValueError("no more")
+
+    monkeypatch.setattr("llama_minimal.generation.stream", breaks)
+    with pytest.raises(SystemExit):
+        main(["generate", run, "-p", "hi"])
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("hi and so\n", "error: no more\n")
+
+
 def test_chatting_until_an_empty_line(run, capsys, monkeypatch):
     lines = iter(["The statement", "x" * 500, "A class", ""])
     monkeypatch.setattr("builtins.input", lambda _: next(lines))
@@ -150,6 +216,39 @@ def test_info_of_a_folder_and_the_list_of_presets(run, capsys):
     main(["info", run])
     main(["info"])
     assert "llama-65b" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("place", ["run", "unfinished", "snapshot", "meta", "native"])
+def test_info_accepts_every_folder_that_generate_accepts(run, tmp_path, capsys, place):
+    folder = Path(run)
+    if place in ("meta", "native"):
+        folder = tmp_path / place
+        main(["convert", run, str(folder), "--format", place])
+    elif place == "unfinished":
+        folder = tmp_path / "unfinished"
+        shutil.copytree(run, folder)
+        (folder / "config.json").unlink()
+        (folder / "model.safetensors").unlink()
+    elif place == "snapshot":
+        folder = sorted((folder / "snapshots").iterdir())[-1]
+    capsys.readouterr()
+    main(["generate", str(folder), "--max-new-tokens", "2"])
+    main(["info", str(folder)])
+    assert "1 layers, width 32" in capsys.readouterr().out
+
+
+def test_info_of_a_model_on_the_hub_downloads_its_config_alone(run, tmp_path, capsys, monkeypatch):
+    asked = []
+
+    def download(name, *, allow_patterns):
+        asked.append((name, allow_patterns))
+        shutil.copy(Path(run) / "config.json", tmp_path)
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    main(["info", "some/model"])
+    assert "1 layers, width 32" in capsys.readouterr().out
+    assert asked == [("some/model", ["config.json"])]
 
 
 @pytest.mark.parametrize("command", ["", "train", "generate", "chat", "evaluate", "convert", "info"])

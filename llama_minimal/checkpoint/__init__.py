@@ -8,21 +8,24 @@ from typing import Literal
 import torch
 
 from llama_minimal.checkpoint.huggingface import INDEX, has_weights, open_huggingface, write_huggingface
-from llama_minimal.checkpoint.huggingface_config import not_expressible
+from llama_minimal.checkpoint.huggingface_config import config_from_huggingface, not_expressible
 from llama_minimal.checkpoint.meta import EXTRA, open_meta, write_meta
 from llama_minimal.checkpoint.native import MODEL_TYPE, open_native, write_native
 from llama_minimal.checkpoint.tensors import Checkpoint, fill
-from llama_minimal.config import read_json
+from llama_minimal.checkpoint.text_side import GENERATION, TOKENIZER_FILES, read_end_ids, write_generation_config
+from llama_minimal.config import LlamaConfig, read_json
 from llama_minimal.files import update_folder
 from llama_minimal.model import Llama, build
 from llama_minimal.tokenizer import TextCodec, load_tokenizer
+from llama_minimal.tokenizer.companions import Companions
 
-__all__ = ["COURSE", "load", "not_expressible", "open_checkpoint", "save"]
+__all__ = ["COURSE", "companions_of", "load", "not_expressible", "open_checkpoint", "read_config", "save"]
 
 Format = Literal["auto", "huggingface", "meta", "native"]
 COURSE = Path(__file__).parents[1] / "course" / "model"  # what load("course") means
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model")
-_MODEL_FILES = ("config.json", "params.json", "*.safetensors", INDEX, "consolidated.*.pth", EXTRA)
+_MODEL_FILES = ("config.json", "params.json", "*.safetensors", INDEX, "consolidated.*.pth", EXTRA, GENERATION)
+_FROM_HUB = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model")
 
 
 def load(
@@ -45,7 +48,8 @@ def load(
         max_seq_len: another context than the checkpoint's own.
 
     Returns:
-        The model, and its tokenizer or None if the folder has none.
+        The model, and its tokenizer or None if the folder has none. Both know as ``eos_ids`` the tokens that end a
+        text by generation_config.json, else by config.json, else by the tokenizer.
 
     Raises:
         FileNotFoundError: if there is no such folder.
@@ -63,7 +67,27 @@ def load(
         )
     model = build(config, device=device, dtype=dtype or checkpoint.dtype, seed=None)
     fill(model, checkpoint.tensors(), folder)
+    model.eos_ids = read_end_ids(folder, vocab_size=config.vocab_size)
+    if tokenizer and model.eos_ids:
+        tokenizer.eos_ids = model.eos_ids
     return model.eval(), tokenizer
+
+
+def read_config(path_or_id: str | Path) -> LlamaConfig:
+    """Return a model's config from whatever ``load`` takes; of a model on the hub no weights are downloaded.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``load``.
+    """
+    folder = _find(path_or_id, files=("config.json",))
+    if Path(path_or_id).is_dir() or path_or_id == "course":
+        return open_checkpoint(folder).config
+    return config_from_huggingface(read_json(folder / "config.json"))
+
+
+def companions_of(path_or_id: str | Path) -> Companions:
+    """Return the files beside the tokenizer of a model, which may be there without one: of whatever ``load`` takes."""
+    return Companions.read(_find(path_or_id))
 
 
 def save(
@@ -96,15 +120,18 @@ def save(
         if value < 1:
             raise ValueError(f"{name}={value} must be at least 1")
     last = "params.json" if format == "meta" else "config.json"
-    with update_folder(folder, last=last, obsolete=_MODEL_FILES) as temporary:
+    obsolete = (*_MODEL_FILES, *TOKENIZER_FILES) if tokenizer else _MODEL_FILES
+    with update_folder(folder, last=last, obsolete=obsolete) as temporary:
+        if tokenizer:
+            tokenizer.save(temporary)
         if format == "huggingface":
             write_huggingface(model, temporary, tokenizer, max_shard_bytes=max_shard_bytes)
         elif format == "meta":
             write_meta(model, temporary, n_shards=n_shards)
         else:
             write_native(model, temporary)
-        if tokenizer:
-            tokenizer.save(temporary)
+        if model.eos_ids and not (temporary / GENERATION).exists():
+            write_generation_config(model, tokenizer, temporary)
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
@@ -130,7 +157,7 @@ def _is_meta(folder: Path) -> bool:
     return (folder / "params.json").exists() and not is_huggingface
 
 
-def _find(path_or_id: str | Path) -> Path:
+def _find(path_or_id: str | Path, *, files: tuple[str, ...] = _FROM_HUB) -> Path:
     """Return the folder of a model: as given, its newest snapshot if training is not done, or downloaded."""
     # The name of the shipped model goes before a folder of that name, which can be written ./course.
     folder = COURSE if path_or_id == "course" else Path(path_or_id)
@@ -142,10 +169,10 @@ def _find(path_or_id: str | Path) -> Path:
     # A hub id is owner/name; whoever writes ./name or /name means a path.
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", str(path_or_id)):
         raise FileNotFoundError(f"there is no folder {path_or_id}; give a folder, or a hub id such as org/name")
-    return _download(str(path_or_id))
+    return _download(str(path_or_id), files)
 
 
-def _download(hub_id: str) -> Path:
+def _download(hub_id: str, files: tuple[str, ...]) -> Path:
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -154,7 +181,7 @@ def _download(hub_id: str) -> Path:
             f"there is no folder {hub_id}; to download it from the hub, run: pip install 'llama_minimal[hub]'"
         ) from None
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=["*.safetensors", "*.json", "tokenizer.model"]))
+        return Path(snapshot_download(hub_id, allow_patterns=list(files)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise FileNotFoundError(f"there is no folder {hub_id}, and the hub did not give it: {reason}") from None

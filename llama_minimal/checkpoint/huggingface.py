@@ -11,9 +11,10 @@ from torch import Tensor
 from llama_minimal.checkpoint.huggingface_config import config_from_huggingface, config_to_huggingface
 from llama_minimal.checkpoint.reading import first_dtype, read_tensors, tensor_names, without_wrappers
 from llama_minimal.checkpoint.tensors import Checkpoint, Named, naming, write_safetensors
+from llama_minimal.checkpoint.text_side import token_ids, write_for_transformers, write_generation_config
 from llama_minimal.config import LlamaConfig, read_json
 from llama_minimal.model import Llama
-from llama_minimal.tokenizer import SentencePieceTokenizer, TextCodec
+from llama_minimal.tokenizer import TextCodec
 
 _LAYER = {
     "attention.wq": "self_attn.q_proj",
@@ -112,7 +113,7 @@ def write_huggingface(model: Llama, folder: Path, tokenizer: TextCodec | None, *
     config = config_to_huggingface(model.config)
     config["torch_dtype"] = str(model.tok_embeddings.weight.dtype).removeprefix("torch.")
     # Left out, they would mean 1 and 2: generation would stop at token 2.
-    config |= {f"{role}_token_id": getattr(tokenizer, f"{role}_id", None) for role in ("bos", "eos", "pad")}
+    config |= token_ids(model, tokenizer)
     parameters = dict(model.named_parameters())
     their_names = names(model.config)
     shards = _shards(parameters, max_shard_bytes)
@@ -130,21 +131,9 @@ def write_huggingface(model: Llama, folder: Path, tokenizer: TextCodec | None, *
         content = {"metadata": {"total_size": sum(p.nbytes for p in parameters.values())}, "weight_map": index}
         (folder / INDEX).write_text(json.dumps(content, indent=2), encoding="utf-8")
     (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
-    if tokenizer and not isinstance(tokenizer, SentencePieceTokenizer):
-        content = _tokenizer_config(tokenizer, max_seq_len=model.config.max_seq_len)
-        (folder / "tokenizer_config.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
-
-
-def _tokenizer_config(tokenizer: TextCodec, *, max_seq_len: int) -> dict[str, Any]:
-    """Say what ``AutoTokenizer`` does not find in ``tokenizer.json``: the class, and the tokens' roles."""
-    names = {token_id: name for name, token_id in tokenizer.special_tokens.items()}
-    roles = {f"{role}_token": names.get(getattr(tokenizer, f"{role}_id")) for role in ("bos", "eos", "pad")}
-    return {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "clean_up_tokenization_spaces": False,
-        "model_max_length": max_seq_len,
-        **{role: name for role, name in roles.items() if name is not None},
-    }
+    write_generation_config(model, tokenizer, folder)
+    if tokenizer:
+        write_for_transformers(tokenizer, folder, max_seq_len=model.config.max_seq_len)
 
 
 def _rotated_heads(name: str, config: LlamaConfig) -> int:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from llama_minimal import cost
 from llama_minimal.cli.console import check_counts, human, table
-from llama_minimal.cli.write import WriteFlags, load_for_writing
+from llama_minimal.cli.write import WriteFlags, load_as_asked, load_for_writing
 from llama_minimal.config import PRESETS, LlamaConfig, preset
 
 
@@ -92,14 +92,14 @@ class Evaluate:
             return file.tokens, file.n_bytes
         ids, n_bytes = [], 0
         for document in documents(self.corpus):
-            ids += tokenizer.encode(document.text, bos=tokenizer.bos_id is not None)
+            ids += tokenizer.encode_prompt(document.text)
             n_bytes += len(document.text.encode("utf-8"))
         return np.array(ids), n_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Convert:
-    """Write a model in another format or dtype."""
+    """Write a model in another format or dtype; the files of its tokenizer come along."""
 
     source: tyro.conf.Positional[str]
     """Folder of a model, or a hub id."""
@@ -120,11 +120,11 @@ class Convert:
             raise ValueError(f"--max-shard-gb {self.max_shard_gb} must be a positive number of gigabytes, such as 5")
 
     def run(self) -> None:
-        from llama_minimal.checkpoint import save
+        from llama_minimal.checkpoint import companions_of, save
 
         if self.target.exists() and any(self.target.iterdir()):
             raise ValueError(f"{self.target} is not empty; give a new folder")
-        model, tokenizer = load_for_writing(self.source, WriteFlags(dtype=self.dtype, device="cpu"))
+        model, tokenizer = load_as_asked(self.source, WriteFlags(dtype=self.dtype, device="cpu"))
         save(
             model,
             self.target,
@@ -133,6 +133,8 @@ class Convert:
             n_shards=self.n_shards,
             max_shard_bytes=int(self.max_shard_gb * 1e9),
         )
+        if tokenizer is None:
+            companions_of(self.source).save(self.target)
         print(f"saved in {self.target}")
 
 
@@ -141,7 +143,7 @@ class Info:
     """Show what a model costs: parameters by component, arithmetic per token, memory."""
 
     model: tyro.conf.Positional[str | None] = None
-    """Name of a preset, or folder of a model; left out: a list of the presets."""
+    """Name of a preset, or a model as `generate` takes it: a folder or a hub id; left out: a list of the presets."""
     context: int | None = None
     """Tokens of context to count with; left out: the model's longest."""
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
@@ -176,11 +178,16 @@ class Info:
         print(table(rows))
 
     def _config(self) -> LlamaConfig:
-        if Path(self.model).is_dir() and self.model not in PRESETS:
-            from llama_minimal.checkpoint import open_checkpoint
+        from llama_minimal.checkpoint import read_config
 
-            return open_checkpoint(Path(self.model)).config
-        try:
+        if self.model in PRESETS:
             return preset(self.model)
-        except ValueError as error:
-            raise ValueError(f"{self.model} is no folder, and an {error}") from None
+        try:
+            return read_config(self.model)
+        except FileNotFoundError as missing:
+            if "/" in self.model:  # a path or a hub id, which no preset has
+                raise
+            try:
+                return preset(self.model)
+            except ValueError as unknown:
+                raise ValueError(f"{missing}; as a name, it is an {unknown}") from None

@@ -20,12 +20,12 @@ def print_report(loss: float, train: Any, validation: Any) -> None:
 
 
 def print_samples(model: Any, tokenizer: Any, *, n: int) -> None:
-    """Print texts that the model writes from nothing but the beginning-of-text token."""
+    """Print texts that the model writes from nothing but what stands before, or between, the texts it read."""
     from llama_minimal.generation import generate
     from llama_minimal.settings import Sampling
 
     if n:
-        start = [tokenizer.bos_id if tokenizer.bos_id is not None else 0]
+        start = list(tokenizer.start_ids) or [tokenizer.eos_id or 0]
         room = min(200, model.config.max_seq_len - 1)
         sampling = Sampling(temperature=0.7, top_p=0.95)
         model.eval()

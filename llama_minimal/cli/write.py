@@ -1,7 +1,7 @@
 """``llama-minimal generate`` and ``chat``: a model folder in, text out."""
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 import tyro
@@ -32,6 +32,8 @@ class WriteFlags:
         check_counts(self, "max_new_tokens")
         if abs(self.seed) >= 1 << 62:
             raise ValueError(f"--seed {self.seed} is too large; give a number of 18 digits or fewer")
+        if "" in self.stop:
+            raise ValueError("--stop has an empty text, which would end everything before it starts; leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +44,25 @@ class Generate:
     """Folder of a model (a training run, Hugging Face, Meta), or a hub id."""
     prompt: Annotated[str, tyro.conf.arg(aliases=["-p"])] = ""
     """Text to continue; left out, the model starts from nothing. "-" reads it from standard input."""
+    num_samples: int = 1
+    """Texts to write: the second with the seed after the first's, and so on."""
+    special_tokens: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Read names of special tokens in the prompt, such as <|eot_id|>, as those tokens; otherwise they are text."""
     write: tyro.conf.OmitArgPrefixes[WriteFlags] = field(default_factory=WriteFlags)
+
+    def __post_init__(self) -> None:
+        if self.num_samples < 1:
+            raise ValueError(f"--num-samples {self.num_samples} must be at least 1")
 
     def run(self) -> None:
         model, tokenizer = load_for_writing(self.folder, self.write)
-        prompt = sys.stdin.read() if self.prompt == "-" else self.prompt
-        print(prompt, end="", flush=True)
-        _print_stream(model, tokenizer, prompt, self.write)
+        prompt = _read_prompt() if self.prompt == "-" else self.prompt
+        for i in range(self.num_samples):
+            if i:
+                print()
+            title = f"--- sample {i + 1} ---\n" if self.num_samples > 1 else ""
+            flags = replace(self.write, seed=self.write.seed + i)
+            _print_stream(model, tokenizer, prompt, flags, title=title, allow_special=self.special_tokens)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,15 +80,26 @@ class Chat:
         model, tokenizer = load_for_writing(self.folder, self.write)
         print("Type the beginning of a text. An empty line ends the chat.")
         while prompt := _ask():
-            print(prompt, end="", flush=True)
             try:
                 _print_stream(model, tokenizer, prompt, self.write)
             except ValueError as error:  # too long, say: the next line may fit
-                print(f"\n{error}")
+                print(error)
 
 
 def load_for_writing(folder: str, flags: WriteFlags) -> tuple[Any, Any]:
-    """Load a model and its tokenizer onto the device that was asked for."""
+    """Load a model and its tokenizer onto the device that was asked for.
+
+    Raises:
+        ValueError: if there is no tokenizer.
+    """
+    model, tokenizer = load_as_asked(folder, flags)
+    if tokenizer is None:
+        raise ValueError(f"{folder} has no tokenizer.json or tokenizer.model; put the model's tokenizer there")
+    return model, tokenizer
+
+
+def load_as_asked(folder: str, flags: WriteFlags) -> tuple[Any, Any]:
+    """Load a model onto the device and in the dtype that were asked for, and its tokenizer if it has one."""
     import torch
 
     from llama_minimal.checkpoint import load
@@ -83,28 +108,37 @@ def load_for_writing(folder: str, flags: WriteFlags) -> tuple[Any, Any]:
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, None: None}
     if flags.dtype not in dtypes:
         raise ValueError(f"--dtype {flags.dtype} is not one of float32, bfloat16, float16")
-    model, tokenizer = load(folder, device=find_device(flags.device), dtype=dtypes[flags.dtype])
-    if tokenizer is None:
-        raise ValueError(f"{folder} has no tokenizer.json or tokenizer.model; put the model's tokenizer there")
-    return model, tokenizer
+    return load(folder, device=find_device(flags.device), dtype=dtypes[flags.dtype])
 
 
-def _print_stream(model: Any, tokenizer: Any, prompt: str, flags: WriteFlags) -> None:
+def _print_stream(
+    model: Any, tokenizer: Any, prompt: str, flags: WriteFlags, *, title: str = "", allow_special: bool = False
+) -> None:
+    """Print a prompt and its continuation; nothing before the first piece is there, so that an error stands alone."""
     from llama_minimal.generation import stream
 
     pieces = stream(
         model,
         tokenizer,
-        prompt,
+        tokenizer.encode_prompt(prompt, allow_special=True) if allow_special and prompt else prompt,
         max_new_tokens=flags.max_new_tokens,
         sampling=flags.sampling,
         stop=flags.stop,
         seed=flags.seed,
         compile=flags.compile,
     )
-    for piece in pieces:
-        print(piece, end="", flush=True)
-    print()
+    print(title + prompt + next(pieces, ""), end="", flush=True)
+    try:
+        for piece in pieces:
+            print(piece, end="", flush=True)
+    finally:
+        print(flush=True)
+
+
+def _read_prompt() -> str:
+    """Read standard input; the line end that the shell puts behind a text is not part of it."""
+    text = sys.stdin.read()
+    return text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text
 
 
 def _ask() -> str:

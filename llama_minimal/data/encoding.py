@@ -32,8 +32,9 @@ def encode_corpus(
 ) -> CorpusInfo:
     """Encode documents into ``train.bin``, ``validation.bin`` and ``corpus.json``.
 
-    Each document becomes bos, ids, eos (those that the tokenizer has). Whether it is for validation depends on the
-    seed and its text alone, so equal texts are never in both splits. A former corpus stays until this one is complete.
+    Each document becomes the tokenizer's ``start_ids``, its ids, and eos if there is one. Whether it is for
+    validation depends on the seed and its text alone, so equal texts are never in both splits. A former corpus stays
+    until this one is complete.
 
     Args:
         documents: read once; a group of them is in memory at a time. A single one is cut in two near its end.
@@ -137,10 +138,9 @@ def _groups(assigned: Iterable[tuple[Split, str]]) -> Iterator[list[tuple[Split,
 
 
 def _write_group(group: list[tuple[Split, str]], tokenizer: TextCodec, writers: dict[Split, _Writer]) -> None:
-    bos, eos = tokenizer.bos_id is not None, tokenizer.eos_id is not None
-    encoded = tokenizer.encode_batch([text for _, text in group], bos=bos, eos=eos)
+    encoded = tokenizer.encode_batch([text for _, text in group], eos=tokenizer.eos_id is not None)
     for (split, text), ids in zip(group, encoded, strict=True):
-        writers[split].write(ids, len(to_bytes(text)))
+        writers[split].write([*tokenizer.start_ids, *ids], len(to_bytes(text)))
 
 
 def _fill_empty(*writers: _Writer) -> None:

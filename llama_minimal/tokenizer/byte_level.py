@@ -47,9 +47,7 @@ class Tokenizer(TextCodec):
         self._cache: dict[str, list[int]] = {}
         self.special_tokens = {name: self._n_ordinary + n for n, name in enumerate(special_tokens)}
         self.vocab_size = len(self._tokens)
-        self.bos_id = first_present(BOS_NAMES, self.special_tokens)
-        self.eos_id = first_present(EOS_NAMES, self.special_tokens)
-        self.pad_id = first_present(PAD_NAMES, self.special_tokens)
+        self._set_roles(*(first_present(names, self.special_tokens) for names in (BOS_NAMES, EOS_NAMES, PAD_NAMES)))
 
     @classmethod
     def train(
@@ -115,7 +113,11 @@ class Tokenizer(TextCodec):
 
     def to_json(self) -> str:
         """Return the content of ``tokenizer.json``, the same text for the same tokenizer."""
-        content = to_json(self._tokens[: self._n_ordinary], self.merges, self.special_tokens)
+        names = {name: token_id for name, token_id in self.special_tokens.items() if token_id in self.start_ids}
+        return self._to_json(start=names)
+
+    def _to_json(self, *, start: dict[str, int]) -> str:
+        content = to_json(self._tokens[: self._n_ordinary], self.merges, self.special_tokens, start=start)
         return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
 
     def save(self, folder: str | Path) -> None:
@@ -129,6 +131,7 @@ class Tokenizer(TextCodec):
         path = Path(folder)
         path = path if path.suffix == ".json" else path / FILE_NAME
         replace_file(path, self.to_json().encode("utf-8"))
+        self.companions.save(path.parent)
 
     def token_bytes(self, token_id: int) -> bytes:
         """Return the bytes of one token; those of its name if it is special.
@@ -151,8 +154,8 @@ class Tokenizer(TextCodec):
 
     @property
     def fingerprint(self) -> str:
-        """Return the sha256 of ``tokenizer.json``."""
-        return hashlib.sha256(self.to_json().encode("utf-8")).hexdigest()
+        """Return the sha256 of ``tokenizer.json`` without its post-processor, which changes no text's ids."""
+        return hashlib.sha256(self._to_json(start={}).encode("utf-8")).hexdigest()
 
     @cached_property
     def _library(self) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import index
 from pathlib import Path
 
+from llama_minimal.tokenizer.companions import Companions
 from llama_minimal.tokenizer.pieces import to_text
 
 # What published tokenizers call these tokens; the first that is present counts.
@@ -21,6 +22,10 @@ class TextCodec(ABC):
         vocab_size: number of ids; every id is below it.
         special_tokens: name -> id of the tokens that no ordinary text produces.
         bos_id, eos_id, pad_id: ids that mark the beginning and end of a text and fill up a batch; None if absent.
+        start_ids: what stands before every text that a model reads: the beginning of text, with most tokenizers;
+            nothing with some that have such a token all the same.
+        eos_ids: tokens any of which ends what a model writes: ``eos_id``, or what the checkpoint says.
+        companions: the files that stood beside the tokenizer's own.
         fingerprint: sha256 of what defines the tokenizer; equal fingerprints give equal ids.
     """
 
@@ -29,6 +34,9 @@ class TextCodec(ABC):
     bos_id: int | None
     eos_id: int | None
     pad_id: int | None
+    start_ids: tuple[int, ...]
+    eos_ids: tuple[int, ...]
+    companions: Companions = Companions()
     fingerprint: str
 
     def encode(
@@ -46,6 +54,18 @@ class TextCodec(ABC):
         """
         before, after = self._frame(bos, eos)
         return [*before, *self._encode_text(to_text(text), allow_special), *after]
+
+    def encode_prompt(self, text: str | bytes, *, allow_special: bool = False) -> list[int]:
+        """Return the ids from which a model continues a text: those of ``encode`` after ``start_ids``.
+
+        What a tokenizer puts behind a text (an end token, with some) is left out: a prompt goes on. A text that names
+        the tokens of ``start_ids`` itself, where that is allowed, does not get them twice.
+
+        Raises:
+            ValueError: as ``encode``.
+        """
+        ids = self._encode_text(to_text(text), allow_special)
+        return ids if tuple(ids[: len(self.start_ids)]) == self.start_ids else [*self.start_ids, *ids]
 
     def encode_batch(self, texts: Sequence[str], *, bos: bool = False, eos: bool = False) -> list[list[int]]:
         """Return the ids of many texts: those of ``encode``, sooner.
@@ -79,6 +99,11 @@ class TextCodec(ABC):
 
     @abstractmethod
     def _decode_ids(self, ids: list[int], skip_special: bool) -> str: ...
+
+    def _set_roles(self, bos_id: int | None, eos_id: int | None, pad_id: int | None) -> None:
+        self.bos_id, self.eos_id, self.pad_id = bos_id, eos_id, pad_id
+        self.start_ids = () if bos_id is None else (bos_id,)
+        self.eos_ids = () if eos_id is None else (eos_id,)
 
     def _frame(self, bos: bool, eos: bool) -> tuple[list[int], list[int]]:
         for wanted, name, token_id in ((bos, "bos", self.bos_id), (eos, "eos", self.eos_id)):

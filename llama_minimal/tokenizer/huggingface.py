@@ -3,85 +3,91 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from llama_minimal.config import read_json
 from llama_minimal.files import replace_file
 from llama_minimal.tokenizer.codec import BOS_NAMES, EOS_NAMES, PAD_NAMES, TextCodec, first_present, require_unicode
+from llama_minimal.tokenizer.companions import Companions
 
-# Files beside tokenizer.json that say which tokens mark beginning and end. The first that speaks of a token decides.
-_NEIGHBORS = ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
+FILE_NAME = "tokenizer.json"
+# Where a tokenizer.json was made from another file, tokenizer_config.json says so: sha256 of the one -> of the other.
+ORIGIN = "made_from_sha256"
+_ESCAPED = {0xDC80 + byte: "\ufffd" for byte in range(128)}
 
 
 class HuggingFaceTokenizer(TextCodec):
     """Wrap a ``tokenizer.json``.
 
-    Which tokens mark beginning and end of a text is read from the files that Hugging Face puts beside it; without
-    those, from the tokens' names.
+    What stands before a text is what the file's post-processor puts there. Which tokens mark beginning and end is
+    read from the files that Hugging Face puts beside it; without those, from the tokens' names.
 
     Args:
         path: the file, or its folder.
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: if the library cannot read it, or a file beside it names an unknown token.
+        ValueError: if the library cannot read it.
     """
 
     def __init__(self, path: str | Path) -> None:
-        from tokenizers import Tokenizer as Library
-
         path = Path(path)
-        path = path / "tokenizer.json" if path.is_dir() else path
+        path = path / FILE_NAME if path.is_dir() else path
         # Kept, so that `save` writes what was read, to the byte.
-        self._files = {"tokenizer.json": path.read_bytes()}
-        self._neighbors = {name: read_json(path.parent / name) for name in _NEIGHBORS if (path.parent / name).is_file()}
-        self._files |= {name: (path.parent / name).read_bytes() for name in self._neighbors}
-        try:
-            self._library = Library.from_buffer(self._files["tokenizer.json"])
-        except ValueError as error:
-            raise ValueError(f"{path} is not a tokenizer that the tokenizers library reads: {error}") from None
-        # A published file may ask for cutting or filling up; here a text keeps its length.
-        self._library.no_truncation()
-        self._library.no_padding()
-        self.vocab_size = 1 + max(self._library.get_vocab(with_added_tokens=True).values(), default=-1)
-        added = self._library.get_added_tokens_decoder()
-        self.special_tokens = {token.content: token_id for token_id, token in sorted(added.items()) if token.special}
-        self.bos_id = self._find("bos", BOS_NAMES)
-        self.eos_id = self._find("eos", EOS_NAMES)
-        self.pad_id = self._find("pad", PAD_NAMES)
-        self.fingerprint = hashlib.sha256(self._files["tokenizer.json"]).hexdigest()
+        content = path.read_bytes()
+        self._files = {FILE_NAME: content}
+        if (path.parent / "tokenizer.model").is_file():  # other programs read this one
+            self._files["tokenizer.model"] = (path.parent / "tokenizer.model").read_bytes()
+        self.companions = Companions.read(path.parent)
+        self._open(content, path)
+        own = hashlib.sha256(content).hexdigest()
+        origins = self.companions.get("tokenizer_config.json", ORIGIN)
+        self.fingerprint = origins.get(own, own) if isinstance(origins, dict) else own
 
     def save(self, folder: str | Path) -> None:
-        """Copy ``tokenizer.json``, and the files beside it that name special tokens, into a folder.
+        """Copy the tokenizer's files, and those beside them, into a folder.
 
         Raises:
             OSError: if a file cannot be written.
         """
         for name, content in self._files.items():
             replace_file(Path(folder) / name, content)
+        self.companions.save(folder)
 
-    def _find(self, role: str, names: Sequence[str]) -> int | None:
-        for file_name, content in self._neighbors.items():
-            for key in (f"{role}_token", f"{role}_token_id"):
-                if key in content:
-                    return self._token_id(content[key], f"{file_name} has {key}")
-        return first_present(names, self.special_tokens)
+    def _open(self, content: bytes, path: Path) -> None:
+        from tokenizers import Tokenizer as Library
 
-    def _token_id(self, value: Any, where: str) -> int | None:
-        # The three files write a token as a name, as {"content": name, ...}, as an id, or as several ids.
-        if isinstance(value, list) and value:
-            value = value[0]
-        if isinstance(value, dict):
-            value = value.get("content")
-        if value is None:
-            return None
-        token_id = value if isinstance(value, int) else self._library.token_to_id(value)
-        if token_id is None or not 0 <= token_id < self.vocab_size:
-            raise ValueError(
-                f"{where}={json.dumps(value)}, which is not in tokenizer.json; do the files belong together?"
-            )
-        return token_id
+        try:
+            self._library = Library.from_buffer(content)
+        except ValueError as error:
+            raise ValueError(f"{path} is not a tokenizer that the tokenizers library reads: {error}") from None
+        # A published file may ask for cutting or filling up; here a text keeps its length.
+        self._library.no_truncation()
+        self._library.no_padding()
+        vocab = self._library.get_vocab(with_added_tokens=True)
+        self.vocab_size = 1 + max(vocab.values(), default=-1)
+        added = self._library.get_added_tokens_decoder()
+        self.special_tokens = {token.content: token_id for token_id, token in sorted(added.items()) if token.special}
+        self._special_ids = frozenset(self.special_tokens.values())
+        self._byte_ids = _byte_ids(vocab, json.loads(content).get("decoder"))
+        self._byte_of = {token_id: byte for byte, token_id in enumerate(self._byte_ids)}
+        self._set_roles(*(self._role(role) for role in ("bos", "eos", "pad")))
+        self.start_ids = self._ids_before_text()
+        self.eos_ids = self.companions.end_ids(self.vocab_size) or self.eos_ids
+
+    def _role(self, role: str) -> int | None:
+        names = {"bos": BOS_NAMES, "eos": EOS_NAMES, "pad": PAD_NAMES}[role]
+        usual = first_present(names, self.special_tokens)
+        return self.companions.role(role, self._library.token_to_id, vocab_size=self.vocab_size, otherwise=usual)
+
+    def _ids_before_text(self) -> tuple[int, ...]:
+        self._library.encode_special_tokens = True
+        for text in ("a", "0", " "):  # the first that makes a token, so that what comes before differs from after
+            encoding = self._library.encode(text)
+            if 0 in encoding.sequence_ids:
+                return tuple(encoding.ids[: encoding.sequence_ids.index(0)])
+        return ()
 
     def _encode_text(self, text: str, allow_special: bool) -> list[int]:
         self._library.encode_special_tokens = not allow_special
@@ -93,4 +99,25 @@ class HuggingFaceTokenizer(TextCodec):
         return [encoding.ids for encoding in self._library.encode_batch_fast(texts, add_special_tokens=False)]
 
     def _decode_ids(self, ids: list[int], skip_special: bool) -> str:
+        if skip_special:
+            ids = [token_id for token_id in ids if token_id not in self._special_ids]
+        if self._byte_of:
+            ids = self._with_whole_characters(ids)
         return self._library.decode(ids, skip_special_tokens=skip_special)
+
+    def _with_whole_characters(self, ids: list[int]) -> list[int]:
+        """Put U+FFFD in the place of each byte that belongs to no character; the library gives up the whole run."""
+        whole: list[int] = []
+        for is_byte, run in groupby(ids, key=self._byte_of.__contains__):
+            if not is_byte:
+                whole += run
+                continue
+            text = bytes(map(self._byte_of.__getitem__, run)).decode("utf-8", "surrogateescape")
+            whole += (self._byte_ids[byte] for byte in text.translate(_ESCAPED).encode("utf-8"))
+        return whole
+
+
+def _byte_ids(vocab: dict[str, int], decoder: Any) -> list[int]:
+    """Return the ids of the 256 tokens that stand for single bytes, if the decoder joins those to characters."""
+    ids = [vocab[name] for name in (f"<0x{byte:02X}>" for byte in range(256)) if name in vocab]
+    return ids if len(ids) == 256 and '"ByteFallback"' in json.dumps(decoder) else []

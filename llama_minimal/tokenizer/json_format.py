@@ -36,24 +36,50 @@ def spell(token: bytes) -> str:
     return "".join(BYTE_ALPHABET[byte] for byte in token)
 
 
-def to_json(tokens: Sequence[bytes], merges: Sequence[Pair], special_tokens: dict[str, int]) -> dict[str, Any]:
+def added_token(name: str, token_id: int, *, special: bool = True) -> dict[str, Any]:
+    """Return how a token is written that is found in the text as it stands."""
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": special}
+    return {"id": token_id, "content": name, **flags}
+
+
+def begin_with(tokens: dict[str, int]) -> dict[str, Any] | None:
+    """Return the post-processor that puts tokens, name -> id, before every text; None for no tokens."""
+    if not tokens:
+        return None
+    start = [{"SpecialToken": {"id": name, "type_id": 0}} for name in tokens]
+    first, second = ({"Sequence": {"id": name, "type_id": n}} for n, name in enumerate("AB"))
+    return {
+        "type": "TemplateProcessing",
+        "single": [*start, first],
+        "pair": [*start, first, *start, second],
+        "special_tokens": {name: {"id": name, "ids": [i], "tokens": [name]} for name, i in tokens.items()},
+    }
+
+
+def to_json(
+    tokens: Sequence[bytes],
+    merges: Sequence[Pair],
+    special_tokens: dict[str, int],
+    *,
+    start: dict[str, int] | None = None,
+) -> dict[str, Any]:
     """Return the content of ``tokenizer.json``.
 
     Args:
         tokens: bytes of every token but the special ones, by id.
         merges: pairs of ids, in the order in which they were learned.
         special_tokens: name -> id.
+        start: name -> id of the tokens before every text.
     """
     spelled = [spell(token) for token in tokens]
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [{"id": token_id, "content": name, **flags} for name, token_id in special_tokens.items()],
+        "added_tokens": [added_token(name, token_id) for name, token_id in special_tokens.items()],
         "normalizer": None,
         "pre_tokenizer": PRE_TOKENIZER,
-        "post_processor": None,
+        "post_processor": begin_with(start or {}),
         "decoder": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
         "model": {
             "type": "BPE",
