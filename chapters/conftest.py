@@ -1,4 +1,4 @@
-"""Let cells tagged ``approx`` or ``approx-10%`` print numbers that differ a little from the stored."""
+"""Let cells tagged ``approx``, ``approx-10%`` print numbers that differ a bit from the stored."""
 
 import copy
 
