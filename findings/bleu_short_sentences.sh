@@ -30,7 +30,8 @@ longer = sacrebleu.corpus_bleu([text + " down"], [[text + " down"]]).score
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     other = sentence_bleu([text.split()], text.split())
-print(f"three words: corpus_bleu {corpus:.1f}, sentence_bleu {sentence:.1f}, nltk {other:.2g}; four words: {longer:.1f}")
+print(f"three words: corpus_bleu {corpus:.1f}, sentence_bleu {sentence:.1f}, nltk {other:.2g}")
+print(f"four words: corpus_bleu {longer:.1f}")
 if not (corpus == 0 and sentence > 99 and other < 1e-50 and longer > 99):
     sys.exit("changed: 0, 100, almost 0 and 100 before")
 PY

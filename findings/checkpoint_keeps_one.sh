@@ -7,8 +7,8 @@
 #   a random generator and the place in the data are such values, and usually differ.
 # Seen (process r saves cursor 100 r + 7 and the state of a generator seeded with r):
 #   both load cursor 7, process 0's, and generator 1, process 1's (in another run 107 and 1)
-# Expected: to get back what was saved, or an error that the copies differ. The documentation says that each process
-#   saves its shards, and of the rest only that duplicates are removed.
+# Expected: to get back what was saved, or an error that the copies differ. The documentation of save() says that each
+#   process writes its own shards, and nothing of other values. The pair that comes back was nobody's.
 set -euo pipefail
 unset PYTHONPATH
 work=$(mktemp -d)
@@ -34,7 +34,8 @@ def work(rank, where):
     loaded = {"cursor": -1, "generator": torch.Generator().manual_seed(99).get_state()}
     dcp.load(loaded, checkpoint_id=f"{where}/checkpoint")
     seeds = [s for s in range(2) if torch.equal(loaded["generator"], torch.Generator().manual_seed(s).get_state())]
-    print(f"process {rank}: saved cursor {mine['cursor']} and seed {rank}, loaded {loaded['cursor']} and {seeds}", flush=True)
+    saved = f"saved cursor {mine['cursor']} and seed {rank}"
+    print(f"process {rank}: {saved}, loaded cursor {loaded['cursor']} and seed {seeds}", flush=True)
     torch.save([loaded["cursor"], seeds], f"{where}/{rank}")
     dist.barrier()
     dist.destroy_process_group()

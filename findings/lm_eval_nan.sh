@@ -3,8 +3,8 @@
 #
 # Versions: lm_eval 0.4.13, datasets 5.2.0, torch 2.13.0 (Python 3.11).
 # Behavior: a multiple-choice task takes the argmax of the log-likelihoods, and NumPy's argmax of NaNs is 0: the first
-#   choice counts as the answer. Where the right choice stands first, as in tasks that list the truth before the
-#   distractors, a model with overflowed weights is perfect; elsewhere it has chance accuracy, which looks normal.
+#   choice counts as the answer. Where the right choice stands first, as in the task truthfulqa_mc1 of the package, a
+#   model with overflowed weights is perfect; elsewhere it has chance accuracy, which looks normal.
 # Seen (40 questions): the right choice first 1.0 | evenly among four 0.25
 # Expected: an error, or NaN as the result. A model that computes NaN has answered nothing.
 set -euo pipefail
@@ -14,7 +14,8 @@ trap 'rm -rf "$work"' EXIT
 cd "$work"
 export HF_HOME=$work HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 python3 -m venv venv
-venv/bin/python -m pip install -qq --disable-pip-version-check lm_eval==0.4.13 datasets==5.2.0 torch==2.13.0 numpy==2.4.6
+venv/bin/python -m pip install -qq --disable-pip-version-check \
+  lm_eval==0.4.13 datasets==5.2.0 torch==2.13.0 numpy==2.4.6
 cat > see.py <<'PY'
 import json
 import sys

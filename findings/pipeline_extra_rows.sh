@@ -8,7 +8,8 @@
 #   longer one: 4 rows in, 8 out. No error with the loss either, if it does not compare shapes.
 # Seen:
 #   batch of 6: output of 8 rows, rows 1-5 and 7 are right | batch of 4 after one of 8: output of 8 rows
-# Expected: 6 rows, or a ValueError. The documentation of the schedules asks for no divisible batch.
+# Expected: 6 rows, or a ValueError. step() is documented to cut the batch into micro-batches "automatically", with no
+#   condition on the number of rows.
 # Upstream: pytorch/pytorch issue 126600 is closed.
 set -euo pipefail
 unset PYTHONPATH

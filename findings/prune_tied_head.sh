@@ -6,8 +6,8 @@
 #   prune.remove() writes the masked values into the shared parameter, so the embedding loses them as well.
 # Seen (half of the head's weights pruned; zeros in the embedding, and the output's largest change):
 #   in force 0 % | after remove 50 %, 6.5
-# Expected: that remove() changes no output ("Removes the pruning reparameterization ... the pruned parameter remains
-#   permanently pruned"), or that pruning refuses a shared parameter.
+# Expected: that remove(), documented to take away the reparameterization and to leave the parameter pruned, changes
+#   no output; or that pruning refuses a shared parameter.
 set -euo pipefail
 unset PYTHONPATH
 work=$(mktemp -d)

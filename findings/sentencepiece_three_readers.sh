@@ -28,10 +28,16 @@ from pathlib import Path
 import sentencepiece as spm
 from transformers import AutoTokenizer, LlamaTokenizer
 
-Path("text.txt").write_text("The cat sat on the mat and looked at the dog.\nA dog ran with 123 friends, and sang!\n" * 60)
+lines = ["The cat sat on the mat and looked at the dog.", "A dog ran with 123 friends, and sang!"]
+Path("text.txt").write_text("\n".join(lines * 60))
 Path("folder").mkdir()
 spm.SentencePieceTrainer.train(
-    input="text.txt", model_prefix="folder/tokenizer", vocab_size=310, model_type="bpe", byte_fallback=True, minloglevel=2
+    input="text.txt",
+    model_prefix="folder/tokenizer",
+    vocab_size=310,
+    model_type="bpe",
+    byte_fallback=True,
+    minloglevel=2,
 )
 Path("folder/config.json").write_text('{"model_type": "llama"}')
 reference = spm.SentencePieceProcessor(model_file="folder/tokenizer.model")
