@@ -17,7 +17,7 @@ cd "$work"
 export HF_HOME=$work HF_HUB_OFFLINE=1
 python3 -m venv venv
 venv/bin/python -m pip install -qq --disable-pip-version-check \
-  transformers==5.23.0 gguf==0.19.0 torch==2.13.0 numpy==2.4.6
+  transformers==5.23.0 gguf==0.19.0 accelerate==1.15.0 torch==2.13.0 numpy==2.4.6
 cat > see.py <<'PY'
 import sys
 
