@@ -39,6 +39,24 @@ class Evaluation:
         return self.total / math.log(2) / self.n_bytes if self.n_bytes else None
 
 
+@dataclass(slots=True, kw_only=True)
+class BestLoss:
+    """Remember the lowest validation loss of a run, and for how many validations there was no lower one."""
+
+    loss: float | None = None
+    step: int | None = None
+    since: int = 0
+
+    def update(self, step: int, loss: float) -> bool:
+        """Take note of one validation; return whether it is the best so far. NaN never is."""
+        better = math.isfinite(loss) and (self.loss is None or loss < self.loss)
+        if better:
+            self.loss, self.step, self.since = loss, step, 0
+        else:
+            self.since += 1
+        return better
+
+
 @torch.no_grad()
 def sum_loss(model: nn.Module, batches: Iterable[Batch], *, device: torch.device | str = "cpu") -> tuple[float, float]:
     """Return the summed loss in nats and the number of targets."""

@@ -5,7 +5,6 @@ folder (``config.json``, ``model.safetensors``) that ``llama_minimal.load`` read
 """
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from llama_minimal.checkpoint.tensors import fill, load_safetensors, read_safete
 from llama_minimal.config import read_json
 from llama_minimal.files import atomic_folder, remove_leftovers
 from llama_minimal.model import Llama
+from llama_minimal.run_folder import SNAPSHOT, SNAPSHOT_FILES, remove_snapshot
 
 
 def save_snapshot(
@@ -28,42 +28,82 @@ def save_snapshot(
     *,
     run: dict[str, Any],
     keep: int,
+    best: dict[str, Any] | None = None,
+    spare: int | None = None,
 ) -> Path:
-    """Write one snapshot and delete the oldest, so that ``keep`` remain.
+    """Write one snapshot and delete the oldest, so that ``keep`` remain, and the one of step ``spare``.
 
     Args:
         folder: where the snapshots of the run are.
         step: how many steps are done.
         run: plain values for JSON that the resumed run has to agree with.
+        best: plain values for JSON about the lowest validation loss.
 
     Raises:
         OSError: if the disk is full or the folder is not writable; older snapshots are untouched.
     """
-    path = folder / f"step-{step:08d}"
+    path = snapshot_path(folder, step)
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder)
-        state = {"step": step, "run": run, "scaler": scaler.state_dict()}
+        state = {"step": step, "run": run, "scaler": scaler.state_dict(), "best": best or {}}
         with atomic_folder(path) as temporary:
             write_native(model, temporary)
             write_safetensors(
                 _optimizer_tensors(model, optimizer) | _rng_tensors(model), temporary / "trainer.safetensors"
             )
             (temporary / "trainer.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
-    for old in snapshots(folder)[:-keep]:
-        # Renamed first: a process killed while deleting must not leave half a snapshot under a whole one's name.
-        shutil.rmtree(old.rename(old.with_name(f".{old.name}.tmp")))
+    kept = [*snapshots(folder)[-keep:], *([] if spare is None else [snapshot_path(folder, spare)])]
+    for old in set(_step_folders(folder)).difference(kept):
+        remove_snapshot(old)
     return path
 
 
+def snapshot_path(folder: Path, step: int) -> Path:
+    """Return where the snapshot of a step is, or would be."""
+    return folder / f"step-{step:08d}"
+
+
 def snapshots(folder: Path) -> list[Path]:
-    """Return the snapshots in a folder, oldest first."""
-    return sorted(path for path in folder.glob("step-*") if path.is_dir())
+    """Return the snapshots in a folder, oldest first; a folder that lacks all of their files is none."""
+    return [path for path in _step_folders(folder) if any((path / name).exists() for name in SNAPSHOT_FILES)]
+
+
+def _step_folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob(SNAPSHOT) if path.is_dir())
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """Return a snapshot's ``step``, ``run`` and ``scaler``."""
+    """Return a snapshot's ``step``, ``run``, ``scaler`` and ``best``."""
     return read_json(path / "trainer.json")
+
+
+def check_same_run(saved: dict[str, Any], current: dict[str, Any]) -> None:
+    """Compare what a snapshot says of its run with the run that wants to go on from it.
+
+    Raises:
+        ValueError: if they differ; the message says where.
+    """
+    differences = [
+        f"{name} was {old!r}, is {current[part][name]!r}"
+        for part in ("model", "train", "data")
+        for name, old in saved[part].items()
+        if name in current[part] and current[part][name] != old
+    ]
+    if differences:
+        raise ValueError(
+            f"cannot resume with another configuration: {'; '.join(differences)}. "
+            f"Resume with the old values, or start a new run in another folder"
+        )
+
+
+def load_weights(path: Path, model: Llama) -> None:
+    """Put a snapshot's weights into a model.
+
+    Raises:
+        ValueError: if the snapshot is damaged or belongs to a model of another shape.
+    """
+    fill(model, read_safetensors([path / "model.safetensors"]), path)
 
 
 def load_snapshot(path: Path, model: Llama, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
@@ -72,7 +112,7 @@ def load_snapshot(path: Path, model: Llama, optimizer: torch.optim.Optimizer, sc
     Raises:
         ValueError: if the snapshot is damaged or belongs to a model of another shape.
     """
-    fill(model, read_safetensors([path / "model.safetensors"]), path)
+    load_weights(path, model)
     tensors = load_safetensors(path / "trainer.safetensors")
     try:
         optimizer.load_state_dict(_optimizer_state(model, optimizer, tensors))

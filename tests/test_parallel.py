@@ -23,7 +23,7 @@ def train(out, *flags, n_processes=1):
         launcher += ["torch.distributed.run", "--standalone", f"--nproc-per-node={n_processes}", "-m"]
     command = [*launcher, "llama_minimal", "train", "--out", str(out), *FLAGS, *flags]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=150, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
     assert done.returncode == 0, done.stderr
     return read_metrics(out / "metrics.jsonl"), done.stdout
 

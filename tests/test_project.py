@@ -39,7 +39,8 @@ LEVELS = {
     "precision": 1,
     "optim": 1,
     "cost": 1,
-    "metrics": 1,
+    "run_folder": 1,
+    "metrics": 2,
     "ngrams": 1,
     "memorization": 1,
     "attention": 2,
@@ -53,10 +54,11 @@ LEVELS = {
     "beam_search": 5,
     "snapshot": 5,
     "parallel": 5,
-    "training": 6,
-    "course": 7,
-    "cli": 8,
-    "__main__": 9,
+    "training_checks": 6,
+    "training": 7,
+    "course": 8,
+    "cli": 9,
+    "__main__": 10,
 }
 
 
