@@ -13,7 +13,8 @@ RUN = "run.json"  # the flags of the run
 METRICS = "metrics.jsonl"
 DATA, SNAPSHOTS, TENSORBOARD = "data", "snapshots", "tensorboard"
 SNAPSHOT = "step-" + 8 * "[0-9]"
-SNAPSHOT_FILES = ("trainer.json", "trainer.safetensors", "config.json", "model.safetensors")
+STATE = "trainer.json"  # what a snapshot is not whole without
+SNAPSHOT_FILES = (STATE, "trainer.safetensors", "config.json", "model.safetensors")
 _MODEL = ("config.json", "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
 _TOKENIZER = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json")
 _BESIDE = ("added_tokens.json", "chat_template.jinja", "generation_config.json")
@@ -44,7 +45,7 @@ def is_run(folder: Path) -> bool:
 
 def has_snapshot(folder: Path) -> bool:
     """Return whether there is something that a run could go on from."""
-    return any(folder.glob(f"{SNAPSHOTS}/{SNAPSHOT}/trainer.json"))
+    return any(folder.glob(f"{SNAPSHOTS}/{SNAPSHOT}/{STATE}"))
 
 
 def has_model(folder: Path) -> bool:
@@ -94,8 +95,9 @@ def is_run_file(path: Path) -> bool:
         return True
     path = path.absolute()
     for folder in path.parents[:3]:
-        if any(path.relative_to(folder).match(pattern) for pattern in _patterns(path, folder)):
-            return is_run(folder) or has_snapshot(folder)
+        named = any(path.relative_to(folder).match(pattern) for pattern in _patterns(path, folder))
+        if named and (is_run(folder) or has_snapshot(folder)):
+            return True
     return False
 
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from llama_minimal.checkpoint.native import write_native
 from llama_minimal.checkpoint.tensors import fill, load_safetensors, read_safetensors, write_safetensors
 from llama_minimal.config import read_json
-from llama_minimal.files import atomic_folder, remove_leftovers
+from llama_minimal.files import atomic_folder, remove_leftovers, update_folder
 from llama_minimal.model import Llama
-from llama_minimal.run_folder import SNAPSHOT, SNAPSHOT_FILES, remove_snapshot
+from llama_minimal.run_folder import SNAPSHOT, STATE, remove_snapshot
 
 
 def save_snapshot(
@@ -43,16 +43,17 @@ def save_snapshot(
         OSError: if the disk is full or the folder is not writable; older snapshots are untouched.
     """
     path = snapshot_path(folder, step)
-    if not path.exists():
+    if path not in snapshots(folder):
         folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder)
         state = {"step": step, "run": run, "scaler": scaler.state_dict(), "best": best or {}}
-        with atomic_folder(path) as temporary:
+        # A folder of that name may hold something of the user's, which stays.
+        with update_folder(path, last=STATE) if path.is_dir() else atomic_folder(path) as temporary:
             write_native(model, temporary)
             write_safetensors(
                 _optimizer_tensors(model, optimizer) | _rng_tensors(model), temporary / "trainer.safetensors"
             )
-            (temporary / "trainer.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
+            (temporary / STATE).write_text(json.dumps(state, indent=2), encoding="utf-8")
     kept = [*snapshots(folder)[-keep:], *([] if spare is None else [snapshot_path(folder, spare)])]
     for old in set(_step_folders(folder)).difference(kept):
         remove_snapshot(old)
@@ -65,8 +66,8 @@ def snapshot_path(folder: Path, step: int) -> Path:
 
 
 def snapshots(folder: Path) -> list[Path]:
-    """Return the snapshots in a folder, oldest first; a folder that lacks all of their files is none."""
-    return [path for path in _step_folders(folder) if any((path / name).exists() for name in SNAPSHOT_FILES)]
+    """Return the snapshots in a folder, oldest first; what lacks its ``trainer.json`` is none."""
+    return [path for path in _step_folders(folder) if (path / STATE).exists()]
 
 
 def _step_folders(folder: Path) -> list[Path]:
@@ -75,7 +76,7 @@ def _step_folders(folder: Path) -> list[Path]:
 
 def read_state(path: Path) -> dict[str, Any]:
     """Return a snapshot's ``step``, ``run``, ``scaler`` and ``best``."""
-    return read_json(path / "trainer.json")
+    return read_json(path / STATE)
 
 
 def check_same_run(saved: dict[str, Any], current: dict[str, Any]) -> None:

@@ -105,8 +105,10 @@ def check_nothing_is_lost(command: "Train") -> None:
             f"{out} holds a run already; go on with --resume, start anew with --overwrite, or give another --out"
         )
     doomed = {path.resolve(): path for path in run_files(out)}
-    for flag in ("corpus", "tokenizer", "init_from"):
-        path = Path(getattr(command, flag) or "").expanduser()
+    for flag in ("corpus", "init_from", "tokenizer"):
+        if not getattr(command, flag):
+            continue
+        path = Path(getattr(command, flag)).expanduser()
         inside = path.iterdir() if path.is_dir() and flag != "corpus" else [path]  # of a corpus, runs are left out
         if needed := [doomed[file.resolve()] for file in inside if file.resolve() in doomed]:
             raise ValueError(
