@@ -162,21 +162,21 @@ def hold_folder(path: Path) -> Iterator[None]:
     Raises:
         ValueError: if another process holds it.
     """
+    descriptor = None
     try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        with suppress(OSError):
+        # Only if the system has locks, and opens folders to lock them.
+        with suppress(ImportError, OSError):
+            import fcntl
+
+            descriptor = os.open(path, os.O_RDONLY)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise ValueError(f"another process is at work in {path}; wait for it, or give another folder") from None
         yield
     finally:
-        os.close(descriptor)
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 @contextmanager

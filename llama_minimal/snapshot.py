@@ -79,12 +79,13 @@ def read_state(path: Path) -> dict[str, Any]:
     return read_json(path / STATE)
 
 
-def check_same_run(saved: dict[str, Any], current: dict[str, Any]) -> None:
-    """Compare what a snapshot says of its run with the run that wants to go on from it.
+def check_same_run(state: dict[str, Any], current: dict[str, Any], *, steps: int) -> None:
+    """Compare what a snapshot says of its run with the run of so many steps that wants to go on from it.
 
     Raises:
-        ValueError: if they differ; the message says where.
+        ValueError: if they differ; the message says where. Or if more steps are done already.
     """
+    saved = state["run"]
     differences = [
         f"{name} was {old!r}, is {current[part][name]!r}"
         for part in ("model", "train", "data")
@@ -96,6 +97,8 @@ def check_same_run(saved: dict[str, Any], current: dict[str, Any]) -> None:
             f"cannot resume with another configuration: {'; '.join(differences)}. "
             f"Resume with the old values, or start a new run in another folder"
         )
+    if state["step"] > steps:
+        raise ValueError(f"the run has done {state['step']} steps already, more than steps={steps}; ask for more")
 
 
 def load_weights(path: Path, model: Llama) -> None:

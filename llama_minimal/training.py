@@ -31,7 +31,14 @@ from llama_minimal.snapshot import (
     save_snapshot,
     snapshots,
 )
-from llama_minimal.training_checks import TrainingDivergedError, check_finite, check_ids, check_later, check_trainable
+from llama_minimal.training_checks import (
+    TrainingDivergedError,
+    check_finite,
+    check_ids,
+    check_later,
+    check_trainable,
+    with_known_ids,
+)
 
 __all__ = ["Trainer", "TrainingDivergedError"]
 
@@ -138,8 +145,7 @@ class Trainer:
         self.scaler.unscale_(self.optimizer)
         norm = clip_gradients(self.model.parameters(), self.config.clip_norm).item()
         lr = self._learning_rate()
-        may_overflow, folder = self.scaler.is_enabled(), self.snapshot_folder
-        check_finite(total / count, norm, step=self.step + 1, lr=lr, may_overflow=may_overflow, snapshot_folder=folder)
+        check_finite(total / count, norm, self.step + 1, lr, scaler=self.scaler, snapshots_in=self.snapshot_folder)
         set_learning_rate(self.optimizer, lr)
         self.scaler.step(self.optimizer)  # skips the step if float16 gradients overflowed
         self.scaler.update()
@@ -166,16 +172,15 @@ class Trainer:
         return total
 
     def _learning_rate(self) -> float:
-        c = self.config
-        return learning_rate(
-            self.step, lr=c.lr, steps=c.steps, warmup_steps=c.warmup_steps, min_lr_ratio=c.min_lr_ratio
-        )
+        names = ("lr", "steps", "warmup_steps", "min_lr_ratio")
+        return learning_rate(self.step, **{name: getattr(self.config, name) for name in names})
 
     def validate(self) -> float:
         """Return the mean loss over the validation text, in nats per token."""
         batch_size = self.config.micro_batch_size or self.config.batch_size
         batches = sequential_batches(self.validation, batch_size=batch_size, seq_len=self.config.seq_len)
         mine = islice(batches, self.mesh.rank, None, self.mesh.size)
+        mine = with_known_ids(mine, vocab_size=self.model.config.vocab_size)
         with autocast(self.config.precision, self.mesh.device):
             total, count = self.mesh.sum(*sum_loss(self.model, mine, device=self.mesh.device))
         return total / count
@@ -214,11 +219,7 @@ class Trainer:
         if not saved:
             return False
         state = read_state(saved[-1])
-        check_same_run(state["run"], self._run_description())
-        if state["step"] > self.config.steps:
-            raise ValueError(
-                f"the run has done {state['step']} steps already, more than steps={self.config.steps}; ask for more"
-            )
+        check_same_run(state, self._run_description(), steps=self.config.steps)
         load_snapshot(saved[-1], self.model, self.optimizer, self.scaler)
         self.step, self.best = state["step"], BestLoss(**state.get("best", {}))
         if self.config.keep_best and not self._best_snapshot():
@@ -232,10 +233,9 @@ class Trainer:
             Their step, or None if no such snapshot was kept; the model then stays as it is.
         """
         path = self._best_snapshot()
-        if path is None or self.best.step == self.step:
-            return self.best.step if path else None
-        load_weights(path, self.model)
-        return self.best.step
+        if path:
+            load_weights(path, self.model)
+        return self.best.step if path else None
 
     def _snapshots(self) -> list[Path]:
         return snapshots(self.snapshot_folder) if self.snapshot_folder else []

@@ -3,11 +3,13 @@
 # B batch, T time
 
 import math
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from llama_minimal.evaluation import Batch
 from llama_minimal.model import Llama
 from llama_minimal.settings import TrainConfig
 from llama_minimal.snapshot import snapshot_path, snapshots
@@ -50,6 +52,13 @@ def check_ids(*batch: np.ndarray, vocab_size: int) -> None:
             )
 
 
+def with_known_ids(batches: Iterable[Batch], *, vocab_size: int) -> Iterator[Batch]:
+    """Yield batches of inputs, targets and weights, each after its ids are checked."""
+    for inputs, targets, weights in batches:
+        check_ids(inputs, targets, vocab_size=vocab_size)
+        yield inputs, targets, weights
+
+
 def check_later(saved: list[Path], step: int) -> None:
     """Refuse to mix two runs: the snapshots in a folder must not be ahead of the run that writes there.
 
@@ -64,21 +73,21 @@ def check_later(saved: list[Path], step: int) -> None:
 
 
 def check_finite(
-    loss: float, norm: float, *, step: int, lr: float, may_overflow: bool, snapshot_folder: Path | None
+    loss: float, norm: float, step: int, lr: float, *, scaler: torch.amp.GradScaler, snapshots_in: Path | None
 ) -> None:
     """Refuse to take a step that would spoil the weights.
 
     Args:
         norm: of the gradient.
-        may_overflow: whether the loss is scaled; an infinite gradient is then normal: the scaler skips the step.
-        snapshot_folder: where a good state may be found.
+        scaler: if it scales the loss, an infinite gradient is normal: it skips the step, and scales less.
+        snapshots_in: the folder where a good state may be found.
 
     Raises:
         TrainingDivergedError: if the loss, or the gradient, is not finite.
     """
-    if math.isfinite(loss) and (math.isfinite(norm) or may_overflow):
+    if math.isfinite(loss) and (math.isfinite(norm) or scaler.is_enabled()):
         return
-    saved = snapshots(snapshot_folder) if snapshot_folder else []
+    saved = snapshots(snapshots_in) if snapshots_in else []
     last = f"the last good snapshot is {saved[-1]}" if saved else "no snapshot was saved"
     raise TrainingDivergedError(
         f"loss {loss:g} with gradient norm {norm:g} at step {step}, learning rate {lr:.3g}; {last}. "
