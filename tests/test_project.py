@@ -150,7 +150,7 @@ def test_public_names_are_documented_and_typed(path):
 )
 def test_importing_does_not_import_torch(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], timeout=600).returncode == 0
 
 
 def test_importing_touches_no_global_state():
@@ -163,7 +163,7 @@ def test_importing_touches_no_global_state():
         "after = torch.get_rng_state(), torch.get_default_dtype(), torch.get_num_threads()\n"
         "assert torch.equal(before[0], after[0]) and before[1:] == after[1:]\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
