@@ -31,7 +31,7 @@ class Evaluation:
     @property
     def perplexity(self) -> float:
         """exp(loss): as unsure as if it chose among so many tokens."""
-        return math.exp(self.loss)
+        return math.inf if self.loss > 700 else math.exp(self.loss)  # a float ends at exp(709)
 
     @property
     def bits_per_byte(self) -> float | None:

@@ -104,3 +104,9 @@ def test_the_bigram_probabilities_after_any_token_add_up_to_one(train, before):
 def test_a_train_text_without_pairs_leaves_the_single_tokens():
     """One token: p(b|a) = p(b), and the observed one is twice as likely as the others."""
     assert bigram_loss(np.array([1]), np.array([0, 1]), 3) == pytest.approx(-math.log(2 / 4))
+
+
+def test_a_loss_beyond_all_measure_has_an_infinite_perplexity():
+    """A run that went wrong still gets its report."""
+    assert Evaluation(total=2000.0, n_tokens=1).perplexity == math.inf
+    assert Evaluation(total=699.0, n_tokens=1).perplexity == math.exp(699)
