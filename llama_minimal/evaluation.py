@@ -31,12 +31,30 @@ class Evaluation:
     @property
     def perplexity(self) -> float:
         """exp(loss): as unsure as if it chose among so many tokens."""
-        return math.exp(self.loss)
+        return math.inf if self.loss > 700 else math.exp(self.loss)  # a float ends at exp(709)
 
     @property
     def bits_per_byte(self) -> float | None:
         """Bits per byte of text: the unit that compares models with different tokenizers."""
         return self.total / math.log(2) / self.n_bytes if self.n_bytes else None
+
+
+@dataclass(slots=True, kw_only=True)
+class BestLoss:
+    """Remember the lowest validation loss of a run, and for how many validations there was no lower one."""
+
+    loss: float | None = None
+    step: int | None = None
+    since: int = 0
+
+    def update(self, step: int, loss: float) -> bool:
+        """Take note of one validation; return whether it is the best so far. NaN never is."""
+        better = math.isfinite(loss) and (self.loss is None or loss < self.loss)
+        if better:
+            self.loss, self.step, self.since = loss, step, 0
+        else:
+            self.since += 1
+        return better
 
 
 @torch.no_grad()

@@ -1,12 +1,16 @@
 """Files that are either whole or not there: write under a temporary name, then rename."""
 
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+# Names that a process killed while writing leaves behind: .NAME.PROCESS.tmp and .NAME.8 hex digits.tmp
+LEFTOVER = re.compile(r"\..+\.(\d+|[0-9a-f]{8})\.tmp")
 
 
 @contextmanager
@@ -33,9 +37,11 @@ def replace_files(*paths: Path) -> Iterator[list[BinaryIO]]:
                 file.flush()
                 os.fsync(file.fileno())
         if len(paths) > 1:
-            paths[-1].unlink(missing_ok=True)
+            with _explained(paths[-1]):
+                paths[-1].unlink(missing_ok=True)
         for source, target in zip(partial, paths, strict=True):
-            source.replace(target)
+            with _explained(target):
+                source.replace(target)
     finally:
         for path in partial:
             path.unlink(missing_ok=True)
@@ -85,30 +91,116 @@ def update_folder(folder: Path, *, last: str, obsolete: Iterable[str] = ()) -> I
         files = sorted(temporary.iterdir(), key=lambda file: (file.name == last, file.name))
         for file in files:
             _flush(file)
-        # Whoever is killed from here on leaves a folder without ``last``, not a mixture of old and new.
-        (folder / last).unlink(missing_ok=True)
         new = {file.name for file in files}
-        for old in [old for pattern in obsolete for old in folder.glob(pattern) if old.name not in new]:
-            old.unlink(missing_ok=True)
-        for file in files:
-            file.replace(folder / file.name)
+        olds = dict.fromkeys([last, *(path.name for pattern in obsolete for path in folder.glob(pattern)), *new])
+        # Whoever is killed from here on leaves a folder without ``last``, not a mixture of old and new.
+        with _put_aside([folder / name for name in olds], temporary) as done:
+            for file in files:
+                with _explained(folder / file.name):
+                    done.append(file.replace(folder / file.name))
         _flush(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextmanager
+def _put_aside(paths: list[Path], temporary: Path) -> Iterator[list[Path]]:
+    """Move files away, and yield a list for those that take their place; after an error all is as it was."""
+    aside = temporary / "old"
+    aside.mkdir()
+    moved: list[Path] = []
+    placed: list[Path] = []
+    try:
+        for path in filter(Path.exists, paths):
+            with _explained(path):
+                path.rename(aside / path.name)
+            moved.append(path)
+        yield placed
+    except OSError:
+        for path in placed:
+            path.unlink()
+        for path in reversed(moved):  # the one that makes a folder complete went first, and comes back last
+            (aside / path.name).rename(path)
+        raise
+
+
 def remove_leftovers(folder: Path) -> None:
-    """Delete what a killed process left half-written in a folder."""
+    """Delete what a killed process left half-written in a folder; other people's hidden files stay."""
     for leftover in folder.glob(".*.tmp"):
-        if leftover.is_dir():
+        if not LEFTOVER.fullmatch(leftover.name):
+            continue
+        if leftover.is_dir() and not leftover.is_symlink():
             shutil.rmtree(leftover, ignore_errors=True)
         else:
             leftover.unlink(missing_ok=True)
 
 
+@contextmanager
+def made_folder(path: Path) -> Iterator[None]:
+    """Make a folder and its parents; if the block fails, take those away again that are new and empty.
+
+    Raises:
+        OSError: if it cannot be made.
+    """
+    new = [folder for folder in (path, *path.parents) if not folder.exists()]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for folder in new:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+@contextmanager
+def hold_folder(path: Path) -> Iterator[None]:
+    """Let no other process hold this folder until the block ends; a killed process holds nothing.
+
+    Where the system cannot lock folders (Windows, some network drives) nothing is held.
+
+    Raises:
+        ValueError: if another process holds it.
+    """
+    descriptor = None
+    try:
+        # Only if the system has locks, and opens folders to lock them.
+        with suppress(ImportError, OSError):
+            import fcntl
+
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(f"another process is at work in {path}; wait for it, or give another folder") from None
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except PermissionError as error:
+        # Windows neither moves nor replaces a file that is open anywhere.
+        raise PermissionError(
+            f"could not replace {path}: another program may have it open, or it is write-protected; "
+            f"close it and try again"
+        ) from error
+
+
 def _flush(path: Path) -> None:
     """Wait until a file, or a folder's list of names, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    is_folder = path.is_dir()
+    try:
+        # Windows flushes only what is open for writing.
+        descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
+    except PermissionError:
+        if is_folder:  # Windows cannot open folders, and keeps their names safe without being asked
+            return
+        descriptor = os.open(path, os.O_RDONLY)  # write-protected
     try:
         os.fsync(descriptor)
     finally:

@@ -1,11 +1,14 @@
 """Metrics of a run: one JSON object a line, and TensorBoard's files if asked."""
 
 import json
+import math
+from importlib.util import find_spec
 from pathlib import Path
 
 from llama_minimal.files import replace_file
+from llama_minimal.run_folder import METRICS, TENSORBOARD
 
-METRICS = "metrics.jsonl"
+__all__ = ["METRICS", "MetricsLog", "check_tensorboard", "read_metrics"]
 
 
 class MetricsLog:
@@ -16,16 +19,15 @@ class MetricsLog:
         self.path = folder / METRICS
         self._writer = None
         if tensorboard:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError:
-                raise ImportError("tensorboard is not installed; run: pip install 'llama_minimal[dev]'") from None
-            self._writer = SummaryWriter(str(folder / "tensorboard"))
+            check_tensorboard()
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(folder / TENSORBOARD))
 
     def write(self, metrics: dict[str, float]) -> None:
-        """Append one step's metrics; they are in the file when this returns."""
+        """Append one step's metrics; they are in the file when this returns. JSON has no NaN: it becomes null."""
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(metrics) + "\n")
+            file.write(_line(metrics))
         if self._writer:
             for name, value in metrics.items():
                 self._writer.add_scalar(name, value, metrics["step"])
@@ -33,12 +35,24 @@ class MetricsLog:
 
     def forget_after(self, step: int) -> None:
         """Drop the lines of later steps, which a resumed run will write again."""
-        lines = [json.dumps(metrics) for metrics in read_metrics(self.path) if metrics["step"] <= step]
-        replace_file(self.path, "".join(line + "\n" for line in lines).encode("utf-8"))
+        if self.path.exists():
+            lines = [_line(metrics) for metrics in read_metrics(self.path) if metrics["step"] <= step]
+            replace_file(self.path, "".join(lines).encode("utf-8"))
+
+
+def check_tensorboard() -> None:
+    """Raise ImportError, with what to do, if TensorBoard is not installed."""
+    if find_spec("tensorboard") is None:
+        raise ImportError("tensorboard is not installed; run: pip install 'llama_minimal[dev]'")
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """Read a ``metrics.jsonl``; a last line that a killed process left unfinished is skipped."""
+    """Read a ``metrics.jsonl``, null as NaN; a last line that a killed process left unfinished is skipped."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    whole = [line for line in lines if line.endswith("}")]
-    return [json.loads(line) for line in whole]
+    rows = [json.loads(line) for line in lines if line.endswith("}")]
+    return [{name: math.nan if value is None else value for name, value in row.items()} for row in rows]
+
+
+def _line(metrics: dict[str, float]) -> str:
+    values = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+    return json.dumps(values, allow_nan=False) + "\n"

@@ -13,7 +13,7 @@ class TrainConfig:
     """Say how to train: the defaults are LLaMA's recipe (§2.3) at the size of a laptop."""
 
     steps: int = 1000
-    """Optimizer steps in all."""
+    """Optimizer steps in all. A resumed run may get more: it then goes on along the cosine of the new length."""
     batch_size: int = 16
     """Sequences per step, over all processes."""
     micro_batch_size: int | None = None
@@ -47,16 +47,23 @@ class TrainConfig:
     snapshot_every: int = 100
     """Steps between snapshots."""
     keep_snapshots: int = 2
-    """How many snapshots to keep."""
+    """How many of the newest snapshots to keep."""
+    keep_best: bool = True
+    """Also keep the snapshot with the lowest validation loss: its weights are those of the finished model."""
+    patience: int | None = None
+    """Stop after so many validations in a row without a new lowest loss; None: never."""
 
     def __post_init__(self) -> None:
-        whole = ("steps", "batch_size", "seq_len", "validate_every", "snapshot_every", "keep_snapshots")
-        for name in whole + (("micro_batch_size",) if self.micro_batch_size is not None else ()):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be a whole number of at least 1")
+        for name in ("steps", "batch_size", "seq_len", "validate_every", "snapshot_every", "keep_snapshots"):
+            _check_whole(name, getattr(self, name), at_least=1)
+        for name in ("micro_batch_size", "patience"):
+            if getattr(self, name) is not None:
+                _check_whole(name, getattr(self, name), at_least=1)
+        for name in ("warmup_steps", "seed"):
+            _check_whole(name, getattr(self, name), at_least=0)
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr={self.lr!r} must be a positive number, such as 1e-3")
-        if not 0 <= self.warmup_steps <= self.steps:
+        if self.warmup_steps > self.steps:
             raise ValueError(f"warmup_steps={self.warmup_steps} must be between 0 and steps={self.steps}")
         if not isinstance(self.seed, int) or not 0 <= self.seed < 1 << 62:
             raise ValueError(f"seed={self.seed!r} must be a whole number of at least 0, of 18 digits or fewer")
@@ -67,6 +74,13 @@ class TrainConfig:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be at least 0 and below {top:g}")
         if not self.clip_norm > 0:
             raise ValueError(f"clip_norm={self.clip_norm!r} must be positive; a huge value switches clipping off")
+
+
+# What a resumed run may change: nothing that has been computed depends on it.
+FREE_ON_RESUME = frozenset(
+    ("steps", "micro_batch_size", "compile", "validate_every", "snapshot_every", "keep_snapshots", "keep_best")
+    + ("patience",)
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +109,11 @@ class Sampling:
                 raise ValueError(f"{name}={value!r} must be above 0 and at most 1; leave it out to allow every token")
         if not 0 < self.repetition_penalty < float("inf"):
             raise ValueError(f"repetition_penalty={self.repetition_penalty!r} must be positive; 1 penalizes nothing")
+
+
+def _check_whole(name: str, value: object, *, at_least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
+        raise ValueError(f"{name}={value!r} must be a whole number of at least {at_least}")
 
 
 GREEDY = Sampling(temperature=0)

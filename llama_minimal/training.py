@@ -2,7 +2,6 @@
 
 # B batch, T time
 
-import math
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 
 from llama_minimal.data.batches import Batches, sequential_batches
-from llama_minimal.evaluation import sum_loss
+from llama_minimal.evaluation import BestLoss, sum_loss
 from llama_minimal.loss import next_token_loss
 from llama_minimal.metrics import MetricsLog
 from llama_minimal.model import Llama
@@ -23,22 +22,26 @@ from llama_minimal.optim import clip_gradients, learning_rate, make_adamw, set_l
 from llama_minimal.parallel import Mesh, parallelize
 from llama_minimal.precision import autocast, grad_scaler
 from llama_minimal.prompts import check_tokens
-from llama_minimal.settings import TrainConfig
-from llama_minimal.snapshot import load_snapshot, read_state, save_snapshot, snapshots
+from llama_minimal.run_folder import SNAPSHOTS
+from llama_minimal.settings import FREE_ON_RESUME, TrainConfig
+from llama_minimal.snapshot import (
+    check_same_run,
+    load_snapshot,
+    load_weights,
+    read_state,
+    save_snapshot,
+    snapshots,
+)
+from llama_minimal.training_checks import TrainingDivergedError, check_finite, check_later, check_trainable
 
-# What may differ between a snapshot and the run that goes on from it, because no loss depends on it.
-_FREE = {"micro_batch_size", "compile", "validate_every", "snapshot_every", "keep_snapshots"}
-
-
-class TrainingDivergedError(RuntimeError):
-    """Say that loss or gradients are no longer finite; the weights are those before the step."""
+__all__ = ["Trainer", "TrainingDivergedError"]
 
 
 class Trainer:
     """Train a model on a file of tokens.
 
     Args:
-        model: on its device, float32.
+        model: on its device, with float32 or float64 weights.
         tokens: ids of the training text, (n,); a memory-mapped file will do. To align documents, each must begin with
             the same token, as ``encode_corpus`` writes them.
         config: how to train.
@@ -46,6 +49,9 @@ class Trainer:
         validation: ids of the validation text.
         mesh: the processes that take part.
         tensorboard: also write TensorBoard's event files to ``out``.
+
+    Raises:
+        ValueError: if model, text and config do not fit each other.
 
     Example:
         >>> tokens = np.arange(1000) % 7
@@ -68,10 +74,7 @@ class Trainer:
     ) -> None:
         self.model, self.config, self.validation = model, config, validation
         self.mesh = mesh or Mesh(device=next(model.parameters()).device)
-        if config.seq_len > model.config.max_seq_len:
-            raise ValueError(
-                f"seq_len={config.seq_len} is longer than the model's max_seq_len={model.config.max_seq_len}"
-            )
+        check_trainable(model, config, has_validation=validation is not None)
         check_tokens(model.config, tokens, what="training text")
         if validation is not None:
             check_tokens(model.config, validation, what="validation text")
@@ -93,7 +96,8 @@ class Trainer:
         self.stop_requested = False  # set it, from a signal handler say, to end after the current step
         self._stopping = False  # what all processes have agreed on
         self.validation_loss: float | None = None  # the latest
-        self.snapshot_folder = out / "snapshots" if out else None
+        self.best = BestLoss()
+        self.snapshot_folder = out / SNAPSHOTS if out else None
         self._log = MetricsLog(out, tensorboard=tensorboard) if out and self.mesh.is_main else None
 
     def run(self) -> Iterator[dict[str, float]]:
@@ -102,24 +106,33 @@ class Trainer:
         Raises:
             TrainingDivergedError: if loss or gradients stop being finite.
             OSError: if a snapshot cannot be written; the older ones are untouched.
+            ValueError: if a token is outside the model's vocabulary, or ``out`` holds another run.
         """
-        while self.step < self.config.steps:
+        check_later(self._snapshots(), self.step)
+        if self._log:
+            self._log.forget_after(self.step)  # lines of steps that will be done again
+        while not self.finished:
             metrics = self.train_step()
-            done = self.step == self.config.steps
-            if self.validation is not None and (self.step % self.config.validate_every == 0 or done):
-                metrics["validation_loss"] = self.validation_loss = self.validate()
+            is_best = self._validate_if_due(metrics)
             if self._log:
                 self._log.write(metrics)
-            if self.step % self.config.snapshot_every == 0 or done or self._stopping:
+            due = self.step % self.config.snapshot_every == 0
+            if due or (is_best and self.config.keep_best) or self.finished or self._stopping:
                 self.save()
             yield metrics
             if self._stopping:
                 break
 
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done, or the patience is at its end."""
+        patience = self.config.patience
+        return self.step >= self.config.steps or (patience is not None and self.best.since >= patience)
+
     def train_step(self) -> dict[str, float]:
         """Do one optimizer step and return its metrics; loss in nats per token."""
         started = time.perf_counter()
-        inputs, targets = (torch.from_numpy(part) for part in self.batches.batch(self.step))  # (B, T)
+        inputs, targets = map(torch.from_numpy, self.batches.batch(self.step))  # (B, T)
         (count,) = self.mesh.sum(targets.numel())
         total = self._backward(inputs, targets, count)
         total, wishes_to_stop = self.mesh.sum(total, float(self.stop_requested))
@@ -127,7 +140,7 @@ class Trainer:
         self.scaler.unscale_(self.optimizer)
         norm = clip_gradients(self.model.parameters(), self.config.clip_norm).item()
         lr = self._learning_rate()
-        self._check_finite(total / count, norm, lr)
+        check_finite(total / count, norm, self.step + 1, lr, scaler=self.scaler, snapshots_in=self.snapshot_folder)
         set_learning_rate(self.optimizer, lr)
         self.scaler.step(self.optimizer)  # skips the step if float16 gradients overflowed
         self.scaler.update()
@@ -154,21 +167,8 @@ class Trainer:
         return total
 
     def _learning_rate(self) -> float:
-        c = self.config
-        return learning_rate(
-            self.step, lr=c.lr, steps=c.steps, warmup_steps=c.warmup_steps, min_lr_ratio=c.min_lr_ratio
-        )
-
-    def _check_finite(self, loss: float, norm: float, lr: float) -> None:
-        # Under loss scaling an infinite gradient is normal: the scaler skips the step and scales less.
-        if math.isfinite(loss) and (math.isfinite(norm) or self.scaler.is_enabled()):
-            return
-        saved = snapshots(self.snapshot_folder) if self.snapshot_folder else []
-        last = f"the last good snapshot is {saved[-1]}" if saved else "no snapshot was saved"
-        raise TrainingDivergedError(
-            f"loss {loss:g} with gradient norm {norm:g} at step {self.step + 1}, learning rate {lr:.3g}; {last}. "
-            f"Try a lower learning rate, a longer warm-up or --precision bf16 or fp32"
-        )
+        names = ("lr", "steps", "warmup_steps", "min_lr_ratio")
+        return learning_rate(self.step, **{name: getattr(self.config, name) for name in names})
 
     def validate(self) -> float:
         """Return the mean loss over the validation text, in nats per token."""
@@ -178,6 +178,14 @@ class Trainer:
         with autocast(self.config.precision, self.mesh.device):
             total, count = self.mesh.sum(*sum_loss(self.model, mine, device=self.mesh.device))
         return total / count
+
+    def _validate_if_due(self, metrics: dict[str, float]) -> bool:
+        """Add the validation loss to the metrics if it is time; return whether it is the lowest so far."""
+        due = self.step % self.config.validate_every == 0 or self.step == self.config.steps
+        if self.validation is None or not due:
+            return False
+        metrics["validation_loss"] = self.validation_loss = self.validate()
+        return self.best.update(self.step, self.validation_loss)
 
     def save(self) -> None:
         """Write a snapshot; the first process does, the others wait for it."""
@@ -190,6 +198,8 @@ class Trainer:
                 self.scaler,
                 run=self._run_description(),
                 keep=self.config.keep_snapshots,
+                best=asdict(self.best),
+                spare=self.best.step if self.config.keep_best else None,
             )
         self.mesh.wait()
 
@@ -199,31 +209,34 @@ class Trainer:
         Raises:
             ValueError: if the snapshot was made with another configuration, or is damaged.
         """
-        saved = snapshots(self.snapshot_folder) if self.snapshot_folder else []
+        saved = self._snapshots()
         if not saved:
             return False
         state = read_state(saved[-1])
-        _check_same_run(state["run"], self._run_description())
+        check_same_run(state, self._run_description(), steps=self.config.steps)
         load_snapshot(saved[-1], self.model, self.optimizer, self.scaler)
-        self.step = state["step"]
-        if self._log:
-            self._log.forget_after(self.step)
+        self.step, self.best = state["step"], BestLoss(**state.get("best", {}))
+        if self.config.keep_best and not self._best_snapshot():
+            self.best = BestLoss(since=self.best.since)  # it was not kept, so the next best is looked for
         return True
 
+    def load_best(self) -> int | None:
+        """Put the weights with the lowest validation loss into the model, when training is over.
+
+        Returns:
+            Their step, or None if no such snapshot was kept; the model then stays as it is.
+        """
+        path = self._best_snapshot()
+        if path:
+            load_weights(path, self.model)
+        return self.best.step if path else None
+
+    def _snapshots(self) -> list[Path]:
+        return snapshots(self.snapshot_folder) if self.snapshot_folder else []
+
+    def _best_snapshot(self) -> Path | None:
+        return next((path for path in self._snapshots() if path.name == f"step-{self.best.step or 0:08d}"), None)
+
     def _run_description(self) -> dict[str, Any]:
-        train = {name: value for name, value in asdict(self.config).items() if name not in _FREE}
+        train = {name: value for name, value in asdict(self.config).items() if name not in FREE_ON_RESUME}
         return {"model": self.model.config.to_dict(), "train": train, "data": {"n_tokens": len(self.batches.tokens)}}
-
-
-def _check_same_run(saved: dict[str, Any], current: dict[str, Any]) -> None:
-    differences = [
-        f"{name} was {old!r}, is {current[part][name]!r}"
-        for part in ("model", "train", "data")
-        for name, old in saved[part].items()
-        if current[part][name] != old
-    ]
-    if differences:
-        raise ValueError(
-            f"cannot resume with another configuration: {'; '.join(differences)}. "
-            f"Resume with the old values, or start a new run in another folder"
-        )

@@ -7,7 +7,6 @@ import pickle
 import shutil
 import struct
 import sys
-import time
 import zipfile
 
 import pytest
@@ -94,9 +93,8 @@ def test_a_hub_id_without_network_or_library_is_explained(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    started = time.monotonic()
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_: pytest.fail("it asked the network"))
     refused("nobody/no-such-model", "no folder nobody/no-such-model", "the hub")
-    assert time.monotonic() - started < 10
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ImportError, match=r"llama_minimal\[hub\]"):
         load("nobody/no-such-model")

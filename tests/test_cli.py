@@ -314,7 +314,7 @@ def test_python_m_is_the_command():
         [sys.executable, "-m", "llama_minimal", "info", "tiny"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
         env=os.environ,
     )
     assert done.returncode == 0

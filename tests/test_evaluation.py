@@ -110,3 +110,9 @@ def test_a_train_text_without_pairs_leaves_the_single_tokens():
 def test_a_strength_must_be_positive(strength):
     with pytest.raises(ValueError, match="strength"):
         bigram_loss(np.arange(5), np.arange(5), 5, strength=strength)
+
+
+def test_a_loss_beyond_all_measure_has_an_infinite_perplexity():
+    """A run that went wrong still gets its report."""
+    assert Evaluation(total=2000.0, n_tokens=1).perplexity == math.inf
+    assert Evaluation(total=699.0, n_tokens=1).perplexity == math.exp(699)

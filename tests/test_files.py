@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from llama_minimal.checkpoint import load, save
-from llama_minimal.files import atomic_folder, replace_files, update_folder
+from llama_minimal.files import atomic_folder, hold_folder, made_folder, replace_files, update_folder
 
 FORMATS = {
     "one-file": {"format": "huggingface"},
@@ -298,3 +298,121 @@ def test_saving_leaves_the_model_as_it_was(tmp_path, make_model):
         save(model, tmp_path / name, **options)
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
     assert all(p.requires_grad and p.is_contiguous() for p in model.parameters())
+
+
+# --------------------------------------------------------------------- Windows
+
+
+@pytest.fixture
+def windows(monkeypatch):
+    """The rules of Windows: folders cannot be opened, only what is open for writing can be flushed.
+
+    Files in the set that this gives are open in another program: they can be neither moved nor replaced nor deleted.
+    """
+    fcntl = pytest.importorskip("fcntl")
+    opened = set()
+    real = {name: getattr(os, name) for name in ("open", "rename", "replace", "unlink")}
+
+    def w_open(path, flags, *args, **kwargs):
+        if os.path.isdir(path):  # noqa: PTH112
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real["open"](path, flags, *args, **kwargs)
+
+    def w_fsync(descriptor):
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+
+    def guarded(name):
+        def call(*paths, **kwargs):
+            for path in paths:
+                if os.fspath(path) in opened:
+                    raise PermissionError(errno.EACCES, "The process cannot access the file", str(path))
+            return real[name](*paths, **kwargs)
+
+        return call
+
+    monkeypatch.setattr(shutil, "_use_fd_functions", False)  # how it removes folders there
+    monkeypatch.setattr(os, "open", w_open)
+    monkeypatch.setattr(os, "fsync", w_fsync)
+    for name in ("rename", "replace", "unlink"):
+        monkeypatch.setattr(os, name, guarded(name))
+    return opened
+
+
+@every_format
+def test_a_model_is_saved_under_the_rules_of_windows(tmp_path, make_model, windows, options):
+    for seed in (1, 2):
+        save(make_model(seed=seed, **SIZES), tmp_path / "model", **options)
+    assert weights(load(tmp_path / "model")[0]) == weights(make_model(seed=2, **SIZES))
+    assert not list(tmp_path.rglob(".*"))
+
+
+def test_a_run_is_trained_under_the_rules_of_windows(tmp_path, windows):
+    from llama_minimal.cli import main
+
+    text = tmp_path / "text.txt"
+    text.write_text("One line after another. " * 200)
+    flags = "--preset tiny --vocab-size 280 --warmup-steps 1 --batch-size 2 --seq-len 16 --samples 0 --snapshot-every 1"
+    for more in (["--steps", "2"], ["--steps", "4", "--resume"], ["--steps", "2", "--overwrite"]):
+        main(["train", "--corpus", str(text), "--out", str(tmp_path / "run"), *flags.split(), *more])
+    assert load(tmp_path / "run")[1]
+
+
+@pytest.mark.parametrize("victim", ["model.safetensors", "config.json", "model-00002-of-00003.safetensors"])
+def test_a_file_that_is_open_elsewhere_is_named_and_the_old_model_stays_whole(tmp_path, make_model, windows, victim):
+    old = {"max_shard_bytes": 12_000} if "of" in victim else {}
+    save(make_model(seed=1, **SIZES), tmp_path, **old)
+    before = content(tmp_path)
+    names = {name for name in before if name.startswith("model-00002")} if "of" in victim else {victim}
+    windows.update(str(tmp_path / name) for name in names)
+    with pytest.raises(PermissionError, match=r"another program may have it open.*close it and try again") as error:
+        save(make_model(seed=2, **SIZES), tmp_path)
+    assert next(iter(names)) in str(error.value)
+    assert content(tmp_path) == before
+    windows.clear()
+    save(make_model(seed=2, **SIZES), tmp_path)
+    assert weights(load(tmp_path)[0]) == weights(make_model(seed=2, **SIZES))
+
+
+def test_an_exchange_that_fails_at_any_file_is_undone(tmp_path, make_model, monkeypatch):
+    """Old and new have other files: those that came are gone again, and those that went are back."""
+    save(make_model(seed=1, **SIZES), tmp_path, max_shard_bytes=12_000)
+    before = content(tmp_path)
+    for n in itertools.count(1):
+        with monkeypatch.context() as patch:
+            fail_at(patch, ["replace"], n, OSError(errno.EIO, "Input/output error"))
+            try:
+                save(make_model(seed=2, **SIZES), tmp_path, format="meta", n_shards=2)
+                break
+            except OSError:
+                pass
+        assert content(tmp_path) == before
+        assert not list(tmp_path.rglob(".*"))
+    assert n > 2
+    assert weights(load(tmp_path)[0]) == weights(make_model(seed=2, **SIZES))
+
+
+def test_saving_leaves_hidden_and_unknown_files_of_others(tmp_path, make_model):
+    mine = {".notes.tmp": b"1", ".draft.v2.tmp": b"2", "lora.safetensors": b"3", "model_old.safetensors": b"4"}
+    for name, bytes in mine.items():
+        (tmp_path / name).write_bytes(bytes)
+    (tmp_path / ".model.safetensors.0123abcd.tmp").touch()  # what a killed process left
+    for options in FORMATS.values():
+        save(make_model(**SIZES), tmp_path, **options)
+        assert mine.items() <= content(tmp_path).items()
+    assert not (tmp_path / ".model.safetensors.0123abcd.tmp").exists()
+
+
+def test_a_folder_is_held_by_one_at_a_time_and_new_folders_go_with_a_failure(tmp_path):
+    pytest.importorskip("fcntl")
+    with hold_folder(tmp_path), pytest.raises(ValueError, match="another process"), hold_folder(tmp_path):
+        pass
+    with hold_folder(tmp_path):
+        pass
+    (tmp_path / "old").mkdir()
+    with pytest.raises(ZeroDivisionError), made_folder(tmp_path / "old" / "new" / "newest"):
+        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError), made_folder(tmp_path / "full" / "of"):
+        (tmp_path / "full" / "mine").touch()
+        raise ZeroDivisionError
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["full", "mine", "old"]

@@ -1,13 +1,16 @@
 """Several real processes give what one gives."""
 
 import os
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
+from llama_minimal.cli import main
 from llama_minimal.metrics import read_metrics
+from llama_minimal.snapshot import snapshots
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gloo over torchrun is tested on Linux and macOS")
 
@@ -17,13 +20,17 @@ FLAGS = (
 ).split()
 
 
-def train(out, *flags, n_processes=1):
+def launch(out, *flags, n_processes=1):
     launcher = [sys.executable, "-m"]
     if n_processes > 1:
         launcher += ["torch.distributed.run", "--standalone", f"--nproc-per-node={n_processes}", "-m"]
-    command = [*launcher, "llama_minimal", "train", "--out", str(out), *FLAGS, *flags]
+    command = [*launcher, "llama_minimal", "train", "--out", str(out), *flags]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=150, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
+
+
+def train(out, *flags, n_processes=1):
+    done = launch(out, *FLAGS, *flags, n_processes=n_processes)
     assert done.returncode == 0, done.stderr
     return read_metrics(out / "metrics.jsonl"), done.stdout
 
@@ -37,3 +44,34 @@ def test_two_processes_give_the_loss_curve_of_one(tmp_path):
     for key in ("loss", "grad_norm"):
         np.testing.assert_allclose([m[key] for m in two], [m[key] for m in one], rtol=2e-5)
     assert two[-1]["validation_loss"] == pytest.approx(one[-1]["validation_loss"], rel=2e-5)
+
+
+def test_two_processes_begin_with_a_models_weights_stop_early_and_go_on(tmp_path):
+    """As one process does: the same losses, the same best step, the same end, whether or not it was cut."""
+    train(tmp_path / "start")
+    flags = "--corpus python-docs --seq-len 32 --batch-size 8 --warmup-steps 4 --lr 1 --samples 0".split()
+    flags += f"--validate-every 1 --snapshot-every 1 --patience 2 --init-from {tmp_path / 'start'}".split()
+    main(["train", "--out", str(tmp_path / "one"), *flags, "--steps", "40"])
+    done = launch(tmp_path / "two", *flags, "--steps", "40", n_processes=2)
+    assert done.returncode == 0, done.stderr
+    assert "no lower validation loss in 2 validations" in done.stdout
+    one, two = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
+    assert [m["step"] for m in two] == [m["step"] for m in one]
+    np.testing.assert_allclose([m["loss"] for m in two][:3], [m["loss"] for m in one][:3], rtol=2e-4)
+    for path in snapshots(tmp_path / "two" / "snapshots")[-1:]:
+        shutil.rmtree(path)
+    done = launch(tmp_path / "two", "--resume", "--samples", "0", n_processes=2)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("resumed at step") == 1
+    again = read_metrics(tmp_path / "two" / "metrics.jsonl")
+    assert [(m["step"], m["loss"]) for m in again] == [(m["step"], m["loss"]) for m in two]
+
+
+def test_what_one_of_two_processes_finds_wrong_ends_both_and_leaves_nothing(tmp_path):
+    done = launch(tmp_path / "run", *FLAGS, "--corpus", "no/such/file.txt", n_processes=2)
+    assert done.returncode != 0
+    assert done.stderr.count("error: there is no file or folder no/such/file.txt") == 1
+    assert not (tmp_path / "run").exists()
+    done = launch(tmp_path / "run", *FLAGS, "--batch-size", "3", n_processes=2)
+    assert "--batch-size 3 cannot be shared by 2 processes" in done.stderr
+    assert not (tmp_path / "run").exists()

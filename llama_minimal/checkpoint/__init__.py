@@ -24,7 +24,8 @@ __all__ = ["COURSE", "companions_of", "load", "not_expressible", "open_checkpoin
 Format = Literal["auto", "huggingface", "meta", "native"]
 COURSE = Path(__file__).parents[1] / "course" / "model"  # what load("course") means
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model")
-_MODEL_FILES = ("config.json", "params.json", "*.safetensors", INDEX, "consolidated.*.pth", EXTRA, GENERATION)
+_MODEL_FILES = ("config.json", "params.json", "model.safetensors", "model-*-of-*.safetensors", INDEX)
+_MODEL_FILES += ("consolidated.*.pth", EXTRA, GENERATION)
 _FROM_HUB = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model")
 
 
@@ -162,7 +163,7 @@ def _find(path_or_id: str | Path, *, files: tuple[str, ...] = _FROM_HUB) -> Path
     # The name of the shipped model goes before a folder of that name, which can be written ./course.
     folder = COURSE if path_or_id == "course" else Path(path_or_id)
     if folder.is_dir():
-        saved = sorted((folder / "snapshots").glob("step-*"))
+        saved = sorted(path.parent for path in (folder / "snapshots").glob("step-*/config.json"))
         return saved[-1] if saved and not (folder / "config.json").exists() else folder
     if folder.is_file():
         raise ValueError(f"{folder} is a file; give the folder that holds the model")

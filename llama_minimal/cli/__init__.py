@@ -14,7 +14,8 @@ import llama_minimal
 from llama_minimal.cli.console import ending_quietly, print_anything
 from llama_minimal.cli.corpus import Corpus
 from llama_minimal.cli.models import Convert, Evaluate, Info
-from llama_minimal.cli.train import Train, with_saved_values
+from llama_minimal.cli.resume import compared, saved_command
+from llama_minimal.cli.train import Train
 from llama_minimal.cli.write import Chat, Generate
 
 _COMMANDS = {
@@ -52,18 +53,17 @@ def _run(args: list[str]) -> None:
 
 
 def _parse(args: list[str]) -> object:
-    command = _cli(args)
-    if isinstance(command, Train) and command.resume:
-        # Flags that are given again are compared with the snapshot's; those left out take its values.
-        saved = with_saved_values(command)
-        return _tyro(Train, args[1:], default=saved, prog="llama-minimal train")
-    return command
+    # Flags left out take the values of the run that is resumed; those given are then compared with them.
+    saved = saved_command(args)
+    command = _cli(args, saved)
+    return command if saved is None else compared(command, saved)
 
 
-def _cli(args: list[str]) -> object:
+def _cli(args: list[str], saved: Train | None) -> object:
     union = None
     for name, command in _COMMANDS.items():
-        option = Annotated[command, tyro.conf.subcommand(name, prefix_name=False)]
+        default = saved if saved is not None and command is Train else tyro.MISSING_NONPROP
+        option = Annotated[command, tyro.conf.subcommand(name, prefix_name=False, default=default)]
         union = option if union is None else union | option
     return _tyro(union, args, prog="llama-minimal", description=__doc__)
 

@@ -32,7 +32,7 @@ def ship(run: Path, target: Path = COURSE) -> None:
         "training": {
             "tokens_seen": tokens,
             "epochs": round(tokens / corpus.train.tokens, 2),
-            "validation_loss": round(curve[-1]["validation_loss"], 4),
+            "validation_loss": round(min(row["validation_loss"] for row in curve), 4),
             "curve": [[row["step"], round(row["validation_loss"], 4)] for row in curve],
         },
         "trained_with": versions(),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from llama_minimal.data.download import Progress, download
+from llama_minimal.run_folder import is_run_file
 
 SUFFIXES = (".txt", ".md", ".rst", ".py", ".jsonl")
 _NOT_SOURCE = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
@@ -31,7 +32,8 @@ def documents(
     Args:
         source: ``python-docs`` (the topics of Python's help), ``python-source`` (the standard library), ``valley``
             (20,000 texts from the Llama Valley; ``valley:500`` for 500), or a file, a folder (its txt, md, rst, py
-            and jsonl files, at any depth, hidden ones apart), a glob, or a web address.
+            and jsonl files, at any depth, hidden ones apart), a glob, or a web address. What training runs wrote into
+            a folder is left out.
         progress: called with (bytes so far, bytes in all or None) while a web address is fetched.
         cache_dir: where fetched files are kept; see ``download``.
 
@@ -63,7 +65,9 @@ def _files(source: str | Path) -> list[tuple[Path, str]]:
         raise ValueError(f"the folder {path} holds no {', '.join(SUFFIXES)} files")
     if set(str(path)) & set("*?["):
         matches = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
-        if files := sorted((found.as_posix(), found) for found in matches if found.is_file()):
+        if files := sorted(
+            (found.as_posix(), found) for found in matches if found.is_file() and not is_run_file(found)
+        ):
             return [(found, name) for name, found in files]
         raise FileNotFoundError(f"no file matches {source}")
     if isinstance(source, str) and not path.suffix and len(path.parts) == 1:
@@ -77,7 +81,11 @@ def _folder(root: Path, *, suffixes: Iterable[str] = SUFFIXES, without: Iterable
         # Changing the list in place keeps os.walk out of folders that may be huge, such as site-packages or .git.
         subfolders[:] = [name for name in subfolders if not name.startswith(".") and name not in without]
         paths = (Path(folder, name) for name in names if not name.startswith("."))
-        files += [(path, path.relative_to(root).as_posix()) for path in paths if path.suffix in suffixes]
+        files += [
+            (path, path.relative_to(root).as_posix())
+            for path in paths
+            if path.suffix in suffixes and not is_run_file(path)
+        ]
     return sorted(files, key=lambda file: file[1])
 
 

@@ -1,0 +1,183 @@
+"""The start of a training run: everything is checked and made beside the folder's content, and moved in at the end.
+
+A start that fails leaves the folder as it was. One that is killed leaves at most a ``run.json`` without snapshots,
+which the same command begins anew.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llama_minimal.cli.console import bytes_bar, warn
+from llama_minimal.cli.train_checks import (
+    check_disk_space,
+    check_flags,
+    check_machine,
+    check_nothing_is_lost,
+    check_shape,
+    config_of,
+    goes_on,
+)
+from llama_minimal.config import read_json
+from llama_minimal.files import hold_folder, made_folder, remove_leftovers, replace_file
+from llama_minimal.run_folder import DATA, RUN, has_snapshot, remove_run
+
+if TYPE_CHECKING:
+    from llama_minimal.cli.train import Train
+
+TOKENIZER_BYTES = 50_000_000
+
+
+@contextmanager
+def started(command: "Train", mesh: Any) -> Iterator[tuple[Any, Any] | None]:
+    """Make the folder of a run ready, and hold it until the block ends.
+
+    Yields the model and tokenizer that ``--init-from`` names, if the run begins with them.
+    """
+    with ExitStack() as stack:
+        error, initial = None, None
+        try:
+            check_flags(command)
+            if command.init_from and not (command.resume and has_snapshot(command.out)):
+                initial = _initial(command)
+            if mesh.is_main:
+                _prepare(command, mesh, initial, stack)
+        except (ValueError, OSError, ImportError) as found:
+            error = found
+        # Whoever waits for a process that has failed waits for an hour.
+        (n_failed,) = mesh.sum(float(error is not None))
+        if error:
+            raise error
+        if n_failed:
+            raise SystemExit(2)
+        yield initial
+
+
+def write_run(command: "Train", folder: Path, *, vocab_size: int) -> None:
+    """Note the flags of a run, for ``--resume``, with the vocabulary that it really has."""
+    skip = {"out", "resume", "overwrite"}
+    values = {f.name: getattr(command, f.name) for f in fields(command) if f.name not in skip}
+    values |= {"model": asdict(command.model), "train": asdict(command.train), "vocab_size": vocab_size}
+    former = read_json(folder / RUN) if (folder / RUN).exists() else {}
+    if "asked_vocab_size" in former:
+        values["asked_vocab_size"] = former["asked_vocab_size"]
+    elif vocab_size != command.vocab_size:
+        values["asked_vocab_size"] = command.vocab_size
+    replace_file(folder / RUN, json.dumps(values, indent=2, default=str).encode("utf-8"))
+
+
+def _initial(command: "Train") -> tuple[Any, Any]:
+    import torch
+
+    from llama_minimal.checkpoint import load
+
+    model, tokenizer = load(command.init_from, dtype=torch.float32)
+    if tokenizer is None:
+        raise ValueError(f"--init-from {command.init_from} has no tokenizer; put the model's tokenizer there")
+    check_shape(command, model.config, remedy="a smaller --seq-len")
+    return model, tokenizer
+
+
+def _prepare(command: "Train", mesh: Any, initial: tuple[Any, Any] | None, stack: ExitStack) -> None:
+    out = command.out
+    if out.is_symlink() and not out.exists():
+        raise ValueError(f"--out {out} is a link to {out.readlink()}, which does not exist; make that folder first")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out} is a file; give a folder")
+    check_machine(command, mesh)
+    with made_folder(out):
+        stack.enter_context(hold_folder(out))
+        if goes_on(command):
+            return
+        check_nothing_is_lost(command)
+        check_disk_space(command, initial[0].config if initial else config_of(command))
+        with _stage(out) as stage:
+            _fill(command, mesh, initial, stage)
+            remove_run(out)
+            _move_in(stage, out)
+
+
+@contextmanager
+def _stage(out: Path) -> Iterator[Path]:
+    """Yield a temporary folder in which a run takes shape."""
+    remove_leftovers(out)
+    stage = out / f".start.{os.getpid()}.tmp"
+    stage.mkdir()
+    try:
+        yield stage
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _fill(command: "Train", mesh: Any, initial: tuple[Any, Any] | None, stage: Path) -> None:
+    """Train the tokenizer, encode the corpus, and see that training can begin."""
+    from llama_minimal.data import Batches, TokenFile, encode_corpus, sequential_batches
+
+    tokenizer = initial[1] if initial else _tokenizer(command)
+    tokenizer.save(stage)
+    train = command.train
+    with bytes_bar("encoding") as update:
+        encode_corpus(
+            _documents(command),
+            tokenizer,
+            stage / DATA,
+            validation_fraction=command.validation_fraction,
+            seed=train.seed,
+            progress=update,
+        )
+    tokens, validation = (TokenFile.open(stage / DATA, split).tokens for split in ("train", "validation"))
+    sizes = {"batch_size": train.batch_size, "seq_len": train.seq_len}
+    Batches(tokens, document_start=int(tokens[0]) if train.align_documents else None, **sizes)
+    sequential_batches(validation, **sizes)
+    write_run(command, stage, vocab_size=tokenizer.vocab_size)
+
+
+def _documents(command: "Train", **options: Any) -> Iterator[Any]:
+    from llama_minimal.data import documents
+
+    return documents(command.corpus, **options)
+
+
+def _tokenizer(command: "Train") -> Any:
+    from llama_minimal.tokenizer import Tokenizer, load_tokenizer
+
+    if command.tokenizer:
+        tokenizer = load_tokenizer(command.tokenizer)
+        if command.vocab_size not in (type(command)().vocab_size, tokenizer.vocab_size):
+            raise ValueError(
+                f"--vocab-size {command.vocab_size} contradicts --tokenizer {command.tokenizer}, which has "
+                f"{tokenizer.vocab_size} tokens; leave one out"
+            )
+        return tokenizer
+    with bytes_bar("reading") as update:
+        texts = _first_bytes(_documents(command, progress=update), TOKENIZER_BYTES)
+        tokenizer = Tokenizer.train(texts, vocab_size=command.vocab_size)
+    if tokenizer.vocab_size < command.vocab_size:
+        warn(
+            f"the corpus is too small for a vocabulary of {command.vocab_size} tokens: it gives "
+            f"{tokenizer.vocab_size}, and so many the model gets"
+        )
+    return tokenizer
+
+
+def _first_bytes(documents: Iterator[Any], limit: int) -> Iterator[str]:
+    """Yield texts until there is enough to learn a vocabulary from."""
+    for document in documents:
+        yield document.text
+        limit -= len(document.text)
+        if limit <= 0:
+            return
+
+
+def _move_in(stage: Path, out: Path) -> None:
+    # run.json first, by which an unfinished start is known for what it is; then what readers open last.
+    files = [path for path in stage.rglob("*") if path.is_file()]
+    for path in sorted(files, key=lambda path: (path.name != RUN, path.name == "corpus.json", path)):
+        target = out / path.relative_to(stage)
+        target.parent.mkdir(exist_ok=True)
+        shutil.move(path, target)

@@ -1,0 +1,130 @@
+"""What must hold before a training run writes anything: the flags, the machine, and what the folder holds already."""
+
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llama_minimal import cost
+from llama_minimal.cli.console import human
+from llama_minimal.config import LlamaConfig
+from llama_minimal.run_folder import DATA, files_in_the_way, has_model, has_snapshot, run_files
+
+if TYPE_CHECKING:
+    from llama_minimal.cli.train import Train
+
+
+def check_flags(command: "Train") -> None:
+    """Refuse what the flags alone show to be impossible.
+
+    Raises:
+        ValueError: if flags contradict each other or a value is out of range.
+    """
+    if command.resume and command.overwrite:
+        raise ValueError("--resume goes on with a run and --overwrite deletes it; give one of them")
+    if not 0 < command.validation_fraction < 1:
+        raise ValueError(
+            f"validation_fraction={command.validation_fraction} must be between 0 and 1, both excluded, such as 0.1"
+        )
+    if command.samples < 0:
+        raise ValueError(f"--samples {command.samples} must be 0 or more")
+    if not command.init_from:
+        check_shape(command, config_of(command), remedy="a smaller --seq-len or a larger --max-seq-len")
+    elif not command.resume:
+        _check_initial_flags(command)
+
+
+def config_of(command: "Train") -> LlamaConfig:
+    """Return the shape that the flags describe."""
+    return command.model.apply_to(command.preset, vocab_size=command.vocab_size)
+
+
+def check_shape(command: "Train", config: LlamaConfig, *, remedy: str) -> None:
+    """Raise ValueError, with what to do, if sequences are longer than the model's context."""
+    if command.train.seq_len > config.max_seq_len:
+        raise ValueError(
+            f"--seq-len {command.train.seq_len} is longer than the model's context, max_seq_len={config.max_seq_len}; "
+            f"give {remedy}"
+        )
+
+
+def _check_initial_flags(command: "Train") -> None:
+    default = type(command)()
+    given = [name for name in ("preset", "vocab_size", "tokenizer") if getattr(command, name) != getattr(default, name)]
+    given += [name for name, value in asdict(command.model).items() if value is not None]
+    if given:
+        flags = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise ValueError(
+            f"--init-from {command.init_from} brings its own shape and tokenizer, so {flags} cannot be given with it"
+        )
+
+
+def check_machine(command: "Train", mesh: Any) -> None:
+    """Raise ValueError or ImportError if these processes or this machine cannot do what the flags ask."""
+    from llama_minimal.parallel import check_compiler
+
+    if command.train.batch_size % mesh.size:
+        raise ValueError(
+            f"--batch-size {command.train.batch_size} cannot be shared by {mesh.size} processes; give a multiple of it"
+        )
+    if command.train.compile:
+        check_compiler(mesh.device)
+    if command.tensorboard:
+        from llama_minimal.metrics import check_tensorboard
+
+        check_tensorboard()
+
+
+def goes_on(command: "Train") -> bool:
+    """Return whether a run goes on that has been at work; refuse if its text is gone."""
+    if not command.resume:
+        return False
+    if has_snapshot(command.out):
+        if not (command.out / DATA / "corpus.json").exists():
+            raise ValueError(f"the encoded text of the run is gone from {command.out / DATA}; put it back to go on")
+        return True
+    if has_model(command.out):
+        raise ValueError(
+            f"{command.out} has a finished model but no snapshot to go on from; to train on from its weights, "
+            f"give --init-from {command.out} and another --out"
+        )
+    return False
+
+
+def check_nothing_is_lost(command: "Train") -> None:
+    """Refuse if a file would be deleted or replaced that no run wrote, that is not to be, or that is needed."""
+    out = command.out
+    if found := files_in_the_way(out):
+        names = ", ".join(path.relative_to(out).as_posix() for path in found[:4])
+        raise ValueError(
+            f"{out} holds {names}, which would be replaced, but no run wrote them; give another --out, or move them "
+            f"away (to train on from the weights of a model: --init-from {out} and another --out)"
+        )
+    if (has_snapshot(out) or has_model(out)) and not command.overwrite:
+        raise ValueError(
+            f"{out} holds a run already; go on with --resume, start anew with --overwrite, or give another --out"
+        )
+    doomed = {path.resolve(): path for path in run_files(out)}
+    for flag in ("corpus", "init_from", "tokenizer"):
+        if not getattr(command, flag):
+            continue
+        path = Path(getattr(command, flag)).expanduser()
+        inside = path.iterdir() if path.is_dir() and flag != "corpus" else [path]  # of a corpus, runs are left out
+        if needed := [doomed[file.resolve()] for file in inside if file.resolve() in doomed]:
+            raise ValueError(
+                f"{needed[0]} belongs to the run that would be deleted, but --{flag.replace('_', '-')} needs it; "
+                f"copy it to another place, or give another --out"
+            )
+
+
+def check_disk_space(command: "Train", config: LlamaConfig) -> None:
+    """Raise OSError if model and snapshots will not fit on the disk."""
+    n = sum(cost.parameters(config).values())
+    n_snapshots = command.train.keep_snapshots + 1 + command.train.keep_best
+    needed = n * (4 + n_snapshots * 12)  # the model; weights and two moments each
+    free = shutil.disk_usage(command.out).free
+    if free < needed:
+        raise OSError(
+            f"{command.out} has {human(free, 'B')} free, but the model and its snapshots need {human(needed, 'B')}; "
+            f"make room, give another --out or a smaller --keep-snapshots"
+        )
