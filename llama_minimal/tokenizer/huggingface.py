@@ -8,6 +8,7 @@ from typing import Any
 
 from llama_minimal.config import read_json
 from llama_minimal.files import replace_file
+from llama_minimal.tokenizer import cuts
 from llama_minimal.tokenizer.codec import BOS_NAMES, EOS_NAMES, PAD_NAMES, TextCodec, first_present, require_unicode
 
 # Files beside tokenizer.json that say which tokens mark beginning and end. The first that speaks of a token decides.
@@ -41,6 +42,7 @@ class HuggingFaceTokenizer(TextCodec):
             self._library = Library.from_buffer(self._files["tokenizer.json"])
         except ValueError as error:
             raise ValueError(f"{path} is not a tokenizer that the tokenizers library reads: {error}") from None
+        self._cut_text = cuts.cut_for_json(json.loads(self._files["tokenizer.json"]))
         # A published file may ask for cutting or filling up; here a text keeps its length.
         self._library.no_truncation()
         self._library.no_padding()
@@ -91,6 +93,9 @@ class HuggingFaceTokenizer(TextCodec):
         self._library.encode_special_tokens = True
         texts = [require_unicode(text) for text in texts]
         return [encoding.ids for encoding in self._library.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def _cut(self, text: str) -> tuple[int, int]:
+        return self._cut_text(text)
 
     def _decode_ids(self, ids: list[int], skip_special: bool) -> str:
         return self._library.decode(ids, skip_special_tokens=skip_special)

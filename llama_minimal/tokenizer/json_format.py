@@ -4,15 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llama_minimal.tokenizer.bpe import N_BYTES, Pair
-from llama_minimal.tokenizer.pieces import PIECE_PATTERN
-
-PRE_TOKENIZER = {
-    "type": "Sequence",
-    "pretokenizers": [
-        {"type": "Split", "pattern": {"Regex": PIECE_PATTERN}, "behavior": "Isolated", "invert": False},
-        {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
-    ],
-}
+from llama_minimal.tokenizer.patterns import PRE_TOKENIZERS
 
 
 def _byte_alphabet() -> list[str]:
@@ -36,13 +28,16 @@ def spell(token: bytes) -> str:
     return "".join(BYTE_ALPHABET[byte] for byte in token)
 
 
-def to_json(tokens: Sequence[bytes], merges: Sequence[Pair], special_tokens: dict[str, int]) -> dict[str, Any]:
+def to_json(
+    tokens: Sequence[bytes], merges: Sequence[Pair], special_tokens: dict[str, int], *, pattern: str = "llama"
+) -> dict[str, Any]:
     """Return the content of ``tokenizer.json``.
 
     Args:
         tokens: bytes of every token but the special ones, by id.
         merges: pairs of ids, in the order in which they were learned.
         special_tokens: name -> id.
+        pattern: how text is cut into pieces; a key of ``PRE_TOKENIZERS``.
     """
     spelled = [spell(token) for token in tokens]
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
@@ -52,7 +47,7 @@ def to_json(tokens: Sequence[bytes], merges: Sequence[Pair], special_tokens: dic
         "padding": None,
         "added_tokens": [{"id": token_id, "content": name, **flags} for name, token_id in special_tokens.items()],
         "normalizer": None,
-        "pre_tokenizer": PRE_TOKENIZER,
+        "pre_tokenizer": PRE_TOKENIZERS[pattern],
         "post_processor": None,
         "decoder": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
         "model": {
@@ -70,9 +65,21 @@ def to_json(tokens: Sequence[bytes], merges: Sequence[Pair], special_tokens: dic
     }
 
 
+def pattern_of(content: dict[str, Any]) -> str | None:
+    """Return the pattern by which a ``tokenizer.json`` cuts text, or None if it is none of ours."""
+    cuts = content.get("pre_tokenizer") if content.get("normalizer") is None else None
+    return next((name for name, ours in PRE_TOKENIZERS.items() if cuts == ours), None)
+
+
 def is_ours(content: dict[str, Any]) -> bool:
-    """Tell whether a ``tokenizer.json`` cuts text as this package does; only then can it be read by hand."""
-    return content.get("pre_tokenizer") == PRE_TOKENIZER and content.get("normalizer") is None
+    """Tell whether a ``tokenizer.json`` has the form that this package writes; only then can it be read by hand."""
+    pattern = pattern_of(content)
+    if pattern is None or pattern == "llama":
+        return pattern is not None
+    # Others cut text in these ways too. GPT-2 and Llama 3 number the bytes in another order.
+    model = content.get("model")
+    vocab = model.get("vocab") if isinstance(model, dict) and not model.get("ignore_merges") else None
+    return isinstance(vocab, dict) and [vocab.get(byte) for byte in BYTE_ALPHABET] == list(range(N_BYTES))
 
 
 def from_json(content: dict[str, Any]) -> tuple[list[Pair], list[str]]:
