@@ -94,7 +94,11 @@ def test_sources_that_are_refused(folder):
         (folder / "empty.py", ValueError, "holds no text"),
         (folder / "latin.txt", ValueError, r"latin\.txt is not UTF-8: byte 0xe9 at offset 0; convert"),
         (folder / "late.jsonl", ValueError, "byte 0xe9 at offset 24"),
-        (folder / "broken.jsonl", ValueError, r"broken\.jsonl, line 2, is not"),
+        (
+            folder / "broken.jsonl",
+            ValueError,
+            r'broken\.jsonl, line 2, has no field "text"; its fields are: "txt";',
+        ),
         (folder / "half.jsonl", ValueError, "Unicode string"),
         ("ftp://host/file.txt", ValueError, "not an http or https address"),
         ("file:///etc/passwd", ValueError, "not an http or https address"),

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from llama_minimal.cli.report import print_report, print_samples
 from llama_minimal.config import read_json
 from llama_minimal.files import replace_file
 from llama_minimal.settings import TrainConfig
+from llama_minimal.tokenizer import PatternName
 
 RUN = "run.json"  # the flags of a run, for --resume
 TOKENIZER_BYTES = 50_000_000
@@ -41,8 +43,14 @@ class Train:
     """Named model shape to start from; `llama-minimal info` lists them."""
     vocab_size: int = 1024
     """Tokens of the tokenizer that is trained on the corpus."""
+    pattern: PatternName = "llama"
+    """How that tokenizer cuts text into pieces: as this package does, GPT-2 or Llama 3."""
     tokenizer: Path | None = None
     """Use this tokenizer instead (a file or a model folder)."""
+    text_field: str = "text"
+    """Field of the lines of a .jsonl file that holds the text."""
+    document_separator: str | None = None
+    """Line that separates the documents of a text file, such as: <|endoftext|>"""
     validation_fraction: float = 0.1
     """Share of the documents to validate on."""
     model: tyro.conf.OmitArgPrefixes[ModelFlags] = field(default_factory=ModelFlags)
@@ -117,18 +125,19 @@ def _prepare_data(command: Train) -> None:
     from llama_minimal.data import documents, encode_corpus
     from llama_minimal.tokenizer import Tokenizer, load_tokenizer
 
+    read = partial(documents, command.corpus, text_field=command.text_field, separator=command.document_separator)
     if (command.out / "data" / "corpus.json").exists():
         return
     if command.tokenizer:
         tokenizer = load_tokenizer(command.tokenizer)
     else:
         with bytes_bar("reading") as update:
-            texts = _first_bytes(documents(command.corpus, progress=update), TOKENIZER_BYTES)
-            tokenizer = Tokenizer.train(texts, vocab_size=command.vocab_size)
+            texts = _first_bytes(read(progress=update), TOKENIZER_BYTES)
+            tokenizer = Tokenizer.train(texts, vocab_size=command.vocab_size, pattern=command.pattern)
     tokenizer.save(command.out)
     with bytes_bar("encoding") as update:
         encode_corpus(
-            documents(command.corpus),
+            read(),
             tokenizer,
             command.out / "data",
             validation_fraction=command.validation_fraction,
@@ -140,10 +149,11 @@ def _prepare_data(command: Train) -> None:
 def _first_bytes(documents: Iterator[Any], limit: int) -> Iterator[str]:
     """Yield texts until there is enough to learn a vocabulary from."""
     for document in documents:
-        yield document.text
-        limit -= len(document.text)
-        if limit <= 0:
-            return
+        for text in document.chunks():
+            yield text
+            limit -= len(text)
+            if limit <= 0:
+                return
 
 
 def _train(command: Train, mesh: Any) -> None:

@@ -1,7 +1,7 @@
 """Text to token ids and back: our own byte-level BPE, and the formats of published models.
 
-``pieces`` and ``bpe`` are the algorithm, ``byte_level`` the tokenizer made of it. ``huggingface`` and ``sentencepiece``
-read what others trained. All are a ``TextCodec``.
+``patterns`` and ``bpe`` are the algorithm, ``byte_level`` the tokenizer made of it. ``huggingface`` and
+``sentencepiece`` read what others trained. All are a ``TextCodec``.
 """
 
 from pathlib import Path
@@ -11,11 +11,13 @@ from llama_minimal.tokenizer.byte_level import SPECIAL_TOKENS, Tokenizer
 from llama_minimal.tokenizer.codec import TextCodec
 from llama_minimal.tokenizer.huggingface import HuggingFaceTokenizer
 from llama_minimal.tokenizer.json_format import is_ours
+from llama_minimal.tokenizer.patterns import PatternName
 from llama_minimal.tokenizer.sentencepiece import SentencePieceTokenizer
 
 __all__ = [
     "SPECIAL_TOKENS",
     "HuggingFaceTokenizer",
+    "PatternName",
     "SentencePieceTokenizer",
     "TextCodec",
     "Tokenizer",
