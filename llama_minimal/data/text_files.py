@@ -136,21 +136,22 @@ def _refuse_other(head: bytes, path: Path) -> None:
         name, advice = "a tar archive", _UNPACK
     # Text may hold a zero byte, but not many.
     elif zeros * 20 > len(head):
-        name, advice = _kind_of_zeros(head)
+        if encoding := _encoding_of_zeros(head):
+            raise ValueError(
+                f"{path} looks like {encoding} without a byte order mark; convert it first, with "
+                f"iconv -f {encoding} -t UTF-8"
+            )
+        name, advice = "binary data", _OUT
     else:
         return
     raise ValueError(f"{path} is {name}, not text; {advice}")
 
 
-def _kind_of_zeros(head: bytes) -> tuple[str, str]:
+def _encoding_of_zeros(head: bytes) -> str | None:
     # Western text in UTF-16 has a zero in every pair of bytes, always at the same place; in UTF-32, three in four.
     shares = [head[start::4].count(0) / max(1, len(head[start::4])) for start in range(4)]
     by_zeros = {(0, 1, 0, 1): "UTF-16LE", (1, 0, 1, 0): "UTF-16BE", (0, 1, 1, 1): "UTF-32LE", (1, 1, 1, 0): "UTF-32BE"}
-    encoding = by_zeros.get(tuple(int(share > 0.5) for share in shares))
-    if encoding is None:
-        return "binary data", _OUT
-    unmarked = f"in an encoding that looks like {encoding}, without a byte order mark"
-    return unmarked, f"convert it first: iconv -f {encoding} -t UTF-8"
+    return by_zeros.get(tuple(int(share > 0.5) for share in shares))
 
 
 def _kind_of_zip(path: Path) -> tuple[str, str]:
