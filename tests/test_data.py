@@ -190,9 +190,7 @@ def test_what_is_not_text_is_named(tmp_path, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(
-    "text", ["PAR1S is a city", "GIF89 is a format", "a\0b" + "c" * 99, "BZh9, a word", "MZ", "\x1c"]
-)
+@pytest.mark.parametrize("text", ["PAR1S is a city", "GIF89 is a format", "a\0b" + "c" * 99, "BZh9, a word", "MZ"])
 def test_texts_that_look_like_something_else_are_texts(tmp_path, text):
     (tmp_path / "a.txt").write_text(text)
     assert list(documents(tmp_path / "a.txt")) == [Document("a.txt", text)]
@@ -278,6 +276,33 @@ def test_stories_come_back_from_plain_text(tmp_path):
     )
     assert plain == lines
     assert len(plain) == 40
+
+
+TRAIN = (
+    "train --dim 16 --n-layers 1 --n-heads 2 --max-seq-len 32 --seq-len 16 --batch-size 2 --warmup-steps 1 --steps 2 "
+    "--samples 0 --vocab-size 300"
+).split()
+
+
+def test_the_commands_read_documents_so(tmp_path, capsys):
+    stories = [f"Story {i}: the ferry left at {i} o'clock.\nNobody saw who rang the bell." for i in range(60)]
+    plain, lines, run = tmp_path / "a.txt", tmp_path / "a.jsonl", tmp_path / "run"
+    plain.write_text("\n<|endoftext|>\n".join(stories))
+    lines.write_text("".join(json.dumps({"body": story}) + "\n" for story in stories))
+    separated = ["--corpus", str(plain), "--document-separator", "<|endoftext|>"]
+    main([*TRAIN, *separated, "--pattern", "llama3", "--out", str(run)])
+    info = read_corpus_info(run / "data")
+    assert info.train.documents + info.validation.documents == 60
+    assert Tokenizer.load(run).pattern == "llama3"
+    main([*TRAIN, "--corpus", str(lines), "--text-field", "body", "--pattern", "llama3", "--out", str(tmp_path / "b")])
+    assert content(tmp_path / "b" / "data") == content(run / "data")
+    capsys.readouterr()
+    main(["evaluate", str(run), *separated])
+    first = capsys.readouterr().out
+    main(["evaluate", str(run), "--corpus", str(lines), "--text-field", "body"])
+    assert capsys.readouterr().out == first
+    n_tokens = sum(len(Tokenizer.load(run).encode(story, bos=True)) for story in stories)
+    assert f"{n_tokens - 1:,}" in first
 
 
 # --- downloads ---
