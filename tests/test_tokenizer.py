@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import sentencepiece
 import tokenizers
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from llama_minimal.data import documents
@@ -146,6 +146,13 @@ def test_blocks_have_the_pieces_of_the_whole(name, text, size):
 
 @patient
 @given(st.sampled_from(list(PATTERNS)), any_code_point | mixed, any_code_point | mixed)
+@example("llama", "\r\r" + "0" * 80, "")
+@example("llama", "a" + "\r" * 150, "b")
+@example("gpt2", "a\n\n\n", "b")
+@example("gpt2", "a\nb\n\n\nc", "")
+@example("gpt2", "a\n\n\nb", "")
+@example("llama3", "a.\n\n\nb", "")
+@example("llama3", "a.\nb", "c")
 def test_pieces_before_a_cut_are_final(name, text, more):
     split, last = splitter(name), last_llama_piece_end if name == "llama" else last_piece_end
     end = last(text)
