@@ -31,7 +31,7 @@ def replace_files(*paths: Path) -> Iterator[list[BinaryIO]]:
             path.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             # Mode "x", not tempfile: files get the rights that the user's umask gives, not the owner's alone.
-            files = [stack.enter_context(path.open("xb")) for path in partial]
+            files = [stack.enter_context(path.open("x+b")) for path in partial]
             yield files
             for file in files:
                 file.flush()

@@ -1,21 +1,33 @@
 """Corpora, token files and batches: against brute force, and against all that can go wrong on the way."""
 
+import bz2
+import codecs
+import gzip
 import hashlib
+import io
 import itertools
 import json
+import lzma
+import subprocess
+import sys
+import tarfile
 import threading
+import zipfile
 from collections import Counter
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from llama_minimal.cli import main
 from llama_minimal.data import (
     Batches,
     Document,
+    LongDocument,
     TokenFile,
     cache_folder,
     documents,
@@ -23,8 +35,12 @@ from llama_minimal.data import (
     encode_corpus,
     read_corpus_info,
     sequential_batches,
+    text_files,
 )
+from llama_minimal.data import document as document_module
 from llama_minimal.data import encoding as encoding_module
+from llama_minimal.data.document import text_documents
+from llama_minimal.data.splitting import last_place
 from llama_minimal.tokenizer import Tokenizer
 
 BYTES = Tokenizer()
@@ -94,13 +110,199 @@ def test_sources_that_are_refused(folder):
         (folder / "empty.py", ValueError, "holds no text"),
         (folder / "latin.txt", ValueError, r"latin\.txt is not UTF-8: byte 0xe9 at offset 0; convert"),
         (folder / "late.jsonl", ValueError, "byte 0xe9 at offset 24"),
-        (folder / "broken.jsonl", ValueError, r"broken\.jsonl, line 2, is not"),
+        (
+            folder / "broken.jsonl",
+            ValueError,
+            r'broken\.jsonl, line 2, has no field "text"; its fields are: "txt";',
+        ),
         (folder / "half.jsonl", ValueError, "Unicode string"),
         ("ftp://host/file.txt", ValueError, "not an http or https address"),
         ("file:///etc/passwd", ValueError, "not an http or https address"),
     ):
         with pytest.raises(kind, match=message):
             list(documents(source))
+
+
+TEXT = "Grüße vom Fluß.\r\n红帽子 🦙\n" * 5
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "utf-16-be", "utf-32-be"])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, bz2.compress, lzma.compress], ids=["", "gz", "bz2", "xz"])
+def test_encodings_and_compression_are_read(tmp_path, monkeypatch, encoding, pack):
+    monkeypatch.setattr(text_files, "_HEAD_BYTES", 7)  # within a character
+    monkeypatch.setattr(text_files, "_CHUNK_BYTES", 5)
+    mark = "" if encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-32") else "\ufeff"
+    (tmp_path / "a.TXT").write_bytes(pack((mark + TEXT).encode(encoding)))
+    lines = "".join(json.dumps({"text": f"{TEXT} {i}"}, ensure_ascii=False) + "\n" for i in range(3))
+    (tmp_path / "b.JsonL.gz").write_bytes(pack((mark + lines).encode(encoding)))
+    found = [Document("a.TXT", TEXT), *(Document(f"b.JsonL.gz:{i + 1}", f"{TEXT} {i}") for i in range(3))]
+    assert list(documents(tmp_path)) == found
+    assert list(documents(tmp_path / "a.TXT")) == found[:1]
+
+
+def zip_with(name):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(name, "<w:p>hello</w:p>")
+    return buffer.getvalue()
+
+
+def tar():
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("a.txt"), io.BytesIO())
+    return buffer.getvalue()
+
+
+OTHERS = {
+    "a zip archive, not text; unpack": zip_with("a.txt"),
+    "a Word document": zip_with("word/document.xml"),
+    "an Excel workbook": zip_with("xl/workbook.xml"),
+    "a PDF, not text; save it as plain text": b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n1 0 obj\n",
+    "a Parquet table, not text; write its texts as JSON lines": b"PAR1\x15\x04\x15\x00\x15" + bytes(20) + b"PAR1",
+    "a zstd file": b"(\xb5/\xfd\x04\x00abc",
+    "a gzip file": gzip.compress(gzip.compress(b"text")),
+    "a tar archive": tar(),
+    "a tar archive, not text": gzip.compress(tar()),
+    "an SQLite database": b"SQLite format 3\x00\x10\x00",
+    "looks like UTF-16LE without a byte order mark; convert it first, with iconv -f UTF-16LE": "hé llo\n".encode(
+        "utf-16-le"
+    ),
+    "looks like UTF-16BE": "hello\n".encode("utf-16-be"),
+    "looks like UTF-32LE": "hello\n".encode("utf-32-le"),
+    "looks like UTF-32BE": "hello\n".encode("utf-32-be"),
+    "binary data": np.arange(300, dtype="<i8").tobytes(),
+    "is binary data, not text: a zero byte": b"\x00" + b"\xff\xfe\xfd" * 20,
+    "mark of UTF-16 but is not that: byte 0x[0-9a-f]+ at offset 6": codecs.BOM_UTF16_LE + b"a\x00b\x00c",
+    "damaged or cut short": gzip.compress(TEXT.encode())[:-9],
+    "damaged or cut short: it cannot": lzma.compress(TEXT.encode())[:-20],
+    "cannot be unpacked": bz2.compress(TEXT.encode())[:-9] + b"123456789",
+    "cut short: it cannot be unpacked": gzip.compress(TEXT.encode())[:-8] + b"12345678",
+}
+
+
+@pytest.mark.parametrize("message", OTHERS)
+def test_what_is_not_text_is_named(tmp_path, message):
+    (tmp_path / "a.txt").write_bytes(OTHERS[message])
+    with pytest.raises(ValueError, match=message) as error:
+        list(documents(tmp_path / "a.txt"))
+    assert str(tmp_path / "a.txt") in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["PAR1S is a city", "GIF89 is a format", "a\0b" + "c" * 99, "BZh9, a word", "MZ"])
+def test_texts_that_look_like_something_else_are_texts(tmp_path, text):
+    (tmp_path / "a.txt").write_text(text)
+    assert list(documents(tmp_path / "a.txt")) == [Document("a.txt", text)]
+
+
+def test_a_field_of_another_name(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"content": "hello", "id": 1}\n\ufeff{"content": "ho", "text": null}\n', encoding="utf-8")
+    assert [document.text for document in documents(path, text_field="content")] == ["hello", "ho"]
+    for line, field, message in (
+        (
+            '{"content": "x", "id": 1}',
+            "text",
+            r'line 1, has no field "text"; its fields are: "content", "id"; .*--text-f',
+        ),
+        ("{}", "body", 'has no field "body"; its fields are: none'),
+        ('{"text": 5}', "text", 'has a field "text" that is not a Unicode string'),
+        ('{"text": null}', "text", "not a Unicode string"),
+        ('["text"]', "text", r'is not a JSON object, such as \{"text": ...\}'),
+        ('"text"', "text", "is not a JSON object"),
+        ("{'text': 'x'}", "text", "line 1, is not valid JSON"),
+        ("[" * 100_000, "text", "is not valid JSON"),
+        ('{"text": "cut', "text", "is not valid JSON"),
+    ):
+        path.write_text(line)
+        with pytest.raises(ValueError, match=message):
+            list(documents(path, text_field=field))
+
+
+# --- documents within a file ---
+
+SEPARATED = (
+    "\n\nOne.\n\nStill one.\n<|endoftext|>\r\n\n  Two, not <|endoftext|> here.\r\n <|endoftext|> \n<|endoftext|>\nThree"
+)
+
+
+def test_a_line_may_separate_documents(tmp_path):
+    path = tmp_path / "a.txt"
+    texts = ["One.\n\nStill one.", "  Two, not <|endoftext|> here.", "", "Three"]
+    for end in ("", "\n", "\n<|endoftext|>", "\n<|endoftext|>\n"):
+        path.write_text(SEPARATED + end, newline="")
+        found = [Document(f"a.txt:{i + 1}", text) for i, text in enumerate(texts) if text]
+        assert list(documents(path, separator="<|endoftext|>")) == found
+    with pytest.warns(UserWarning, match=r"no line is '\*\*\*', so every file is one document"):
+        assert len(list(documents(path, separator="***"))) == 1
+    for bad in ("", " \n", "a\nb"):
+        with pytest.raises(ValueError, match="must be one line that is not empty"):
+            documents(path, separator=bad)
+
+
+lines = st.lists(st.sampled_from(["", "a", " b ", "--", "-- ", "--x", "\r", "--\r", "c\u2028--"]), max_size=12)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(lines, st.integers(1, 9), st.integers(0, 6))
+def test_separating_equals_going_line_by_line(monkeypatch, lines, size, long):
+    monkeypatch.setattr(document_module, "_LONG", long)
+    text = "\n".join(lines)
+    expected, part = [], []
+    for line in text.split("\n"):
+        if line.strip(" \t").removesuffix("\r").strip(" \t") == "--":
+            expected, part = [*expected, part], []
+        else:
+            part.append(line)
+    expected = ["\n".join(part).strip("\r\n") for part in [*expected, part]]
+
+    def read():
+        yield from (text[i : i + size] for i in range(0, len(text), size))
+
+    found = list(text_documents("a", read, "--"))
+    assert [document.text for document in found if document.text] == [text for text in expected if text]
+    assert all(isinstance(document, LongDocument) == (len(document.text) > long) for document in found)
+    (whole,) = text_documents("a", read, None)
+    assert whole.text == text
+
+
+def test_stories_come_back_from_plain_text(tmp_path):
+    for suffix in ("txt", "jsonl"):
+        main(["corpus", "valley", "--stories", "40", "--out", str(tmp_path / f"stories.{suffix}")])
+    plain, lines = (
+        [document.text for document in documents(tmp_path / f"stories.{suffix}", separator="* * *")]
+        for suffix in ("txt", "jsonl")
+    )
+    assert plain == lines
+    assert len(plain) == 40
+
+
+TRAIN = (
+    "train --dim 16 --n-layers 1 --n-heads 2 --max-seq-len 32 --seq-len 16 --batch-size 2 --warmup-steps 1 --steps 2 "
+    "--samples 0 --vocab-size 300"
+).split()
+
+
+def test_the_commands_read_documents_so(tmp_path, capsys):
+    stories = [f"Story {i}: the ferry left at {i} o'clock.\nNobody saw who rang the bell." for i in range(60)]
+    plain, lines, run = tmp_path / "a.txt", tmp_path / "a.jsonl", tmp_path / "run"
+    plain.write_text("\n<|endoftext|>\n".join(stories))
+    lines.write_text("".join(json.dumps({"body": story}) + "\n" for story in stories))
+    separated = ["--corpus", str(plain), "--document-separator", "<|endoftext|>"]
+    main([*TRAIN, *separated, "--pattern", "llama3", "--out", str(run)])
+    info = read_corpus_info(run / "data")
+    assert info.train.documents + info.validation.documents == 60
+    assert Tokenizer.load(run).pattern == "llama3"
+    main([*TRAIN, "--corpus", str(lines), "--text-field", "body", "--pattern", "llama3", "--out", str(tmp_path / "b")])
+    assert content(tmp_path / "b" / "data") == content(run / "data")
+    capsys.readouterr()
+    main(["evaluate", str(run), *separated])
+    first = capsys.readouterr().out
+    main(["evaluate", str(run), "--corpus", str(lines), "--text-field", "body"])
+    assert capsys.readouterr().out == first
+    n_tokens = sum(len(Tokenizer.load(run).encode(story, bos=True)) for story in stories)
+    assert f"{n_tokens - 1:,}" in first
 
 
 # --- downloads ---
@@ -242,6 +444,8 @@ def test_each_split_has_a_document(tmp_path, fraction):
     for n in (2, 5):
         info = encode_corpus(some_documents(n), BYTES, tmp_path, validation_fraction=fraction)
         assert {info.train.documents, info.validation.documents} == {1, n - 1}
+        n_bytes = sum(len(document.text.encode()) for document in some_documents(n))
+        assert info.train.bytes + info.validation.bytes == n_bytes
         texts = read_texts(tmp_path, "train") + read_texts(tmp_path, "validation")
         assert sorted(texts) == sorted(document.text for document in some_documents(n))
 
@@ -269,6 +473,78 @@ def test_large_vocabularies_take_four_bytes(tmp_path):
         encode_corpus(some_documents(), tokenizer, tmp_path)
         assert TokenFile.open(tmp_path).tokens.dtype == np.dtype(dtype)
         assert len(read_texts(tmp_path, "train", tokenizer)) > 20
+
+
+def same_corpus(folder, docs, tokenizer=BYTES, **options):
+    """Encode documents in memory and in chunks, and compare every byte of what is written."""
+    long = [LongDocument(document.name, partial(in_pieces, document.text)) for document in docs]
+    for name, some in (("memory", docs), ("chunks", long)):
+        encode_corpus(iter(some), tokenizer, folder / name, **options)
+    assert content(folder / "memory") == content(folder / "chunks")
+
+
+def in_pieces(text):
+    yield from (text[i : i + 7] for i in range(0, len(text), 7))
+
+
+@pytest.mark.parametrize("fraction", [0.001, 0.3, 0.999])
+def test_long_documents_give_the_same_files(tmp_path, fraction):
+    tokenizer = Tokenizer.train([document.text for document in some_documents()], vocab_size=300)
+    for n in (1, 2, 5, 40):
+        same_corpus(tmp_path / str(n), some_documents(60)[-n:], tokenizer, validation_fraction=fraction, seed=n)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.text("ab\n", min_size=2, max_size=300), st.floats(0.01, 0.99))
+def test_a_long_document_is_cut_where_a_short_one_is(tmp_path_factory, text, fraction):
+    folder = tmp_path_factory.mktemp("one", numbered=True)
+    same_corpus(folder, [Document("one", text)], validation_fraction=fraction)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_the_last_place_is_that_of_the_whole_text(size):
+    for text in map("".join, itertools.product("a\n", repeat=6)):
+        chunks = [text[i : i + size] for i in range(0, len(text), size)]
+        for found, start, end in itertools.product(("\n", "\n\n"), range(7), range(8)):
+            assert last_place(chunks, found, start, end) == text.rfind(found, start, end)
+
+
+def test_a_long_file_is_read_in_chunks(tmp_path):
+    line = "The ferry left at noon; 渡船在中午离开。\n"
+    text = line * (5_000_000 // len(line))
+    (tmp_path / "long.txt").write_text(text, encoding="utf-8", newline="")
+    (document,) = documents(tmp_path / "long.txt")
+    assert isinstance(document, LongDocument)
+    chunks = list(document.chunks())
+    assert max(map(len, chunks)) < 2_000_000
+    assert "".join(chunks) == document.text == text
+    assert Tokenizer.train(chunks, vocab_size=300).merges == Tokenizer.train([text], vocab_size=300).merges
+    with (tmp_path / "long.txt").open("ab") as file:
+        file.write(b"\xff")
+    with pytest.raises(ValueError, match=f"byte 0xff at offset {len(text.encode())}"):
+        list(documents(tmp_path / "long.txt"))
+
+
+PEAK = """
+import resource, sys
+from llama_minimal.data import documents, encode_corpus
+from llama_minimal.tokenizer import HuggingFaceTokenizer, Tokenizer
+tokenizer = {tokenizer}
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+encode_corpus(documents(sys.argv[1] + "/long.txt"), tokenizer, sys.argv[1] + "/out")
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is counted in another unit elsewhere")
+@pytest.mark.parametrize("tokenizer", ["Tokenizer.load(sys.argv[1])", "HuggingFaceTokenizer(sys.argv[1])"])
+def test_the_memory_for_a_long_file_does_not_grow_with_it(tmp_path, tokenizer):
+    (tmp_path / "long.txt").write_text("The ferry left at noon, and nobody saw who rang the bell.\n" * 200_000)
+    Tokenizer.train([(tmp_path / "long.txt").read_text()[:10_000]], vocab_size=400).save(tmp_path)
+    command = [sys.executable, "-c", PEAK.format(tokenizer=tokenizer), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    # In one piece, its 12 MB took over 200 MB.
+    assert int(done.stdout) < 80_000
 
 
 @pytest.mark.parametrize("size", [100, 1000, 1850])  # the last leaves a group of one document

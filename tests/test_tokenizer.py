@@ -1,18 +1,21 @@
 """The tokenizers: ours against brute force and against the Rust library, the others against their own libraries."""
 
 import io
+import itertools
 import json
 import os
 import pickle
 import subprocess
 import sys
+import unicodedata
 from collections import Counter
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import sentencepiece
 import tokenizers
-from hypothesis import given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from llama_minimal.data import documents
@@ -23,9 +26,19 @@ from llama_minimal.tokenizer import (
     bpe,
     byte_level,
     load_tokenizer,
+    piece_cache,
 )
+from llama_minimal.tokenizer import codec as codec_module
 from llama_minimal.tokenizer.bpe import learn_merges, merge_pair
-from llama_minimal.tokenizer.pieces import PIECE_PATTERN, count_pieces, split_blocks, split_pieces, to_text
+from llama_minimal.tokenizer.json_format import BYTE_ALPHABET
+from llama_minimal.tokenizer.patterns import GPT2, LLAMA, LLAMA3, LONGEST_PIECE, splitter
+from llama_minimal.tokenizer.pieces import (
+    count_pieces,
+    last_llama_piece_end,
+    last_piece_end,
+    split_blocks,
+    to_text,
+)
 
 DOCS = "\n".join(document.text for document in documents("python-docs"))
 CHINESE = "山谷里的小屋,住着一只红帽子的猫。它每天早上去河边钓鱼,晚上回家讲故事。" * 40
@@ -33,6 +46,8 @@ OURS = Tokenizer.train([DOCS[:60_000], CHINESE], vocab_size=700)
 LIBRARY = tokenizers.Tokenizer.from_str(OURS.to_json())
 PLAIN_LIBRARY = tokenizers.Tokenizer.from_str(OURS.to_json())
 PLAIN_LIBRARY.encode_special_tokens = True
+
+split_llama = splitter("llama")
 
 FRAGMENTS = [
     "def f(x):\n    return x",
@@ -63,6 +78,12 @@ FRAGMENTS += [
 ]
 mixed = st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=3), max_size=12).map("".join)
 texts = st.text() | mixed
+
+
+def is_storable(text):
+    return not any("\ud800" <= character <= "\udc7f" or "\udd00" <= character <= "\udfff" for character in text)
+
+
 any_code_point = st.text(st.characters())  # with lone surrogates
 # A shared machine may be slow for a moment; that is no failure.
 patient = settings(deadline=None)
@@ -74,14 +95,31 @@ patient = settings(deadline=None)
 @patient
 @given(any_code_point | mixed)
 def test_every_character_of_any_string_is_in_one_piece(text):
-    assert "".join(split_pieces(text)) == text
-    assert max(map(len, split_pieces(text)), default=0) <= 65
+    assert "".join(split_llama(text)) == text
+    assert max(map(len, split_llama(text)), default=0) <= 65
 
 
-def test_every_code_point_is_cut_alike_by_the_rust_library():
+PATTERNS = {"llama": LLAMA, "gpt2": GPT2, "llama3": LLAMA3}
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_every_code_point_is_cut_alike_by_the_rust_library(name):
+    regex = tokenizers.pre_tokenizers.Split(tokenizers.Regex(PATTERNS[name]), "isolated")
     text = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x110000)]))
-    regex = tokenizers.pre_tokenizers.Split(tokenizers.Regex(PIECE_PATTERN), "isolated")
-    assert [piece for piece, _ in regex.pre_tokenize_str(text)] == split_pieces(text)
+    # Also each character by itself between a space, a letter and a digit: a run tells little of its middle.
+    for sample in (text, "".join(f" {character}a1" for character in text[:0x3400])):
+        assert [piece for piece, _ in regex.pre_tokenize_str(sample)] == splitter(name)(sample)
+
+
+@patient
+@given(st.sampled_from(list(PATTERNS)), texts)
+def test_the_patterns_cut_as_the_rust_library_does(name, text):
+    regex = tokenizers.pre_tokenizers.Split(tokenizers.Regex(PATTERNS[name]), "isolated")
+    pieces = splitter(name)(text)
+    assert [piece for piece, _ in regex.pre_tokenize_str(text)] == pieces
+    if name == "gpt2":
+        whole = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str(text)
+        assert ["".join(BYTE_ALPHABET[byte] for byte in piece.encode()) for piece in pieces] == [p for p, _ in whole]
 
 
 @pytest.mark.parametrize(
@@ -95,15 +133,36 @@ def test_every_code_point_is_cut_alike_by_the_rust_library():
     ],
 )
 def test_pieces_of_known_texts(text, pieces):
-    assert split_pieces(text) == pieces
+    assert split_llama(text) == pieces
 
 
 @patient
-@given(mixed, st.integers(1, 20))
-def test_blocks_have_the_pieces_of_the_whole(text, size):
-    blocks = split_blocks(text, size=size)
+@given(st.sampled_from(list(PATTERNS)), mixed, st.integers(1, 20))
+def test_blocks_have_the_pieces_of_the_whole(name, text, size):
+    split, blocks = splitter(name), split_blocks(text, size=size)
     assert "".join(blocks) == text
-    assert [piece for block in blocks for piece in split_pieces(block)] == split_pieces(text)
+    assert [piece for block in blocks for piece in split(block)] == split(text)
+
+
+@patient
+@given(st.sampled_from(list(PATTERNS)), any_code_point | mixed, any_code_point | mixed)
+@example("llama", "\r\r" + "0" * 80, "")
+@example("llama", "a" + "\r" * 150, "b")
+@example("gpt2", "a\n\n\n", "b")
+@example("gpt2", "a\nb\n\n\nc", "")
+@example("gpt2", "a\n\n\nb", "")
+@example("llama3", "a.\n\n\nb", "")
+@example("llama3", "a.\nb", "c")
+def test_pieces_before_a_cut_are_final(name, text, more):
+    split, last = splitter(name), last_llama_piece_end if name == "llama" else last_piece_end
+    end = last(text)
+    assert split(text[:end]) + split(text[end:] + more) == split(text + more)
+    assert name != "llama" or end > len(text) // 2 or end >= len(text) - 4 * LONGEST_PIECE
+
+
+@pytest.mark.parametrize("text", ["字" * 4000, "ACGT" * 1000, "。\r\n山" * 900, " " * 4000, "\U0001f999" * 4000])
+def test_texts_without_spaces_are_cut_too(text):
+    assert len(text) - last_llama_piece_end(text) < 4 * LONGEST_PIECE
 
 
 def brute_force_merges(counts, n_merges):
@@ -165,10 +224,20 @@ def test_compression_of_the_python_docs():
     assert len(set(map(trained.token_bytes, range(512)))) == 512
 
 
-@pytest.mark.parametrize("call", [{"vocab_size": 258}, {"vocab_size": 300, "special_tokens": ["<s>"] * 2}])
-def test_training_refuses(call):
-    with pytest.raises(ValueError, match=r"vocab_size=258 cannot hold|occurs twice"):
-        Tokenizer.train(["text"], **call)
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({"vocab_size": 258}, "vocab_size=258 cannot hold"),
+        ({"vocab_size": -1}, "use at least 259"),
+        ({"vocab_size": 300.0}, "must be a whole number"),
+        ({"vocab_size": "300"}, "must be a whole number"),
+        ({"vocab_size": 300, "special_tokens": ["<s>"] * 2}, "occurs twice"),
+        ({"vocab_size": 300, "pattern": "gpt4"}, "pattern='gpt4' is not one of llama, gpt2, llama3"),
+    ],
+)
+def test_training_refuses(call, message):
+    with pytest.raises(ValueError, match=message):
+        Tokenizer.train(iter(["text"]), **call)
     with pytest.raises(ValueError, match="pass a list"):
         Tokenizer.train("text", vocab_size=300)
 
@@ -251,10 +320,10 @@ def test_ids_and_their_order():
 
 
 def test_a_full_cache_changes_nothing(monkeypatch):
-    monkeypatch.setattr(byte_level, "_CACHE_SIZE", 10)
+    monkeypatch.setattr(piece_cache, "_SIZE", 10)
     small = Tokenizer(OURS.merges)
-    assert small.encode(DOCS[:5000]) == OURS.encode(DOCS[:5000])
-    assert len(small._cache) <= 10
+    assert small.encode(DOCS[:5000]) == small.encode_batch([DOCS[:5000]])[0] == OURS.encode(DOCS[:5000])
+    assert len(small._by_hand) <= 10
 
 
 @pytest.mark.parametrize("token_id", [-1, 700])
@@ -277,6 +346,150 @@ def test_a_surrogate_that_stands_for_no_byte_is_refused():
 def test_bad_special_tokens_are_refused(names):
     with pytest.raises(ValueError, match="special token"):
         Tokenizer(special_tokens=names)
+
+
+# --- patterns of others ---
+
+
+def varied_lines(n=3000):
+    """Lines of every script, with spaces, numbers, contractions and line breaks of every kind between."""
+    random = np.random.default_rng(0)
+    scripts = [(0x20, 0x7F), (0xA0, 0x250), (0x370, 0x530), (0x600, 0x700), (0x900, 0xE00), (0x1E00, 0x2100),
+               (0x3040, 0x3100), (0x4E00, 0x9FA0), (0xAC00, 0xD7A4), (0x1F300, 0x1F700)]  # fmt: skip
+    between = [
+        " ",
+        "  ",
+        "\n",
+        "\r\n",
+        "\t",
+        "\u00a0",
+        "\u3000",
+        "\x1c",
+        "'s",
+        "'LL ",
+        "'\u017f",
+        "1",
+        " 12345",
+        "-",
+        "..",
+        "",
+    ]
+    for _ in range(n):
+        low, high = scripts[random.integers(len(scripts))]
+        words = [random.integers(low, high, random.integers(1, 7)) for _ in range(random.integers(1, 9))]
+        joints = random.choice(between, len(words))
+        yield "".join("".join(map(chr, word)) + joint for word, joint in zip(words, joints, strict=True))
+
+
+def is_known_everywhere(text):
+    # Each library has the Unicode tables of its day. Python 3.11 knows version 14, the others here know that too.
+    return all(unicodedata.category(character) != "Cn" for character in text)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama3"])
+def test_the_ids_are_those_of_tiktoken(name):
+    import tiktoken
+
+    ours = Tokenizer.train([DOCS[:100_000], CHINESE], vocab_size=900, pattern=name)
+    ranks = {ours.token_bytes(token_id): token_id for token_id in range(256 + len(ours.merges))}
+    theirs = tiktoken.Encoding(name, pat_str=PATTERNS[name], mergeable_ranks=ranks, special_tokens={})
+    lines = [line for line in varied_lines() if is_known_everywhere(line)]
+    assert len(lines) > 2000
+    for line in [*lines, *FRAGMENTS, "".join(FRAGMENTS), DOCS[100_000:150_000]]:
+        assert ours.encode(line) == theirs.encode(line) == ours.encode_batch([line])[0]
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_a_pattern_is_kept_in_the_file(tmp_path, name):
+    ours = BY_PATTERN[name]
+    ours.save(tmp_path)
+    again = load_tokenizer(tmp_path)
+    assert isinstance(again, Tokenizer)
+    assert (again.pattern, again.fingerprint, again.merges) == (name, ours.fingerprint, ours.merges)
+    library = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    library.encode_special_tokens = True
+    for line in [*varied_lines(1000), DOCS[:20_000], "".join(FRAGMENTS)]:
+        assert again.encode(line) == library.encode(line).ids
+    assert pickle.loads(pickle.dumps(again)).encode_batch([DOCS[:2000]]) == [ours.encode(DOCS[:2000])]
+
+
+def test_patterns_differ_where_they_should():
+    text = "don't stop in 1984, DON'T\n\n  now"
+    assert splitter("gpt2")(text) == ["don", "'t", " stop", " in", " 1984", ",", " DON", "'", "T", "\n\n ", " now"]
+    assert splitter("llama3")(text) == [
+        "don", "'t", " stop", " in", " ", "198", "4", ",", " DON", "'T", "\n\n", " ", " now"
+    ]  # fmt: skip
+
+
+def test_a_published_tokenizer_with_our_pattern_is_opened_by_its_library(tmp_path):
+    # GPT-2 numbers the bytes in another order than we do.
+    library = tokenizers.Tokenizer(tokenizers.models.BPE())
+    library.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False)
+    library.train_from_iterator([DOCS[:5000]], trainer)
+    library.save(str(tmp_path / "tokenizer.json"))
+    codec = load_tokenizer(tmp_path)
+    assert isinstance(codec, HuggingFaceTokenizer)
+    assert codec.encode(DOCS[:500]) == library.encode(DOCS[:500]).ids
+
+
+# --- texts in chunks ---
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(codec_module, "_BLOCK_CHARACTERS", 5)
+
+
+BY_PATTERN = {name: Tokenizer.train([DOCS[:20_000], CHINESE], vocab_size=400, pattern=name) for name in PATTERNS}
+chunks = st.lists(st.sampled_from(FRAGMENTS) | st.text(st.characters(), max_size=3).filter(is_storable), max_size=40)
+in_one_test = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@in_one_test
+@given(st.sampled_from(list(PATTERNS)), chunks)
+def test_chunks_have_the_ids_of_the_whole_text(small_blocks, name, parts):
+    ours = BY_PATTERN[name]
+    ids = ours.encode("".join(parts), bos=True, eos=True)
+    assert list(ours.encode_iterable(iter(parts), bos=True, eos=True)) == ids
+    assert list(ours.encode_iterable([part.encode("utf-8", "surrogateescape") for part in parts])) == ids[1:-1]
+
+
+@in_one_test
+@given(st.binary(max_size=60), st.integers(1, 4))
+def test_chunks_of_bytes_may_end_within_a_character(small_blocks, data, size):
+    parts = [data[i : i + size] for i in range(0, len(data), size)]
+    assert list(OURS.encode_iterable(parts)) == OURS.encode(data)
+    assert list(OURS.encode_iterable(list(data.decode("utf-8", "surrogateescape")))) == OURS.encode(data)
+
+
+def test_ids_come_before_the_text_has_ended():
+    read = []
+
+    def endless():
+        for number in itertools.count():
+            read.append(number)
+            yield f"the ferry left at {number} o'clock.\n" * 100
+
+    for ours in BY_PATTERN.values():
+        read.clear()
+        assert len(list(itertools.islice(ours.encode_iterable(endless()), 1000))) == 1000
+        assert len(read) < 200
+    with pytest.raises(ValueError, match="pass a list"):
+        OURS.encode_iterable("one text")
+    with pytest.raises(ValueError, match="has no bos token"):
+        Tokenizer(special_tokens=[]).encode_iterable(["x"], bos=True)
+    with pytest.raises(ValueError, match=r"U\+D800"):
+        list(OURS.encode_iterable(["a", "b\ud800"]))
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_long_pieces_take_no_quadratic_time(name):
+    long = "ab" * 100_000
+    ids = BY_PATTERN[name].encode(long)
+    assert ids == list(BY_PATTERN[name].encode_iterable([long])) == BY_PATTERN[name].encode_batch([long])[0]
+    assert BY_PATTERN[name].decode(ids) == long
 
 
 # --- our file ---
@@ -435,6 +648,96 @@ def test_a_sentencepiece_model(tmp_path, sentencepiece_model):
     assert (tmp_path / "copy" / "tokenizer.model").read_bytes() == sentencepiece_model
     with pytest.raises(ValueError, match="0 to 499"):
         codec.decode([500])
+
+
+KINDS = {
+    "as LLaMA's": {"normalization_rule_name": "identity", "remove_extra_whitespaces": False, "split_digits": True},
+    "normalizing": {},
+    "names": {"user_defined_symbols": ["<x y>", "<z>"]},
+    "without a first space": {"add_dummy_prefix": False},
+    "space at the end": {"treat_whitespace_as_suffix": True},
+    "across words": {"split_by_whitespace": False, "vocab_size": 800},
+    "unigram": {"model_type": "unigram"},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sentencepiece_in_chunks(tmp_path, small_blocks, kind):
+    model = io.BytesIO()
+    options = {"model_type": "bpe", "vocab_size": 420, "byte_fallback": True, "minloglevel": 2, **KINDS[kind]}
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(DOCS[:20_000].splitlines()), model_writer=model, **options
+    )
+    (tmp_path / "tokenizer.model").write_bytes(model.getvalue())
+    codec = load_tokenizer(tmp_path)
+    agrees_in_chunks(codec, is_cut=kind in ("as LLaMA's", "normalizing", "names"))
+
+
+def agrees_in_chunks(codec, *, is_cut):
+    @settings(deadline=None, max_examples=60)
+    @given(st.lists(st.sampled_from([*FRAGMENTS, " is", " ", "<x y>", "▁", "\u200b", "\ufc5e"]) | st.text(max_size=3)))
+    def agrees(parts):
+        assert list(codec.encode_iterable(iter(parts))) == codec.encode("".join(parts))
+
+    agrees()
+    assert (len(list(codec._blocks(["the ferry left "] * 9))) > 3) == is_cut
+
+
+LLAMA2_NORMALIZER = {
+    "type": "Sequence",
+    "normalizers": [
+        {"type": "Prepend", "prepend": "▁"},
+        {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+    ],
+}
+METASPACE = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}
+
+
+def llama2_json(tmp_path, sentencepiece_model, **changes):
+    """A tokenizer.json as Llama 2's: SentencePiece's merges, without a pre-tokenizer."""
+    library = sentencepiece.SentencePieceProcessor(model_proto=sentencepiece_model)
+    vocab = {library.id_to_piece(token_id): token_id for token_id in range(library.get_piece_size())}
+    merges = sorted(
+        (vocab[left + right], left, right)
+        for token in vocab
+        for left, right in ((token[:i], token[i:]) for i in range(1, len(token)))
+        if left in vocab and right in vocab and not token.startswith("<")
+    )
+    pairs = [(left, right) for _, left, right in merges]
+    model = tokenizers.models.BPE(vocab, pairs, byte_fallback=True, unk_token="<unk>")
+    content = json.loads(tokenizers.Tokenizer(model).to_str()) | {"normalizer": LLAMA2_NORMALIZER} | changes
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    return load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_cut"),
+    [
+        ({}, True),
+        ({"normalizer": None, "pre_tokenizer": METASPACE}, True),
+        ({"normalizer": None, "pre_tokenizer": METASPACE | {"prepend_scheme": "never"}}, True),
+        ({"normalizer": None, "pre_tokenizer": METASPACE | {"prepend_scheme": "always", "split": True}}, True),
+        ({"normalizer": {"type": "Lowercase"}}, False),
+        ({"normalizer": {"type": "Strip", "strip_left": True, "strip_right": True}}, False),
+        ({"pre_tokenizer": {"type": "CharDelimiterSplit", "delimiter": "e"}}, False),
+    ],
+)
+def test_llama2_tokenizers_in_chunks(tmp_path, small_blocks, sentencepiece_model, changes, is_cut):
+    agrees_in_chunks(llama2_json(tmp_path, sentencepiece_model, **changes), is_cut=is_cut)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("normalizer", [None, {"type": "NFC"}, {"type": "NFKC"}])
+def test_byte_level_tokenizers_of_others_in_chunks(tmp_path, small_blocks, pattern, normalizer):
+    content = json.loads(BY_PATTERN[pattern].to_json()) | {"normalizer": normalizer}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    codec = HuggingFaceTokenizer(tmp_path)
+    agrees_in_chunks(codec, is_cut=normalizer != {"type": "NFKC"})
+    for flags, is_cut in (({"rstrip": True}, False), ({"content": "the ferry"}, False), ({"lstrip": True}, True)):
+        named = {**content["added_tokens"][0], "id": 400, "content": "ry", "special": False, **flags}
+        changed = content | {"added_tokens": [*content["added_tokens"], named], "normalizer": None}
+        (tmp_path / "tokenizer.json").write_text(json.dumps(changed))
+        agrees_in_chunks(HuggingFaceTokenizer(tmp_path), is_cut=is_cut)
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,13 @@
 
 import importlib
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
 from itertools import islice
+from pathlib import Path
 
 import pytest
 
@@ -59,6 +61,19 @@ def test_plain_text(tmp_path, capsys):
     corpus(out, "--stories", 7)
     assert out.read_text("utf-8").split("\n\n* * *\n\n") == [one.text() for one in stories(7)]
     assert "train --corpus" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("language", ["english", "chinese"])
+def test_standard_output_gets_the_lines_and_nothing_else(tmp_path, language):
+    flags = ["--stories", "5", "--language", language]
+    command = [sys.executable, "-m", "llama_minimal", "corpus", "valley", "--out", "-", *flags]
+    # Bytes are the same wherever they go, whatever the terminal can show.
+    done = subprocess.run(command, capture_output=True, timeout=120, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0
+    corpus(tmp_path / "valley.JSONL", *flags)
+    assert done.stdout == (tmp_path / "valley.JSONL").read_bytes()
+    assert b"5 texts" in done.stderr
+    assert not [name for name in names(Path()) if name == "-"]
 
 
 def test_records(tmp_path):

@@ -1,10 +1,11 @@
 """``llama-minimal corpus``: write stories and tasks from the Llama Valley."""
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import tyro
 from tqdm import tqdm
@@ -12,6 +13,7 @@ from tqdm import tqdm
 from llama_minimal.cli.console import check_counts
 from llama_minimal.files import replace_files
 
+STDOUT = Path("-")
 BETWEEN_TEXTS = "\n\n* * *\n\n"
 
 
@@ -22,7 +24,8 @@ class Corpus:
     name: tyro.conf.Positional[Literal["valley"]]
     """valley: short stories from a small simulated world, with an answer key."""
     out: Path
-    """File to write: .jsonl (prompt, answer, text and where they come from) or .txt (texts alone)."""
+    """File to write: .jsonl (prompt, answer, text and where they come from) or .txt (texts alone); - writes JSON lines
+    to standard output."""
     stories: int = 1000
     """How many stories to tell."""
     seed: int = 0
@@ -49,21 +52,35 @@ class Corpus:
         check_counts(self, "stories")
 
     def run(self) -> None:
-        if self.out.suffix not in (".jsonl", ".txt"):
-            raise ValueError(f"--out {self.out} must end in .jsonl or .txt")
-        if self.out.exists() and not self.overwrite:
+        if self.out != STDOUT and self.out.suffix.lower() not in (".jsonl", ".txt"):
+            raise ValueError(f"--out {self.out} must end in .jsonl or .txt, or be - for standard output")
+        if self.out != STDOUT and self.out.exists() and not self.overwrite:
             raise ValueError(f"{self.out} exists; give another --out, or --overwrite")
         if self.language == "chinese" and self.task != "story":
             raise ValueError(f"--language chinese goes with --task story; --task {self.task} is in English")
-        n_texts = 0
+        if self.out == STDOUT:
+            n_texts = self._write(sys.stdout.buffer)
+            sys.stdout.flush()
+            print(f"{n_texts:,} texts", file=sys.stderr)
+            return
         with replace_files(self.out) as (file,):
-            for example in self._examples():
-                between = BETWEEN_TEXTS if n_texts and self.out.suffix == ".txt" else ""
-                file.write((between + self._line(example)).encode("utf-8"))
-                n_texts += 1
+            n_texts = self._write(file)
         print(f"{n_texts:,} texts in {self.out}")
-        if self.out.suffix == ".jsonl":
+        if not self._is_text:
             print(f"train on them with: llama-minimal train --corpus {self.out}")
+
+    def _write(self, file: BinaryIO) -> int:
+        """Write the texts; return how many they were."""
+        n_texts = 0
+        for example in self._examples():
+            between = BETWEEN_TEXTS if n_texts and self._is_text else ""
+            file.write((between + self._line(example)).encode("utf-8"))
+            n_texts += 1
+        return n_texts
+
+    @property
+    def _is_text(self) -> bool:
+        return self.out.suffix.lower() == ".txt"
 
     def _examples(self) -> Iterator[Any]:
         """Yield the examples, with a progress bar that counts stories."""
@@ -84,7 +101,7 @@ class Corpus:
         return {"total": self.stories, "unit": "story", "disable": None, "leave": False}
 
     def _line(self, example: Any) -> str:
-        if self.out.suffix == ".txt":
+        if self._is_text:
             return example.text
         values = {**example.as_dict(), "text": example.text}
         if self.record:

@@ -1,6 +1,7 @@
 """``llama-minimal evaluate``, ``convert`` and ``info``: look at a model, or write it in another format."""
 
 import math
+from array import array
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -26,6 +27,10 @@ class Evaluate:
     """Folder of a model, a hub id, or: course."""
     corpus: str | None = None
     """python-docs, python-source, valley, a file, folder, glob or address; left out: the run's own validation text."""
+    text_field: str = "text"
+    """Field of the lines of a .jsonl file that holds the text."""
+    document_separator: str | None = None
+    """Line that separates the documents of a text file, such as: <|endoftext|>"""
     seq_len: int | None = None
     """Tokens that the model sees at once; left out: its whole context."""
     batch_size: int = 8
@@ -90,10 +95,11 @@ class Evaluate:
                 raise ValueError(f"{self.folder} has no validation text of its own; name one with --corpus")
             file = TokenFile.open(Path(self.folder) / "data", "validation")
             return file.tokens, file.n_bytes
-        ids, n_bytes = [], 0
-        for document in documents(self.corpus):
-            ids += tokenizer.encode_prompt(document.text)
-            n_bytes += len(document.text.encode("utf-8"))
+        ids, n_bytes = array("I"), 0
+        for document in documents(self.corpus, text_field=self.text_field, separator=self.document_separator):
+            ids.extend(tokenizer.start_ids)
+            ids.extend(tokenizer.encode_iterable(document.chunks()))
+            n_bytes += sum(len(chunk.encode("utf-8")) for chunk in document.chunks())
         return np.array(ids), n_bytes
 
 

@@ -140,7 +140,7 @@ def _fill(command: "Train", mesh: Any, initial: tuple[Any, Any] | None, stage: P
 def _documents(command: "Train", **options: Any) -> Iterator[Any]:
     from llama_minimal.data import documents
 
-    return documents(command.corpus, **options)
+    return documents(command.corpus, text_field=command.text_field, separator=command.document_separator, **options)
 
 
 def _tokenizer(command: "Train") -> Any:
@@ -153,10 +153,12 @@ def _tokenizer(command: "Train") -> Any:
                 f"--vocab-size {command.vocab_size} contradicts --tokenizer {command.tokenizer}, which has "
                 f"{tokenizer.vocab_size} tokens; leave one out"
             )
+        if command.pattern != type(command)().pattern:
+            raise ValueError(f"--pattern {command.pattern} is for a new tokenizer; leave it or --tokenizer out")
         return tokenizer
     with bytes_bar("reading") as update:
         texts = _first_bytes(_documents(command, progress=update), TOKENIZER_BYTES)
-        tokenizer = Tokenizer.train(texts, vocab_size=command.vocab_size)
+        tokenizer = Tokenizer.train(texts, vocab_size=command.vocab_size, pattern=command.pattern)
     if tokenizer.vocab_size < command.vocab_size:
         warn(
             f"the corpus is too small for a vocabulary of {command.vocab_size} tokens: it gives "
@@ -168,10 +170,11 @@ def _tokenizer(command: "Train") -> Any:
 def _first_bytes(documents: Iterator[Any], limit: int) -> Iterator[str]:
     """Yield texts until there is enough to learn a vocabulary from."""
     for document in documents:
-        yield document.text
-        limit -= len(document.text)
-        if limit <= 0:
-            return
+        for text in document.chunks():
+            yield text
+            limit -= len(text)
+            if limit <= 0:
+                return
 
 
 def _move_in(stage: Path, out: Path) -> None:

@@ -16,6 +16,7 @@ from llama_minimal.cli.model_flags import ModelFlags
 from llama_minimal.cli.report import print_report, print_samples
 from llama_minimal.run_folder import DATA, SNAPSHOTS
 from llama_minimal.settings import TrainConfig
+from llama_minimal.tokenizer import PatternName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +35,16 @@ class Train:
     """Named model shape to start from; `llama-minimal info` lists them."""
     vocab_size: int = 1024
     """Tokens of the tokenizer that is trained on the corpus."""
+    pattern: PatternName = "llama"
+    """How that tokenizer cuts text into pieces: as this package does, GPT-2 or Llama 3."""
     tokenizer: Path | None = None
     """Use this tokenizer instead (a file or a model folder)."""
     init_from: str | None = None
     """Begin with the weights, shape and tokenizer of this model: a folder, a hub id, or: course."""
+    text_field: str = "text"
+    """Field of the lines of a .jsonl file that holds the text."""
+    document_separator: str | None = None
+    """Line that separates the documents of a text file, such as: <|endoftext|>"""
     validation_fraction: float = 0.1
     """Share of the documents to validate on."""
     model: tyro.conf.OmitArgPrefixes[ModelFlags] = field(default_factory=ModelFlags)

@@ -50,7 +50,8 @@ def check_shape(command: "Train", config: LlamaConfig, *, remedy: str) -> None:
 
 def _check_initial_flags(command: "Train") -> None:
     default = type(command)()
-    given = [name for name in ("preset", "vocab_size", "tokenizer") if getattr(command, name) != getattr(default, name)]
+    own = ("preset", "vocab_size", "pattern", "tokenizer")
+    given = [name for name in own if getattr(command, name) != getattr(default, name)]
     given += [name for name, value in asdict(command.model).items() if value is not None]
     if given:
         flags = ", ".join("--" + name.replace("_", "-") for name in given)

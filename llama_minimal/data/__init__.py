@@ -1,7 +1,8 @@
 """Training text: where it comes from, how it becomes a file of token ids, and how that becomes batches."""
 
 from llama_minimal.data.batches import Batches, sequential_batches
-from llama_minimal.data.corpora import CORPORA, Document, documents
+from llama_minimal.data.corpora import CORPORA, documents
+from llama_minimal.data.document import Document, LongDocument
 from llama_minimal.data.download import cache_folder, download
 from llama_minimal.data.encoding import encode_corpus
 from llama_minimal.data.token_file import CorpusInfo, SplitInfo, TokenFile, read_corpus_info
@@ -11,6 +12,7 @@ __all__ = [
     "Batches",
     "CorpusInfo",
     "Document",
+    "LongDocument",
     "SplitInfo",
     "TokenFile",
     "cache_folder",

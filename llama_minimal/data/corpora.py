@@ -1,57 +1,64 @@
 """Text to train on: what every Python ships, files, folders and web addresses, as named documents."""
 
-import json
 import os
 import re
 import sysconfig
+import warnings
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
+from llama_minimal.data.document import Document, LongDocument, json_documents, text_documents
 from llama_minimal.data.download import Progress, download
+from llama_minimal.data.text_files import read_chunks, text_suffix
 from llama_minimal.run_folder import is_run_file
 
 SUFFIXES = (".txt", ".md", ".rst", ".py", ".jsonl")
 _NOT_SOURCE = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
 
 
-class Document(NamedTuple):
-    """One text with a name; the unit in which a corpus is split."""
-
-    name: str
-    text: str
-
-
 def documents(
-    source: str | Path, *, progress: Progress | None = None, cache_dir: str | Path | None = None
-) -> Iterator[Document]:
+    source: str | Path,
+    *,
+    text_field: str = "text",
+    separator: str | None = None,
+    progress: Progress | None = None,
+    cache_dir: str | Path | None = None,
+) -> Iterator[Document | LongDocument]:
     """Yield the documents of a source, in an order that does not depend on the machine.
 
-    A file is one document, a ``.jsonl`` file one per line (its field "text"). Empty texts are left out.
+    A file is one document, a ``.jsonl`` file one per line. Text is UTF-8, or UTF-16 or UTF-32 with a byte order mark;
+    a file may be compressed with gzip, bz2 or xz (``stories.txt.gz``). Empty texts are left out. A text of more than
+    four million characters is a ``LongDocument``, which reads it again whenever it is needed.
 
     Args:
         source: ``python-docs`` (the topics of Python's help), ``python-source`` (the standard library), ``valley``
             (20,000 texts from the Llama Valley; ``valley:500`` for 500), or a file, a folder (its txt, md, rst, py
             and jsonl files, at any depth, hidden ones apart), a glob, or a web address. What training runs wrote into
             a folder is left out.
+        text_field: the field of a line of JSON that holds the text.
+        separator: a text file is several documents, with this between them on a line of its own, such as
+            ``<|endoftext|>``; line breaks around it belong to it.
         progress: called with (bytes so far, bytes in all or None) while a web address is fetched.
         cache_dir: where fetched files are kept; see ``download``.
 
     Raises:
         FileNotFoundError: if a path or glob matches nothing.
         ConnectionError: if a web address cannot be fetched.
-        ValueError: if a name is unknown, a file is not UTF-8, or there is no text.
+        ValueError: if a name is unknown, a file is not text, a line of JSON lacks the field, or there is no text.
     """
+    if separator is not None and (not separator.strip() or len(separator.splitlines()) > 1):
+        raise ValueError(f"separator={separator!r} must be one line that is not empty, such as '<|endoftext|>'")
+    read = partial(_read, text_field=text_field, separator=separator and separator.strip())
     if isinstance(source, str) and source in CORPORA:
         found = CORPORA[source]()
     elif isinstance(source, str) and (match := re.fullmatch(r"valley:(\d+)", source)):
         found = _valley(int(match[1]))
     elif isinstance(source, str) and "://" in source:
         path = download(source, cache_dir=cache_dir, progress=progress)
-        found = _read(path, source)
+        found = read([(path, source)])
     else:
-        files = _files(source)
-        found = (document for path, name in files for document in _read(path, name))
+        found = read(_files(source))
     return _with_text(found, str(source))
 
 
@@ -84,7 +91,7 @@ def _folder(root: Path, *, suffixes: Iterable[str] = SUFFIXES, without: Iterable
         files += [
             (path, path.relative_to(root).as_posix())
             for path in paths
-            if path.suffix in suffixes and not is_run_file(path)
+            if text_suffix(path) in suffixes and not is_run_file(path)
         ]
     return sorted(files, key=lambda file: file[1])
 
@@ -93,48 +100,27 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _read(path: Path, name: str) -> Iterator[Document]:
-    if path.suffix == ".jsonl":
-        yield from _read_lines(path, name)
-    else:
-        yield Document(name, _decode(path.read_bytes(), path, 0))
+def _read(
+    files: list[tuple[Path, str]], *, text_field: str, separator: str | None
+) -> Iterator[Document | LongDocument]:
+    is_split = False
+    for path, name in files:
+        chunks = partial(read_chunks, path)
+        if text_suffix(path) == ".jsonl":
+            found = json_documents(name, chunks, text_field, where=str(path))
+        else:
+            found = text_documents(name, chunks, separator)
+        for number, document in enumerate(found):
+            is_split = is_split or number > 0
+            yield document
+    if separator and not is_split:
+        warnings.warn(f"no line is {separator!r}, so every file is one document", stacklevel=2)
 
 
-def _read_lines(path: Path, name: str) -> Iterator[Document]:
-    offset = 0
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            text = _decode(line, path, offset)
-            offset += len(line)
-            if text.strip():
-                yield Document(f"{name}:{number}", _text_field(text, f"{path}, line {number},"))
-
-
-def _text_field(line: str, where: str) -> str:
-    try:
-        text = json.loads(line)["text"]
-        # JSON can escape half a character (a lone surrogate), which is no text.
-        text.encode("utf-8")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f'{where} is not a JSON object with a Unicode string "text" ({error!r})') from None
-    return text
-
-
-def _decode(data: bytes, path: Path, offset: int) -> str:
-    try:
-        # A byte order mark at the start belongs to the file, not to its text.
-        return data.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not UTF-8: byte 0x{data[error.start]:02x} at offset {offset + error.start}; convert it first, "
-            f"for instance with iconv -f ISO-8859-1 -t UTF-8, or leave it out"
-        ) from None
-
-
-def _with_text(found: Iterable[Document], source: str) -> Iterator[Document]:
+def _with_text(found: Iterable[Document | LongDocument], source: str) -> Iterator[Document | LongDocument]:
     empty = True
     for document in found:
-        if document.text.strip():
+        if any(chunk.strip() for chunk in document.chunks()):
             empty = False
             yield document
     if empty:

@@ -1,28 +1,33 @@
 """Encode documents into token files, little-endian and without a header, split by document."""
 
-import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
-from itertools import chain
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
 
-from llama_minimal.data.corpora import Document
+from llama_minimal.data.document import Document, LongDocument
 from llama_minimal.data.download import Progress
+from llama_minimal.data.splitting import assign_splits
 from llama_minimal.data.token_file import INDEX_NAME, CorpusInfo, Split, SplitInfo
 from llama_minimal.files import replace_files
 from llama_minimal.tokenizer import TextCodec
 from llama_minimal.tokenizer.pieces import to_bytes
 
-# Documents are encoded in groups of about this many characters: enough to keep all cores busy, little to hold.
-_GROUP_CHARACTERS = 1 << 22
+# Documents are encoded in groups of about this many characters, a longer one by itself in chunks: enough to keep all
+# cores busy, little to hold (a character of text takes about 20 bytes as a list of ids).
+_GROUP_CHARACTERS = 1 << 20
+_COPY_TOKENS = 1 << 18
+
+AnyDocument = Document | LongDocument
 
 
 def encode_corpus(
-    documents: Iterable[Document],
+    documents: Iterable[AnyDocument],
     tokenizer: TextCodec,
     folder: str | Path,
     *,
@@ -37,7 +42,8 @@ def encode_corpus(
     until this one is complete.
 
     Args:
-        documents: read once; a group of them is in memory at a time. A single one is cut in two near its end.
+        documents: read once; a group of them is in memory at a time, of a long one a part of it (see
+            ``TextCodec.encode_iterable``). A single one is cut in two near its end.
         validation_fraction: expected share of validation, between 0 and 1; each split gets at least one document.
         progress: called with (bytes of text so far, None).
 
@@ -54,10 +60,10 @@ def encode_corpus(
         # Two bytes hold every id of most vocabularies.
         dtype = "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32"
         writers = {"train": _Writer(train, dtype), "validation": _Writer(validation, dtype)}
-        for group in _groups(_assign(iter(documents), validation_fraction, seed)):
-            _write_group(group, tokenizer, writers)
-            if progress is not None:
-                progress(sum(writer.bytes for writer in writers.values()), None)
+        report = partial(_report, progress, writers)
+        for group in _groups(assign_splits(iter(documents), validation_fraction, seed)):
+            _write_group(group, tokenizer, writers, report)
+            report(0)
         _fill_empty(*writers.values())
         info = _describe(dtype, tokenizer, writers)
         index.write(json.dumps(asdict(info), indent=1).encode("utf-8"))
@@ -71,65 +77,59 @@ class _Writer:
         self.file = file
         self.dtype = np.dtype(dtype).newbyteorder("<")
         self.documents = self.tokens = self.bytes = 0
-        self.last: tuple[list[int], int] = ([], 0)
+        self.last = (0, 0)
 
-    def write(self, ids: list[int], n_bytes: int) -> None:
-        self.file.write(np.array(ids, dtype=self.dtype).tobytes())
-        self._count(1, ids, n_bytes)
-        self.last = (ids, n_bytes)
+    def write(self, ids: Iterable[int]) -> int:
+        """Append some ids of a document; return how many they were."""
+        n = 0
+        ids = iter(ids)
+        while len(part := np.fromiter(islice(ids, _COPY_TOKENS), self.dtype)):
+            self.file.write(part.tobytes())
+            n += len(part)
+        return n
 
-    def take_last(self) -> tuple[list[int], int]:
-        """Remove the last document from the file and return it."""
-        ids, n_bytes = self.last
-        self._count(-1, ids, n_bytes)
-        self.file.seek(self.tokens * self.dtype.itemsize)
+    def count(self, n_tokens: int, n_bytes: int) -> None:
+        """Count a document that was written."""
+        self._add(1, n_tokens, n_bytes)
+        self.last = (n_tokens, n_bytes)
+
+    def give_last(self, other: "_Writer") -> None:
+        """Move the last document to another file."""
+        n_tokens, n_bytes = self.last
+        start = self.tokens - n_tokens
+        self.file.seek(start * self.dtype.itemsize)
+        for done in range(0, n_tokens, _COPY_TOKENS):
+            other.file.write(self.file.read(min(_COPY_TOKENS, n_tokens - done) * self.dtype.itemsize))
+        other.count(n_tokens, n_bytes)
+        self._add(-1, -n_tokens, -n_bytes)
+        self.file.seek(start * self.dtype.itemsize)
         self.file.truncate()
-        return ids, n_bytes
 
     def info(self) -> SplitInfo:
         return SplitInfo(documents=self.documents, tokens=self.tokens, bytes=self.bytes)
 
-    def _count(self, sign: int, ids: list[int], n_bytes: int) -> None:
-        self.documents += sign
-        self.tokens += sign * len(ids)
-        self.bytes += sign * n_bytes
+    def _add(self, documents: int, tokens: int, n_bytes: int) -> None:
+        self.documents += documents
+        self.tokens += tokens
+        self.bytes += n_bytes
 
 
-def _assign(documents: Iterator[Document], fraction: float, seed: int) -> Iterator[tuple[Split, str]]:
-    first, second = next(documents, None), next(documents, None)
-    if first is None:
-        raise ValueError("there are no documents to encode")
-    if second is None:
-        head, tail = _cut(first.text, fraction)
-        yield from (("train", head), ("validation", tail))
-        return
-    for document in chain((first, second), documents):
-        # The digest is a number between 0 and 1, the same on every machine and unrelated to the order.
-        digest = hashlib.sha256(f"{seed}\n".encode() + to_bytes(document.text)).digest()
-        is_validation = int.from_bytes(digest[:8], "big") / 2**64 < fraction
-        yield ("validation" if is_validation else "train"), document.text
+def _report(progress: Progress | None, writers: dict[Split, _Writer], n_bytes: int) -> None:
+    if progress is not None:
+        progress(sum(writer.bytes for writer in writers.values()) + n_bytes, None)
 
 
-def _cut(text: str, fraction: float) -> tuple[str, str]:
-    if len(text) < 2:
-        raise ValueError(f"the only document has {len(text)} characters, too few for training and validation")
-    wanted = round(len(text) * (1 - fraction))
-    slack = round(len(text) * min(fraction, 1 - fraction) / 2)
-    # A paragraph's end reads best, then a line's end; failing both, anywhere.
-    for end in ("\n\n", "\n"):
-        found = text.rfind(end, wanted - slack, wanted)
-        if found > 0:
-            return text[: found + len(end)], text[found + len(end) :]
-    cut = min(max(wanted, 1), len(text) - 1)
-    return text[:cut], text[cut:]
-
-
-def _groups(assigned: Iterable[tuple[Split, str]]) -> Iterator[list[tuple[Split, str]]]:
-    group: list[tuple[Split, str]] = []
+def _groups(assigned: Iterable[tuple[Split, AnyDocument]]) -> Iterator[list[tuple[Split, AnyDocument]]]:
+    group: list[tuple[Split, AnyDocument]] = []
     characters = 0
-    for split, text in assigned:
-        group.append((split, text))
-        characters += len(text)
+    for split, document in assigned:
+        if _is_long(document):
+            yield from ([group] if group else [])
+            yield [(split, document)]
+            group, characters = [], 0
+            continue
+        group.append((split, document))
+        characters += len(document.text)
         if characters >= _GROUP_CHARACTERS:
             yield group
             group, characters = [], 0
@@ -137,10 +137,39 @@ def _groups(assigned: Iterable[tuple[Split, str]]) -> Iterator[list[tuple[Split,
         yield group
 
 
-def _write_group(group: list[tuple[Split, str]], tokenizer: TextCodec, writers: dict[Split, _Writer]) -> None:
-    encoded = tokenizer.encode_batch([text for _, text in group], eos=tokenizer.eos_id is not None)
-    for (split, text), ids in zip(group, encoded, strict=True):
-        writers[split].write([*tokenizer.start_ids, *ids], len(to_bytes(text)))
+def _is_long(document: AnyDocument) -> bool:
+    return isinstance(document, LongDocument) or len(document.text) > _GROUP_CHARACTERS
+
+
+def _write_group(
+    group: list[tuple[Split, AnyDocument]],
+    tokenizer: TextCodec,
+    writers: dict[Split, _Writer],
+    report: Callable[[int], None],
+) -> None:
+    eos = tokenizer.eos_id is not None
+    (split, first), *_ = group
+    if _is_long(first):
+        chunks = _CountedChunks(first.chunks(), report)
+        n_tokens = writers[split].write(chain(tokenizer.start_ids, tokenizer.encode_iterable(chunks, eos=eos)))
+        writers[split].count(n_tokens, chunks.bytes)
+        return
+    encoded = tokenizer.encode_batch([document.text for _, document in group], eos=eos)
+    for (split, document), ids in zip(group, encoded, strict=True):
+        writers[split].count(writers[split].write([*tokenizer.start_ids, *ids]), len(to_bytes(document.text)))
+
+
+class _CountedChunks:
+    """Hand on the chunks of a text, count their bytes and report them."""
+
+    def __init__(self, chunks: Iterator[str], report: Callable[[int], None]) -> None:
+        self.chunks, self.report, self.bytes = chunks, report, 0
+
+    def __iter__(self) -> Iterator[str]:
+        for chunk in self.chunks:
+            yield chunk
+            self.bytes += len(to_bytes(chunk))
+            self.report(self.bytes)
 
 
 def _fill_empty(*writers: _Writer) -> None:
@@ -148,7 +177,7 @@ def _fill_empty(*writers: _Writer) -> None:
     empty = [writer for writer in writers if not writer.documents]
     full = [writer for writer in writers if writer.documents]
     for writer in empty:
-        writer.write(*full[0].take_last())
+        full[0].give_last(writer)
 
 
 def _describe(dtype: Literal["uint16", "uint32"], tokenizer: TextCodec, writers: dict[Split, _Writer]) -> CorpusInfo:

@@ -1,6 +1,6 @@
 """Text to token ids and back: our own byte-level BPE, and the formats of published models.
 
-``pieces`` and ``bpe`` are the algorithm, ``byte_level`` the tokenizer made of it. ``huggingface``, ``sentencepiece``
+``patterns`` and ``bpe`` are the algorithm, ``byte_level`` the tokenizer made of it. ``huggingface``, ``sentencepiece``
 and ``tiktoken`` read what others trained. All are a ``TextCodec``.
 """
 
@@ -12,12 +12,14 @@ from llama_minimal.tokenizer.codec import TextCodec
 from llama_minimal.tokenizer.companions import Companions
 from llama_minimal.tokenizer.huggingface import HuggingFaceTokenizer
 from llama_minimal.tokenizer.json_format import is_ours
+from llama_minimal.tokenizer.patterns import PatternName
 from llama_minimal.tokenizer.sentencepiece import SentencePieceTokenizer
 from llama_minimal.tokenizer.tiktoken import TiktokenTokenizer, is_tiktoken
 
 __all__ = [
     "SPECIAL_TOKENS",
     "HuggingFaceTokenizer",
+    "PatternName",
     "SentencePieceTokenizer",
     "TextCodec",
     "TiktokenTokenizer",

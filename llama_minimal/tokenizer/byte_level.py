@@ -12,15 +12,26 @@ from llama_minimal.config import read_json
 from llama_minimal.files import replace_file
 from llama_minimal.tokenizer.bpe import N_BYTES, Pair, encode_piece, learn_merges
 from llama_minimal.tokenizer.codec import BOS_NAMES, EOS_NAMES, PAD_NAMES, TextCodec, first_present, split_special
-from llama_minimal.tokenizer.json_format import from_json, is_ours, to_json
-from llama_minimal.tokenizer.pieces import count_pieces, split_blocks, split_pieces, to_bytes, to_text
+from llama_minimal.tokenizer.json_format import from_json, is_ours, pattern_of, spell, to_json
+from llama_minimal.tokenizer.patterns import PatternName, splitter
+from llama_minimal.tokenizer.piece_cache import PieceCache
+from llama_minimal.tokenizer.pieces import (
+    count_pieces,
+    last_llama_piece_end,
+    last_piece_end,
+    split_blocks,
+    to_bytes,
+    to_text,
+)
+from llama_minimal.tokenizer.vocabulary import check_special, token_table
 
 SPECIAL_TOKENS = ("<|bos|>", "<|eos|>", "<|pad|>")
 FILE_NAME = "tokenizer.json"
-_CACHE_SIZE = 1 << 16
-# With its cache the code below encodes natural text twice as fast as one core of the Rust library does (measured on
-# Python source: 6 and 2.9 MB/s). The library uses all cores.
-_MANY_CORES = 4
+# Merging by hand takes time that grows with the square of a piece's length. `llama` has no longer ones.
+_LONG_PIECE = 256
+# On one core the whole library takes four to seven times as long as Python's `re` and a cache do: it cuts text slowly
+# (measured on Python source and on stories: 2.5 and 15 MB/s). But it uses all cores.
+_MANY_CORES = 8
 
 
 class Tokenizer(TextCodec):
@@ -32,19 +43,31 @@ class Tokenizer(TextCodec):
     Args:
         merges: pairs of ids; the n-th makes id 256 + n and may use only smaller ids.
         special_tokens: names of visible ASCII characters.
+        pattern: how text is cut into pieces: as this package does (``llama``), GPT-2 (``gpt2``) or Llama 3
+            (``llama3``). The last two do not bound the length of a piece, and take letters and numbers as the
+            ``tokenizers`` library has them.
 
     Raises:
-        ValueError: if merges or names do not make a vocabulary.
+        ValueError: if merges or names do not make a vocabulary, or there is no such pattern.
     """
 
-    def __init__(self, merges: Sequence[Pair] = (), *, special_tokens: Sequence[str] = SPECIAL_TOKENS) -> None:
+    def __init__(
+        self,
+        merges: Sequence[Pair] = (),
+        *,
+        special_tokens: Sequence[str] = SPECIAL_TOKENS,
+        pattern: PatternName = "llama",
+    ) -> None:
+        self.pattern = pattern
+        self._split = splitter(pattern)
         self.merges = [tuple(pair) for pair in merges]
-        ordinary = _token_table(self.merges)
-        _check_special(special_tokens, ordinary)
+        ordinary = token_table(self.merges)
+        check_special(special_tokens, ordinary)
         self._n_ordinary = len(ordinary)
         self._tokens = ordinary + [name.encode("ascii") for name in special_tokens]
         self._ranks = {pair: N_BYTES + n for n, pair in enumerate(self.merges)}
-        self._cache: dict[str, list[int]] = {}
+        self._by_hand = PieceCache(self._merge_by_hand)
+        self._by_library = PieceCache(self._merge_by_library)
         self.special_tokens = {name: self._n_ordinary + n for n, name in enumerate(special_tokens)}
         self.vocab_size = len(self._tokens)
         self._set_roles(*(first_present(names, self.special_tokens) for names in (BOS_NAMES, EOS_NAMES, PAD_NAMES)))
@@ -56,22 +79,28 @@ class Tokenizer(TextCodec):
         *,
         vocab_size: int,
         special_tokens: Sequence[str] = SPECIAL_TOKENS,
+        pattern: PatternName = "llama",
         progress: Callable[[int, int], None] | None = None,
     ) -> "Tokenizer":
-        """Learn a vocabulary from texts; it stays smaller than ``vocab_size`` if no pair of tokens repeats.
+        """Learn a vocabulary from texts.
+
+        Its attribute ``vocab_size`` is less than what was asked for if no pair of tokens repeats any more.
 
         Args:
             texts: read once, one at a time.
             vocab_size: bytes, merges and special tokens together.
+            pattern: as for the class.
             progress: called with (merges learned, merges wanted).
 
         Raises:
-            ValueError: if ``vocab_size`` cannot hold the bytes and the special tokens.
+            ValueError: if ``vocab_size`` is no whole number or cannot hold the bytes and the special tokens.
 
         Example:
             >>> Tokenizer.train(["low lower lowest"], vocab_size=261).encode("lower")
             [257, 101, 114]
         """
+        if not isinstance(vocab_size, int):
+            raise ValueError(f"vocab_size={vocab_size!r} must be a whole number")
         n_merges = vocab_size - N_BYTES - len(special_tokens)
         if n_merges < 0:
             raise ValueError(
@@ -80,9 +109,10 @@ class Tokenizer(TextCodec):
             )
         if isinstance(texts, str):
             raise ValueError("texts is one string, which would be read letter by letter; pass a list: [text]")
-        cls(special_tokens=special_tokens)  # refuse bad names before the work, not after
-        piece_counts = count_pieces(map(to_text, texts))
-        return cls(learn_merges(piece_counts, n_merges, progress=progress), special_tokens=special_tokens)
+        cls(special_tokens=special_tokens, pattern=pattern)  # refuse bad names before the work, not after
+        piece_counts = count_pieces(map(to_text, texts), splitter(pattern))
+        merges = learn_merges(piece_counts, n_merges, progress=progress)
+        return cls(merges, special_tokens=special_tokens, pattern=pattern)
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
@@ -107,7 +137,7 @@ class Tokenizer(TextCodec):
             raise ValueError(f"{name} was not written by this package; open it with load_tokenizer")
         try:
             merges, special_tokens = from_json(content)
-            return cls(merges, special_tokens=special_tokens)
+            return cls(merges, special_tokens=special_tokens, pattern=pattern_of(content) or "llama")
         except ValueError as error:
             raise ValueError(f"{name} is damaged: {error}") from None
 
@@ -117,7 +147,8 @@ class Tokenizer(TextCodec):
         return self._to_json(start=names)
 
     def _to_json(self, *, start: dict[str, int]) -> str:
-        content = to_json(self._tokens[: self._n_ordinary], self.merges, self.special_tokens, start=start)
+        tokens = self._tokens[: self._n_ordinary]
+        content = to_json(tokens, self.merges, self.special_tokens, pattern=self.pattern, start=start)
         return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
 
     def save(self, folder: str | Path) -> None:
@@ -159,7 +190,7 @@ class Tokenizer(TextCodec):
 
     @cached_property
     def _library(self) -> Any:
-        # The same algorithm in Rust and on all cores, for whole corpora.
+        # The same algorithm in Rust, for whole corpora.
         from tokenizers import Tokenizer as Library
 
         return Library.from_str(self.to_json())
@@ -167,25 +198,19 @@ class Tokenizer(TextCodec):
     def _encode_text(self, text: str, allow_special: bool) -> list[int]:
         ids: list[int] = []
         for part in split_special(text, self.special_tokens) if allow_special else [text]:
-            if isinstance(part, int):
-                ids.append(part)
-            else:
-                for piece in split_pieces(part):
-                    ids += self._encode_piece(piece)
+            ids += [part] if isinstance(part, int) else self._by_hand.ids(self._split(part))
         return ids
 
-    def _encode_piece(self, piece: str) -> list[int]:
-        ids = self._cache.get(piece)
-        if ids is None:
-            # Few pieces make up most of a text (Zipf's law), so a cache emptied now and then is soon useful again.
-            if len(self._cache) >= _CACHE_SIZE:
-                self._cache.clear()
-            ids = self._cache[piece] = encode_piece(to_bytes(piece), self._ranks)
-        return ids
+    def _merge_by_hand(self, piece: str) -> list[int]:
+        data = to_bytes(piece)
+        return encode_piece(data, self._ranks) if len(data) <= _LONG_PIECE else self._merge_by_library(piece)
+
+    def _merge_by_library(self, piece: str) -> list[int]:
+        return [token.id for token in self._library.model.tokenize(spell(to_bytes(piece)))]
 
     def _encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
         if (os.cpu_count() or 1) < _MANY_CORES:
-            return [self._encode_text(to_text(text), allow_special=False) for text in texts]
+            return [self._by_library.ids(self._split(to_text(text))) for text in texts]
         result: list[list[int]] = [[] for _ in texts]
         rows, blocks = [], []
         for row, text in enumerate(map(to_text, texts)):
@@ -202,6 +227,10 @@ class Tokenizer(TextCodec):
             result[row] += encoding.ids
         return result
 
+    def _cut(self, text: str) -> tuple[int, int]:
+        end = last_llama_piece_end(text) if self.pattern == "llama" else last_piece_end(text)
+        return end, end
+
     def _decode_ids(self, ids: list[int], skip_special: bool) -> str:
         return self.decode_bytes(ids, skip_special=skip_special).decode("utf-8", errors="replace")
 
@@ -212,25 +241,3 @@ def _has_surrogates(text: str) -> bool:
     except UnicodeEncodeError:
         return True
     return False
-
-
-def _token_table(merges: Sequence[Pair]) -> list[bytes]:
-    tokens = [bytes([byte]) for byte in range(N_BYTES)]
-    for left, right in merges:
-        if not (0 <= left < len(tokens) and 0 <= right < len(tokens)):
-            raise ValueError(f"merge {len(tokens) - N_BYTES} uses ids {left} and {right}, not below {len(tokens)}")
-        tokens.append(tokens[left] + tokens[right])
-    if len(set(tokens)) < len(tokens):
-        raise ValueError("two merges make the same bytes")
-    return tokens
-
-
-def _check_special(names: Sequence[str], tokens: Sequence[bytes]) -> None:
-    taken = set(tokens)
-    for name in names:
-        # Beyond ASCII, a name would be mistaken for bytes in GPT-2's alphabet.
-        if not name or not all("!" <= character <= "~" for character in name):
-            raise ValueError(f"special token {name!r} must be visible ASCII characters, such as '<|name|>'")
-        if name.encode("ascii") in taken:
-            raise ValueError(f"special token {name!r} occurs twice or is also an ordinary token; use '<|name|>'")
-        taken.add(name.encode("ascii"))

@@ -3,16 +3,18 @@
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from operator import index
 from pathlib import Path
 
 from llama_minimal.tokenizer.companions import Companions
-from llama_minimal.tokenizer.pieces import to_text
+from llama_minimal.tokenizer.pieces import to_text, to_texts
 
 # What published tokenizers call these tokens; the first that is present counts.
 BOS_NAMES = ("<|bos|>", "<|begin_of_text|>", "<s>", "<bos>")
 EOS_NAMES = ("<|eos|>", "<|end_of_text|>", "</s>", "<eos>", "<|endoftext|>", "<|eot_id|>")
 PAD_NAMES = ("<|pad|>", "<|finetune_right_pad_id|>", "<pad>")
+_BLOCK_CHARACTERS = 1 << 18
 
 
 class TextCodec(ABC):
@@ -76,6 +78,27 @@ class TextCodec(ABC):
         before, after = self._frame(bos, eos)
         return [[*before, *ids, *after] for ids in self._encode_texts(texts)]
 
+    def encode_iterable(self, chunks: Iterable[str | bytes], *, bos: bool = False, eos: bool = False) -> Iterator[int]:
+        """Yield the ids of a text that comes in chunks, cut anywhere: those of ``encode`` of the whole text.
+
+        Little of the text is in memory at a time if it can be cut where a token must end. The package's own
+        tokenizer finds such a place in any text by the pattern ``llama``, and by ``gpt2`` and ``llama3`` wherever a
+        space or a line break follows a visible character. So do SentencePiece models of the BPE kind and the
+        ``tokenizer.json`` of GPT-2, Llama 2, Llama 3 and their like. Any other tokenizer gets the text whole.
+
+        Args:
+            chunks: read once, as ids are asked for.
+            bos, eos: as for ``encode``.
+
+        Raises:
+            ValueError: as ``encode``; of what a chunk holds, when its turn comes.
+        """
+        if isinstance(chunks, str | bytes):
+            raise ValueError("chunks is one text, which would be read letter by letter; pass a list: [text]")
+        before, after = self._frame(bos, eos)
+        encoded = (self._encode_texts([block])[0] for block in self._blocks(chunks))
+        return chain(before, chain.from_iterable(encoded), after)
+
     def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
         """Return the text of ids; bytes that are not UTF-8 become U+FFFD.
 
@@ -104,6 +127,30 @@ class TextCodec(ABC):
         self.bos_id, self.eos_id, self.pad_id = bos_id, eos_id, pad_id
         self.start_ids = () if bos_id is None else (bos_id,)
         self.eos_ids = () if eos_id is None else (eos_id,)
+
+    def _cut(self, text: str) -> tuple[int, int]:
+        """Return (end, start): text[:end], then text[start:] and all that follows, have the ids of the whole.
+
+        (0, 0) if no such place is known.
+        """
+        return 0, 0
+
+    def _blocks(self, chunks: Iterable[str | bytes]) -> Iterator[str]:
+        held: list[str] = []
+        length, enough = 0, _BLOCK_CHARACTERS
+        for chunk in to_texts(chunks, size=_BLOCK_CHARACTERS):
+            held.append(chunk)
+            length += len(chunk)
+            if length >= enough:
+                text = "".join(held)
+                end, start = self._cut(text)
+                if end:
+                    yield text[:end]
+                held = [text[start:]]
+                length = len(held[0])
+                # Where nothing can be cut, looking again at each chunk would take quadratic time.
+                enough = max(_BLOCK_CHARACTERS, 2 * length)
+        yield "".join(held)
 
     def _frame(self, bos: bool, eos: bool) -> tuple[list[int], list[int]]:
         for wanted, name, token_id in ((bos, "bos", self.bos_id), (eos, "eos", self.eos_id)):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_minimal.files import replace_file
+from llama_minimal.tokenizer import cuts
 from llama_minimal.tokenizer.codec import BOS_NAMES, EOS_NAMES, PAD_NAMES, TextCodec, first_present, require_unicode
 from llama_minimal.tokenizer.companions import Companions
 
@@ -62,6 +63,7 @@ class HuggingFaceTokenizer(TextCodec):
             self._library = Library.from_buffer(content)
         except ValueError as error:
             raise ValueError(f"{path} is not a tokenizer that the tokenizers library reads: {error}") from None
+        self._cut_text = cuts.cut_for_json(json.loads(content))
         # A published file may ask for cutting or filling up; here a text keeps its length.
         self._library.no_truncation()
         self._library.no_padding()
@@ -97,6 +99,9 @@ class HuggingFaceTokenizer(TextCodec):
         self._library.encode_special_tokens = True
         texts = [require_unicode(text) for text in texts]
         return [encoding.ids for encoding in self._library.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def _cut(self, text: str) -> tuple[int, int]:
+        return self._cut_text(text)
 
     def _decode_ids(self, ids: list[int], skip_special: bool) -> str:
         if skip_special:

@@ -4,15 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llama_minimal.tokenizer.bpe import N_BYTES, Pair
-from llama_minimal.tokenizer.pieces import PIECE_PATTERN
-
-PRE_TOKENIZER = {
-    "type": "Sequence",
-    "pretokenizers": [
-        {"type": "Split", "pattern": {"Regex": PIECE_PATTERN}, "behavior": "Isolated", "invert": False},
-        {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
-    ],
-}
+from llama_minimal.tokenizer.patterns import PRE_TOKENIZERS
 
 
 def _byte_alphabet() -> list[str]:
@@ -61,6 +53,7 @@ def to_json(
     merges: Sequence[Pair],
     special_tokens: dict[str, int],
     *,
+    pattern: str = "llama",
     start: dict[str, int] | None = None,
 ) -> dict[str, Any]:
     """Return the content of ``tokenizer.json``.
@@ -69,6 +62,7 @@ def to_json(
         tokens: bytes of every token but the special ones, by id.
         merges: pairs of ids, in the order in which they were learned.
         special_tokens: name -> id.
+        pattern: how text is cut into pieces; a key of ``PRE_TOKENIZERS``.
         start: name -> id of the tokens before every text.
     """
     spelled = [spell(token) for token in tokens]
@@ -78,7 +72,7 @@ def to_json(
         "padding": None,
         "added_tokens": [added_token(name, token_id) for name, token_id in special_tokens.items()],
         "normalizer": None,
-        "pre_tokenizer": PRE_TOKENIZER,
+        "pre_tokenizer": PRE_TOKENIZERS[pattern],
         "post_processor": begin_with(start or {}),
         "decoder": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
         "model": {
@@ -96,9 +90,21 @@ def to_json(
     }
 
 
+def pattern_of(content: dict[str, Any]) -> str | None:
+    """Return the pattern by which a ``tokenizer.json`` cuts text, or None if it is none of ours."""
+    cuts = content.get("pre_tokenizer") if content.get("normalizer") is None else None
+    return next((name for name, ours in PRE_TOKENIZERS.items() if cuts == ours), None)
+
+
 def is_ours(content: dict[str, Any]) -> bool:
-    """Tell whether a ``tokenizer.json`` cuts text as this package does; only then can it be read by hand."""
-    return content.get("pre_tokenizer") == PRE_TOKENIZER and content.get("normalizer") is None
+    """Tell whether a ``tokenizer.json`` has the form that this package writes; only then can it be read by hand."""
+    pattern = pattern_of(content)
+    if pattern is None or pattern == "llama":
+        return pattern is not None
+    # Others cut text in these ways too. GPT-2 and Llama 3 number the bytes in another order.
+    model = content.get("model")
+    vocab = model.get("vocab") if isinstance(model, dict) and not model.get("ignore_merges") else None
+    return isinstance(vocab, dict) and [vocab.get(byte) for byte in BYTE_ALPHABET] == list(range(N_BYTES))
 
 
 def from_json(content: dict[str, Any]) -> tuple[list[Pair], list[str]]:

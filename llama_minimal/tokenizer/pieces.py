@@ -1,57 +1,66 @@
-"""Cut text into pieces: byte-pair encoding merges within a piece, never across two.
+"""Count the pieces of a text, cut it between pieces, and turn it into bytes and back."""
 
-The four kinds of piece follow GPT-2 (Radford et al. 2019, §2.2) and, for digits, LLaMA.
-"""
-
+import codecs
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
-# Only spelled-out ranges. \w, \s and \p{L} mean different characters in Python's `re` and in the Oniguruma library
-# behind Hugging Face tokenizers; with ranges both cut every Unicode string alike.
-_SPACE = "\\t-\\r "
-# ASCII letters, and from U+00C0 up all but the blocks of punctuation, symbols, arrows and emoji.
-_LETTER = (
-    "A-Za-z\u00c0-\u1fff\u2c00-\u2dff\u2e80-\u2fff\u3040-\ufdff\ufe70-\ufeff"
-    "\uff10-\uff19\uff21-\uff3a\uff41-\uff5a\uff66-\uffdc\U00010000-\U0001efff\U00020000-\U0003fffd"
-)
-# A bound on the length of a piece bounds the work on it, even where a script writes no spaces.
-_RUN = "{1,64}"
+from llama_minimal.tokenizer.patterns import LONGEST_PIECE, LONGEST_SPACES, Split, split_llama
 
-# Every character belongs to one of four classes (letter, digit, space, anything else), so no text falls through.
-PIECE_PATTERN = "|".join(
-    (
-        f" ?[{_LETTER}]{_RUN}",
-        "[0-9]",  # one by one, as LLaMA splits numbers into digits (Touvron et al. 2023, §2.1)
-        f" ?[^{_LETTER}0-9{_SPACE}]{_RUN}",
-        f"[{_SPACE}]{_RUN}(?![^{_SPACE}])",  # leaves the last space of a run to the word that follows
-        f"[{_SPACE}]",
-    )
-)
-
-split_pieces: Callable[[str], list[str]] = re.compile(PIECE_PATTERN).findall
-_LINE_END = re.compile(f"[^{_SPACE}]\n")
+# See ``last_piece_end``.
+_PIECE_END = re.compile(r"\S(?= )|\S\n(?=\S)")
 
 
-def count_pieces(texts: Iterable[str]) -> Counter[bytes]:
+def count_pieces(texts: Iterable[str], split: Split = split_llama) -> Counter[bytes]:
     """Count how often each piece occurs; learning needs nothing else of the text."""
     counts: Counter[str] = Counter()
     for text in texts:
-        counts.update(split_pieces(text))
+        for block in split_blocks(text):
+            counts.update(split(block))
     return Counter({to_bytes(piece): count for piece, count in counts.items()})
 
 
 def split_blocks(text: str, *, size: int = 1 << 15) -> list[str]:
-    """Cut a long text into blocks of about ``size`` characters that encode one by one to the same tokens.
-
-    A block ends before a line break that follows a visible character: every piece ends there too.
-    """
+    """Cut a long text into blocks of about ``size`` characters that have, one by one, the pieces of the whole."""
     blocks = []
     start = 0
-    while found := _LINE_END.search(text, start + size):
-        blocks.append(text[start : found.start() + 1])
-        start = found.start() + 1
+    while found := _PIECE_END.search(text, start + size):
+        blocks.append(text[start : found.end()])
+        start = found.end()
     return [*blocks, text[start:]]
+
+
+def last_piece_end(text: str) -> int:
+    """Return the last place before which pieces are final, whatever follows the text; 0 if none is certain.
+
+    By every pattern a piece begins with a space that follows a visible character, and also after a line break
+    between two visible characters.
+    """
+    space = _rfind(text, " ", lambda i: not text[i - 1].isspace())
+    line_break = _rfind(text[:-1], "\n", lambda i: not (text[i - 1].isspace() or text[i + 1].isspace()))
+    return max(space, line_break + bool(line_break))
+
+
+def last_llama_piece_end(text: str) -> int:
+    """Return what ``last_piece_end`` does for the llama pattern, whose pieces are short: 0 only for a short text."""
+    end = last_piece_end(text)
+    if end > len(text) // 2:
+        return end
+    # A piece is decided by its own characters and one more, so all but the last few are. Spaces at the end of a text
+    # are one piece, though within it the last of them is apart; unless there are so many that they fill a piece.
+    end = len(text)
+    for piece in reversed(split_llama(text)):
+        if len(text) - end > LONGEST_PIECE + 1 and (len(piece) == LONGEST_SPACES or not piece.isspace()):
+            return end
+        end -= len(piece)
+    return 0
+
+
+def _rfind(text: str, found: str, is_good: Callable[[int], bool]) -> int:
+    place = text.rfind(found)
+    while place > 0 and not is_good(place):
+        place = text.rfind(found, 0, place)
+    return max(place, 0)
 
 
 def to_bytes(text: str) -> bytes:
@@ -79,3 +88,18 @@ def to_text(data: str | bytes) -> str:
         # Escaped bytes that spell a valid character together become that character.
         data = to_bytes(data)
     return data.decode("utf-8", errors="surrogateescape")
+
+
+def to_texts(chunks: Iterable[str | bytes], *, size: int) -> Iterator[str]:
+    """Yield a text that comes in chunks as ``to_text`` would give it, in chunks of ``size`` characters or less.
+
+    Raises:
+        ValueError: as ``to_bytes``.
+    """
+    # A chunk may end within a character, if its bytes are escaped; the decoder keeps them for the next one.
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="surrogateescape")
+    for chunk in chunks:
+        for start in range(0, len(chunk), size):
+            part = chunk[start : start + size]
+            yield decoder.decode(to_bytes(part) if isinstance(part, str) else part)
+    yield decoder.decode(b"", final=True)

@@ -3,11 +3,13 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from llama_minimal.files import replace_file
+from llama_minimal.tokenizer import cuts
 from llama_minimal.tokenizer.codec import TextCodec, require_unicode, split_special
 from llama_minimal.tokenizer.companions import Companions
 from llama_minimal.tokenizer.sentencepiece_json import to_json
@@ -106,6 +108,20 @@ class SentencePieceTokenizer(TextCodec):
         if self._ordinary:
             return [self._encode_text(text, allow_special=False) for text in texts]
         return self._library.encode([require_unicode(text) for text in texts])
+
+    def _cut(self, text: str) -> tuple[int, int]:
+        return cuts.at_last_word(text) if self._has_apart_words else (0, 0)
+
+    @cached_property
+    def _has_apart_words(self) -> bool:
+        """Whether the ids of a word do not depend on the words before, and each word begins with a space."""
+        library = self._library
+        tokens = [token_id for token_id in range(self._n_pieces) if not library.is_byte(token_id)]
+        # The scores of a BPE model are ranks: 0, -1, -2, ... Others weigh whole texts.
+        is_bpe = all(library.get_score(token_id).is_integer() for token_id in tokens)
+        begins_with_space = library.encode("a", out_type=str)[:1] in (["▁"], ["▁a"])
+        alone = not self._ordinary and not cuts.has_inner_space(map(library.id_to_piece, tokens))
+        return is_bpe and begins_with_space and alone
 
     def _decode_ids(self, ids: list[int], skip_special: bool) -> str:
         if skip_special:

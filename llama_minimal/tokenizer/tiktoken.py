@@ -11,12 +11,9 @@ from typing import Any
 from llama_minimal.tokenizer.companions import Companions
 from llama_minimal.tokenizer.huggingface import HuggingFaceTokenizer
 from llama_minimal.tokenizer.json_format import added_token, begin_with, spell
+from llama_minimal.tokenizer.patterns import LLAMA3
 
-# How Llama 3 cuts text into pieces, and its special tokens: meta-llama/llama-models, models/llama3/api/tokenizer.py.
-PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+# Llama 3's special tokens: meta-llama/llama-models, models/llama3/api/tokenizer.py.
 _N_SPECIAL = 256
 _NAMED = (
     *("begin_of_text", "end_of_text", "reserved_special_token_0", "reserved_special_token_1"),
@@ -88,7 +85,7 @@ def _to_json(ranks: dict[bytes, int]) -> dict[str, Any]:
     names = [f"<|{name}|>" for name in _NAMED]
     names += [f"<|reserved_special_token_{2 + i}|>" for i in range(_N_SPECIAL - len(names))]
     special = {name: len(ranks) + i for i, name in enumerate(names)}
-    split = {"type": "Split", "pattern": {"Regex": PATTERN}, "behavior": "Isolated", "invert": False}
+    split = {"type": "Split", "pattern": {"Regex": LLAMA3}, "behavior": "Isolated", "invert": False}
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     spelled = {token: spell(token) for token in ranks}
     model = {
