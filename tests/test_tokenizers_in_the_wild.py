@@ -7,6 +7,7 @@ import warnings
 
 import pytest
 import sentencepiece
+import tiktoken
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,7 +22,7 @@ from llama_minimal.tokenizer import (
     Tokenizer,
     load_tokenizer,
 )
-from llama_minimal.tokenizer.tiktoken import PATTERN
+from llama_minimal.tokenizer.patterns import LLAMA3
 
 LLAMA = {
     "model_type": "llama",
@@ -254,7 +255,8 @@ def _frozen(value):
 
 def test_the_settings_are_read_as_the_library_that_wrote_them_reads_them():
     """Its own reader needs the protobuf library, which comes with the development tools alone."""
-    reader = pytest.importorskip("sentencepiece.sentencepiece_model_pb2")
+    from sentencepiece import sentencepiece_model_pb2 as reader
+
     from llama_minimal.tokenizer.sentencepiece_json import _parse
 
     for changes in VARIANTS.values():
@@ -311,7 +313,7 @@ def llama3(tmp_path_factory):
 @given(TEXTS | st.text("aab dictionary", max_size=60) | st.integers(0, 50_000).map(lambda i: docs()[i : i + 80]))
 def test_ids_are_those_of_the_definition(llama3, text):
     ours, ranks = llama3
-    cut = tokenizers.pre_tokenizers.Split(tokenizers.Regex(PATTERN), "isolated").pre_tokenize_str(text)
+    cut = tokenizers.pre_tokenizers.Split(tokenizers.Regex(LLAMA3), "isolated").pre_tokenize_str(text)
     assert ours.encode(text) == [i for piece, _ in cut for i in lowest_rank_first(piece.encode(), ranks)]
     assert ours.decode(ours.encode_prompt(text)) == text
 
@@ -319,9 +321,8 @@ def test_ids_are_those_of_the_definition(llama3, text):
 @settings(max_examples=300)
 @given(TEXTS | st.text(max_size=40) | st.integers(0, 50_000).map(lambda i: docs()[i : i + 80]))
 def test_ids_are_those_of_tiktoken(llama3, text):
-    tiktoken = pytest.importorskip("tiktoken")
     ours, ranks = llama3
-    theirs = tiktoken.Encoding("llama3", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens=ours.special_tokens)
+    theirs = tiktoken.Encoding("llama3", pat_str=LLAMA3, mergeable_ranks=ranks, special_tokens=ours.special_tokens)
     assert ours.encode(text) == theirs.encode(text, disallowed_special=())
     marked = text + "<|eot_id|>" + text
     assert ours.encode(marked, allow_special=True) == theirs.encode(marked, allowed_special="all")
