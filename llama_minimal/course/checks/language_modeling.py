@@ -112,18 +112,11 @@ def _smoothed(z: np.ndarray, y: np.ndarray, epsilon: float) -> np.ndarray:
 
 
 def _calibration(
-    p: np.ndarray,
-    hit: np.ndarray,
-    bins: int,
-    *,
-    statistic: Callable = np.mean,
-    to_bin: Callable = np.floor,
-    keep: Callable = lambda p: p <= 1,
+    p: np.ndarray, hit: np.ndarray, bins: int, *, of: Callable = np.mean, to_bin: Callable = np.floor, below: float = 2
 ) -> np.ndarray:
     """Mean probability and share of hits in each bin; the keywords are places for mistakes."""
-    p, hit = p[keep(p)], hit[keep(p)]
-    place = np.minimum(to_bin(p * bins), bins - 1)
-    rows = [[statistic(one[place == k]) if (place == k).any() else np.nan for one in (p, hit)] for k in range(bins)]
+    place = np.where(p < below, np.minimum(to_bin(p * bins), bins - 1), np.nan)
+    rows = [[of(one[place == k]) if (place == k).any() else np.nan for one in (p, hit)] for k in range(bins)]
     return np.array(rows)
 
 
@@ -188,6 +181,9 @@ EXERCISES = {
                 z, y, e * z.shape[1] / (z.shape[1] - 1)
             ),
             "each token gets ε / V, not ε": lambda z, y, e: _softened(z, (1 - e) * _one_hot(z, y) + e),
+            "the true token gets its part of ε as well: 1 − ε + ε / V": lambda z, y, e: _softened(
+                z, np.maximum((1 - e) * _one_hot(z, y), e / z.shape[1])
+            ),
             "the truth keeps 1 − ε of its share; here it keeps all": lambda z, y, e: _softened(
                 z, _one_hot(z, y) + e / z.shape[1]
             ),
@@ -223,17 +219,19 @@ EXERCISES = {
             "this is the perplexity; the loss is its logarithm": 32_000,
             "this is the probability of each token; how surprising is it?": 1 / 32_000,
             "the sign is wrong: surprise is positive": -math.log(32_000),
+            "this is for 32 tokens; there are 32,000": math.log(32),
         },
     ),
     "calibration": Exercise(
         right=_calibration,
         cases=[(*_CHOICES, 5), (*_CHOICES, 2), (np.array([0.0, 0.5, 1.0]), np.array([False, True, True]), 2)],
         mistakes={
+            "these are sums; take the mean in each bin": lambda *of: _calibration(*of, of=np.sum),
             "the columns have changed places: the mean of p comes first": lambda *of: _calibration(*of)[:, ::-1],
             "the bins are rows: (bins, 2)": lambda *of: _calibration(*of).T,
             "the bins stand in reverse; the least probable comes first": lambda *of: _calibration(*of)[::-1],
             "a bin has an equal width, not an equal number of cases": _equal_counts,
-            "p = 1 belongs to the last bin": lambda p, hit, bins: _calibration(p, hit, bins, keep=lambda p: p < 1),
+            "p = 1 belongs to the last bin": lambda p, hit, bins: _calibration(p, hit, bins, below=1),
             "a probability on a border belongs to the upper bin": lambda p, hit, bins: _calibration(
                 p, hit, bins, to_bin=lambda x: np.maximum(np.ceil(x) - 1, 0)
             ),
@@ -242,7 +240,7 @@ EXERCISES = {
                 [(np.arange(bins) + 0.5) / bins, _calibration(p, hit, bins)[:, 1]]
             ),
             "the second column is the share of hits among the bin's own cases": lambda p, hit, bins: (
-                _calibration(p, hit, bins) * [1, 0] + _calibration(p, hit, bins, statistic=np.sum) / len(p) * [0, 1]
+                _calibration(p, hit, bins) * [1, 0] + _calibration(p, hit, bins, of=np.sum) / len(p) * [0, 1]
             ),
             "the second column is the share of hits, not of misses": lambda p, hit, bins: _calibration(p, ~hit, bins),
         },

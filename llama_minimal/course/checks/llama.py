@@ -61,7 +61,7 @@ def _chained(x: np.ndarray, layers: Layers) -> np.ndarray:
 
 def _layer_cases() -> list[tuple]:
     x = np.random.default_rng(6).normal(size=(3, 4))
-    return [(x, [np.tanh, lambda h: 2 * h + 1, np.sin]), (x[:1], [np.cos]), (x, [])]
+    return [(x, [np.tanh, lambda h: 2 * h + 1, np.sin]), (x[:1], [np.cos])]
 
 
 def _tied(*, output: bool = True, lookup: str = "added") -> Callable[..., np.ndarray]:
@@ -87,8 +87,8 @@ def _tied_cases() -> list[tuple]:
     return [(tokens, *(rng.normal(size=shape) for shape in ((4, 3), (4, 3), (4, 7))))]
 
 
-def _norm(x: np.ndarray, eps: float) -> np.ndarray:
-    return x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + eps)
+def _norm(x: np.ndarray, eps: float, *, axis: int | None = -1) -> np.ndarray:
+    return x / np.sqrt((x**2).mean(axis=axis, keepdims=True) + eps)
 
 
 def _without(parts: list, left_out: int, weight: np.ndarray, eps: float, output: np.ndarray) -> np.ndarray:
@@ -224,6 +224,12 @@ EXERCISES = {
                 parts, left_out, weight, 0.0, output
             ),
             "eps stands under the root": _eps_outside,
+            "divide by the root of the mean square, not of the sum": lambda parts, left_out, weight, eps, output: (
+                _without(parts, left_out, weight / weight.size**0.5, eps / weight.size, output)
+            ),
+            "each token has its own root mean square": lambda parts, left_out, weight, eps, output: (
+                (weight * _norm(_rest(parts, left_out), eps, axis=None)) @ output.T
+            ),
             "RMSNorm does not subtract the mean": _centered,
             "the logits of the part were subtracted; but the norm is not linear": lambda parts, left_out, *of: (
                 _without(parts, len(parts), *of) - _without([parts[left_out]], 1, *of)
