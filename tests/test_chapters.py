@@ -185,13 +185,14 @@ def test_a_chapter_without_a_first_cell_gets_one_and_keeps_its_outputs(tmp_path)
 
 
 def test_the_first_cell_installs_only_what_is_missing(monkeypatch):
-    source = re.sub(r"%pip install (.*)", r"installed.append('\1')", read(CHAPTERS[0]).cells[1].source)
+    source = re.sub(r"%pip install (.*)", r'installed.append("\1")', read(CHAPTERS[0]).cells[1].source)
     installed = []
     exec(source, {"installed": installed})
     assert installed == []
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     exec(source, {"installed": installed})
-    assert installed == [f"-q git+https://github.com/{next(iter(addresses(ROOT / 'chapters')))}"]
+    address = next(iter(addresses(ROOT / "chapters")))
+    assert installed == [f"-q 'llama_minimal[course,hub] @ git+https://github.com/{address}'"]
 
 
 def test_every_figure_is_made_by_a_chapter():

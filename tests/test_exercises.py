@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from llama_minimal.course.exercises import CHAPTERS, Exercise, check, diagnose, exercises
+from llama_minimal.course.exercises import CHAPTERS, Exercise, _answers, check, diagnose, exercises
 
 ALL = {f"{chapter}.{name}": exercise for chapter in CHAPTERS for name, exercise in exercises(chapter).items()}
 MISTAKES = [(name, diagnosis) for name, exercise in ALL.items() for diagnosis in exercise.mistakes]
@@ -87,7 +87,8 @@ def in_torch(value, dtype):
         return tuple(in_torch(part, dtype) for part in value)
     if np.asarray(value).dtype.kind != "f":
         return torch.tensor(value)
-    return torch.tensor(value, dtype=dtype, requires_grad=True)
+    # A copy: PyTorch knows no arrays that are read backwards.
+    return torch.tensor(np.array(value), dtype=dtype, requires_grad=True)
 
 
 def answering(answer, change):
@@ -107,6 +108,11 @@ def test_a_right_answer_in_pytorch_passes(name, dtype, capsys):
 
 @pytest.mark.parametrize(("name", "diagnosis"), MISTAKES)
 def test_each_mistake_is_recognized_in_float32(name, diagnosis, capsys):
+    answers = _answers(ALL[name], ALL[name].mistakes[diagnosis])
+    if any(
+        np.isfinite(value) and abs(value) > torch.finfo(torch.float32).max for value in answers if np.ndim(value) == 0
+    ):
+        return  # infinite in float32, and so no longer the same mistake
     check(name, answering(ALL[name].mistakes[diagnosis], lambda value: in_torch(value, torch.float32)))
     assert capsys.readouterr().out == f"✗ {name}: {diagnosis}\n"
 
@@ -171,7 +177,9 @@ ODD = {
 
 
 @pytest.mark.parametrize("kind", ODD)
-@pytest.mark.parametrize("name", ["attention.softmax", "language_modeling.encode", "llama.parameters", "llama.days"])
+@pytest.mark.parametrize(
+    "name", ["attention.softmax", "language_modeling.encode", "llama.parameters", "llama.utilization"]
+)
 def test_a_check_never_crashes(name, kind, capsys):
     check(name, (lambda *_: ODD[kind]()) if ALL[name].cases else (None if kind == "quits" else ODD[kind]()))
     verdict = capsys.readouterr().out

@@ -15,7 +15,7 @@ SETUP = """\
 import importlib.util
 
 if importlib.util.find_spec("llama_minimal") is None:
-    %pip install -q git+https://github.com/{repository}"""
+    %pip install -q 'llama_minimal[course,hub] @ git+https://github.com/{repository}'"""
 _ROW = re.compile(r"^(\| \d\d \| \[[^]]*\]\((\d\d_\w+\.ipynb)\) \|.*?\| \d+ \|).*$", re.MULTILINE)
 
 
