@@ -149,6 +149,8 @@ EXERCISES = {
                 (1 + a / n**0.5) ** -0.5 if kind == "scaled" else _cosine(n, a, kind)
             ),
             "c is missing: this is plain post-norm": lambda n, a, kind: _cosine(n, a, kind.replace("scaled", "post")),
+            "this is pre-norm for every kind": lambda n, a, kind: _cosine(n, a, "pre"),
+            "this is post-norm for every kind": lambda n, a, kind: _cosine(n, a, "post"),
             "these are sizes; divide what is left of the embedding by them": lambda n, a, kind: 1 / _cosine(n, a, kind),
             "there are n sub-layers, whatever the number of layers": lambda n, a, kind: _cosine(2 * n, a, kind),
         },
@@ -158,6 +160,7 @@ EXERCISES = {
         cases=[(_Q, _K), (1000 * _Q, _K)],
         mistakes={
             "nothing is normalized": lambda q, k: q @ k.swapaxes(-1, -2) / 2,
+            "nothing is normalized, and the division by the root of Dh is missing": lambda q, k: q @ k.swapaxes(-1, -2),
             "only the queries are normalized": lambda q, k: _unit(q) @ k.swapaxes(-1, -2) / 2,
             "only the keys are normalized": lambda q, k: q @ _unit(k).swapaxes(-1, -2) / 2,
             "the division by the root of Dh is missing": lambda q, k: 2 * _scores(q, k),

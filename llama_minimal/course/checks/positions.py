@@ -118,6 +118,9 @@ EXERCISES = {
                 _distance(T) < 0, -np.inf, slopes[:, None, None] * _distance(T)
             ),
             "the future is not hidden": lambda slopes, T: -slopes[:, None, None] * _distance(T),
+            "the future is not hidden, and counts as if it were past": lambda slopes, T: (
+                -slopes[:, None, None] * abs(_distance(T))
+            ),
             "the past is hidden; hide the keys with s > t": lambda slopes, T: np.where(
                 _distance(T) > 0, -np.inf, -slopes[:, None, None] * _distance(T)
             ),
