@@ -1,7 +1,5 @@
 """Exercises of chapter 05, normalization."""
 
-import math
-
 import numpy as np
 
 from llama_minimal.course.exercises import Exercise
@@ -21,6 +19,24 @@ def _layer_norm_backward(
     unit = centered / r
     d_x = (d_out - (0 if constant else unit * (unit * d_out).mean(axis=-1, keepdims=True))) / r
     return d_x - d_x.mean(axis=-1, keepdims=True) if center else d_x
+
+
+_Q, _K = _RNG.normal(size=(2, 3, 4)) + 0.5, _RNG.normal(size=(2, 5, 4)) + 0.5
+
+
+def _cosine(n: int, a: float, kind: str) -> float:
+    """What is left of the embedding after n sub-layers that each add a mean square of a."""
+    if kind == "pre":
+        return (1 + n * a) ** -0.5
+    return (1 + a / (n**0.5 if kind == "scaled" else 1)) ** (-n / 2)
+
+
+def _unit(x: np.ndarray, axis: int | tuple[int, ...] = -1) -> np.ndarray:
+    return x / np.sqrt((x**2).mean(axis=axis, keepdims=True) + 1e-5)
+
+
+def _scores(q: np.ndarray, k: np.ndarray) -> np.ndarray:
+    return _unit(q) @ _unit(k).swapaxes(-1, -2) / np.sqrt(q.shape[-1])
 
 
 _LINEAR = [(_WEIGHT, _RNG.normal(size=(5, 5)))]  # square: rows for columns then gives an answer, and not an error
@@ -68,6 +84,10 @@ EXERCISES = {
                 d_out
             )[0],
             "epsilon is missing": lambda x, d_out, eps: _layer_norm_backward(x, d_out, 0.0),
+            "the sign is turned": lambda x, d_out, eps: -_layer_norm_backward(x, d_out, eps),
+            "this is the output of LayerNorm, not its gradient": lambda x, d_out, eps: layer_norm(
+                x, _ONES, 0 * _ONES, eps
+            ),
         },
     ),
     "merge": Exercise(
@@ -79,6 +99,9 @@ EXERCISES = {
             ),
             "it is divided by the weight; the norm's output was multiplied by it": lambda weight, w: w / weight,
             "nothing is merged": lambda weight, w: w,
+            "w is transposed; return (F, D), as it was": lambda weight, w: (w * weight).T,
+            "the weight is applied twice": lambda weight, w: w * weight**2,
+            "the weight is added; the norm's output was multiplied by it": lambda weight, w: w + weight,
         },
     ),
     "layer_norm": Exercise(
@@ -106,16 +129,58 @@ EXERCISES = {
             ),
         },
     ),
-    "rms_at_the_top": Exercise(
-        right=9.0,
-        tolerance=0.002,
+    "cosine": Exercise(
+        right=_cosine,
+        cases=[(160, 0.5, "pre"), (160, 0.05, "post"), (160, 0.5, "scaled"), (3, 2.0, "post"), (2, 1.0, "scaled")],
         mistakes={
-            "this is the mean square; take its root": 81.0,
-            "the stream begins with a mean square of 1; add it": math.sqrt(80),
-            "there are 160 sub-layers, two in each layer": math.sqrt(41),
-            "each adds a half, and not a whole": math.sqrt(161),
-            "mean squares add up, and not their roots": 1 + 160 * math.sqrt(0.5),
-            "that would be without norms, where each sub-layer multiplies": 1.5**80,
+            "mean squares add up, not their roots; a cosine is a ratio of roots": lambda n, a, kind: (
+                _cosine(n, a, kind) ** 2
+            ),
+            "with pre-norm what is added does not grow with the stream: 1 + n·a, not (1 + a) to the power of n": (
+                lambda n, a, kind: _cosine(n, a, "post" if kind == "pre" else kind)
+            ),
+            "post-norm divides the stream after each step, so cosines multiply; this is pre-norm's sum": (
+                lambda n, a, kind: _cosine(n, a, "pre" if kind == "post" else kind)
+            ),
+            "c multiplies the stream, so it counts with its square beside a": lambda n, a, kind: (
+                (1 + a / n**0.25) ** (-n / 2) if kind == "scaled" else _cosine(n, a, kind)
+            ),
+            "for the scaled kind this is one step; there are n": lambda n, a, kind: (
+                (1 + a / n**0.5) ** -0.5 if kind == "scaled" else _cosine(n, a, kind)
+            ),
+            "c is missing: this is plain post-norm": lambda n, a, kind: _cosine(n, a, kind.replace("scaled", "post")),
+            "this is pre-norm for every kind": lambda n, a, kind: _cosine(n, a, "pre"),
+            "this is post-norm for every kind": lambda n, a, kind: _cosine(n, a, "post"),
+            "these are sizes; divide what is left of the embedding by them": lambda n, a, kind: 1 / _cosine(n, a, kind),
+            "there are n sub-layers, whatever the number of layers": lambda n, a, kind: _cosine(2 * n, a, kind),
+        },
+    ),
+    "qk_norm": Exercise(
+        right=_scores,
+        cases=[(_Q, _K), (1000 * _Q, _K)],
+        mistakes={
+            "nothing is normalized": lambda q, k: q @ k.swapaxes(-1, -2) / 2,
+            "nothing is normalized, and the division by the root of Dh is missing": lambda q, k: q @ k.swapaxes(-1, -2),
+            "only the queries are normalized": lambda q, k: _unit(q) @ k.swapaxes(-1, -2) / 2,
+            "only the keys are normalized": lambda q, k: q @ _unit(k).swapaxes(-1, -2) / 2,
+            "the division by the root of Dh is missing": lambda q, k: 2 * _scores(q, k),
+            "this divides by Dh; divide by its root": lambda q, k: _scores(q, k) / 2,
+            "these are cosines: an RMSNorm leaves the length √Dh, not 1": lambda q, k: (
+                (q / np.linalg.norm(q, axis=-1, keepdims=True))
+                @ (k / np.linalg.norm(k, axis=-1, keepdims=True)).swapaxes(-1, -2)
+            ),
+            "the norm goes over time; it belongs to one vector, the last axis": lambda q, k: (
+                _unit(q, axis=-2) @ _unit(k, axis=-2).swapaxes(-1, -2) / 2
+            ),
+            "the norm goes over time and features; it belongs to one vector, the last axis": lambda q, k: (
+                _unit(q, axis=(-2, -1)) @ _unit(k, axis=(-2, -1)).swapaxes(-1, -2) / 2
+            ),
+            "the scores are normalized; normalize q and k, before the product": lambda q, k: (
+                _unit(q @ k.swapaxes(-1, -2)) / 2
+            ),
+            "the mean is subtracted: this is LayerNorm": lambda q, k: _scores(
+                q - q.mean(axis=-1, keepdims=True), k - k.mean(axis=-1, keepdims=True)
+            ),
         },
     ),
 }

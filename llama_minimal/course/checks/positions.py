@@ -35,26 +35,24 @@ def _to_halves(w: np.ndarray, n_heads: int) -> np.ndarray:
     return w.reshape(n_heads, -1, 2, w.shape[-1]).swapaxes(1, 2).reshape(w.shape)
 
 
+def _key(q: np.ndarray, n: int, theta: float) -> np.ndarray:
+    angles = n * rope_frequencies(len(q), theta)
+    return apply_rope(q, np.cos(angles), np.sin(angles))
+
+
+def _distance(T: int) -> np.ndarray:
+    return np.arange(T)[:, None] - np.arange(T)
+
+
+def _alibi(slopes: np.ndarray, T: int) -> np.ndarray:
+    return np.where(_distance(T) < 0, -np.inf, -slopes[:, None, None] * _distance(T))
+
+
+def _theta(n: int, head_dim: int) -> float:
+    return (n / (2 * np.pi)) ** (head_dim / (head_dim - 2))
+
+
 EXERCISES = {
-    "frequencies": Exercise(
-        right=rope_frequencies,
-        cases=[(8, 10_000.0), (128, 500_000.0), (2, 10_000.0)],
-        mistakes={
-            "there is one for each feature; a pair has one frequency, so there are Dh/2": lambda head_dim, theta: (
-                theta ** (-np.arange(head_dim) / head_dim)
-            ),
-            "the exponent has no minus: the frequencies grow": lambda head_dim, theta: (
-                theta ** (np.arange(0, head_dim, 2) / head_dim)
-            ),
-            "theta is ignored": lambda head_dim, theta: rope_frequencies(head_dim, 10_000.0),
-            "parentheses are missing: the power comes before the division": lambda head_dim, theta: (
-                theta ** -np.arange(0, head_dim, 2.0) / head_dim
-            ),
-            "the exponent uses i where it should use 2i": lambda head_dim, theta: (
-                theta ** (-np.arange(head_dim // 2) / head_dim)
-            ),
-        },
-    ),
     "apply_rope": Exercise(
         right=apply_rope,
         cases=_TURNS,
@@ -72,6 +70,22 @@ EXERCISES = {
             "the pairs are turned, and then not woven together again": _unwoven,
         },
     ),
+    "key_for_distance": Exercise(
+        right=_key,
+        cases=[(_RNG.normal(size=8), 3, 10_000.0), (_RNG.normal(size=4), 12, 100.0)],
+        mistakes={
+            "it looks ahead: this key scores highest n tokens after the query": lambda q, n, theta: _key(q, -n, theta),
+            "the key is not turned: it scores highest at distance 0": lambda q, n, theta: q,
+            "this is the key for one token back": lambda q, n, theta: _key(q, 1, theta),
+            "this is right for a base of 10,000; use theta": lambda q, n, theta: _key(q, n, 10_000.0),
+            "this is the half-split layout; here neighbors are pairs": lambda q, n, theta: _halves(
+                q, *(table[n] for table in rope_table(len(q), n + 1, theta))
+            ),
+            "the exponent uses i where it should use 2i": lambda q, n, theta: _key(q, n, theta**0.5),
+            "every pair is turned by the same angle; each has its own frequency": lambda q, n, theta: _key(q, n, 1.0),
+            "the key should be as long as q": lambda q, n, theta: _key(q, n, theta) / np.linalg.norm(q),
+        },
+    ),
     "to_halves": Exercise(
         right=_to_halves,
         cases=_WEIGHTS,
@@ -83,19 +97,59 @@ EXERCISES = {
                 w.reshape(n_heads, 2, -1, w.shape[-1]).swapaxes(1, 2).reshape(w.shape)
             ),
             "nothing is reordered": lambda w, n_heads: w,
+            "the columns are reordered; the rows of w make q": lambda w, n_heads: w[
+                :, np.r_[0 : w.shape[1] : 2, 1 : w.shape[1] : 2]
+            ],
+            "the second entries come first": lambda w, n_heads: (
+                w.reshape(n_heads, -1, 2, w.shape[-1])[:, :, ::-1].swapaxes(1, 2).reshape(w.shape)
+            ),
+            "the axis of the heads is swapped; swap pair and entry": lambda w, n_heads: (
+                w.reshape(n_heads, -1, 2, w.shape[-1]).swapaxes(0, 1).reshape(w.shape)
+                if n_heads > 1
+                else w.reshape(-1, 2, w.shape[-1]).swapaxes(0, 1).reshape(w.shape)
+            ),
         },
     ),
-    "round_trip": Exercise(
-        right=round(2 * np.pi * 10_000 ** (126 / 128)),
+    "alibi": Exercise(
+        right=_alibi,
+        cases=[(np.array([0.5, 0.25]), 4), (np.array([1.0]), 3), (np.array([2.0, 0.5, 0.1]), 2)],
         mistakes={
-            "this is right; now round it": 2 * np.pi * 10_000 ** (126 / 128),
-            "the exponent is 2i/Dh with i = 63, not i/Dh": round(2 * np.pi * 10_000 ** (63 / 128)),
-            "the slowest pair is number 63, since they count from 0": round(2 * np.pi * 10_000 ** (124 / 128)),
-            "2i is even: the last pair has 2i = 126": round(2 * np.pi * 10_000 ** (127 / 128)),
-            "this is 2π·theta; the slowest frequency is theta to the power of −126/128, not of −1": round(
-                2 * np.pi * 10_000
+            "the sign is turned: far keys should get less": lambda slopes, T: np.where(
+                _distance(T) < 0, -np.inf, slopes[:, None, None] * _distance(T)
             ),
-            "this is one radian; a round has 2π of them": round(10_000 ** (126 / 128)),
+            "the future is not hidden": lambda slopes, T: -slopes[:, None, None] * _distance(T),
+            "the future is not hidden, and counts as if it were past": lambda slopes, T: (
+                -slopes[:, None, None] * abs(_distance(T))
+            ),
+            "the past is hidden; hide the keys with s > t": lambda slopes, T: np.where(
+                _distance(T) > 0, -np.inf, -slopes[:, None, None] * _distance(T)
+            ),
+            "rows and columns are exchanged: rows are queries": lambda slopes, T: _alibi(slopes, T).swapaxes(-1, -2),
+            "a key does not see itself; the distance 0 is allowed": lambda slopes, T: np.where(
+                _distance(T) <= 0, -np.inf, -slopes[:, None, None] * _distance(T)
+            ),
+            "the distance is counted from 1": lambda slopes, T: _alibi(slopes, T) - slopes[:, None, None],
+            "hidden keys get 0; they should get −∞": lambda slopes, T: np.where(
+                _distance(T) < 0, 0, -slopes[:, None, None] * _distance(T)
+            ),
+            "the slope of the first head is used for all": lambda slopes, T: _alibi(0 * slopes + slopes[0], T),
+            "the heads are the last axis; return (H, T, T)": lambda slopes, T: np.moveaxis(_alibi(slopes, T), 0, -1),
+        },
+    ),
+    "theta": Exercise(
+        right=_theta,
+        cases=[(2048, 128), (8192, 64), (100, 4)],
+        mistakes={
+            "this is for one radian; a round has 2π of them": lambda n, head_dim: n ** (head_dim / (head_dim - 2)),
+            "the exponent is turned over": lambda n, head_dim: (n / (2 * np.pi)) ** ((head_dim - 2) / head_dim),
+            "the slowest pair has 2i = Dh − 2, not Dh": lambda n, head_dim: n / (2 * np.pi),
+            "2i is even: the last pair has 2i = Dh − 2": lambda n, head_dim: (
+                (n / (2 * np.pi)) ** (head_dim / (head_dim - 1))
+            ),
+            "multiply or divide? the wavelength is 2π divided by the frequency": lambda n, head_dim: (
+                (n * 2 * np.pi) ** (head_dim / (head_dim - 2))
+            ),
+            "this is the slowest frequency; its base is asked for": lambda n, head_dim: 2 * np.pi / n,
         },
     ),
 }
