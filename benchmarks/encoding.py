@@ -17,7 +17,7 @@ from pathlib import Path
 SETUP = """
 from pathlib import Path
 import tokenizers, llama_minimal.cli
-from llama_minimal.cli.train import TOKENIZER_BYTES, _first_bytes
+from llama_minimal.cli.start import TOKENIZER_BYTES, _first_bytes
 from llama_minimal.data import documents, encode_corpus
 from llama_minimal.tokenizer import HuggingFaceTokenizer, Tokenizer
 folder = Path(sys.argv[1]); text = folder / "text.txt"

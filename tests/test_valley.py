@@ -703,8 +703,8 @@ def only(monkeypatch):
     """Let one plot write all stories, so that a job is frequent."""
 
     def choose(shape):
-        for other in set(PLOTS) - {shape}:
-            monkeypatch.delitem(PLOTS, other)
+        # Another table: entries that come back to the old one stand in another order, and tell other stories.
+        monkeypatch.setattr(sys.modules[story.__module__], "PLOTS", {shape: PLOTS[shape]})
 
     return choose
 
