@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from llama_minimal.config import LlamaConfig
 
 _BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
-# Mixed or not, training keeps float32 weights, gradients and AdamW's two moments (Rajbhandari et al. 2020, §3.1,
-# counts the same four, with half-precision copies on top).
+# Mixed or not, training here keeps float32 weights, gradients and AdamW's two moments. Rajbhandari et al. 2020, §3.1,
+# come to 16 bytes by another sum: weights and gradients in half precision, and float32 weights and moments.
 _TRAINING_BYTES = 4 + 4 + 8
 
 

@@ -116,8 +116,8 @@ class Llama(nn.Module):
     def init_weights(self, generator: torch.Generator | None = None) -> None:
         """Draw all weights from N(0, 0.02²), those that write to the residual stream smaller.
 
-        ``wo`` and ``w2`` get 0.02 / √(2·n_layers): 2·n_layers of them add up in the stream
-        (Radford et al. 2019, "GPT-2", §2.3). Norms start at 1, biases at 0.
+        ``wo`` and ``w2`` get 0.02 / √(2·n_layers): 2·n_layers of them add up in the stream. Norms start at 1,
+        biases at 0. Source: Radford et al. 2018, "GPT-1", §4.1 (0.02); 2019, "GPT-2", §2.3 (1/√N).
         """
         residual_std = 0.02 / (2 * self.config.n_layers) ** 0.5
         for name, parameter in self.named_parameters():

@@ -56,7 +56,8 @@ def divide_by_temperature(logits: Tensor, temperature: float) -> Tensor:
 def penalize_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
     """Make the tokens in ``seen`` (B, V) less likely: divide what is positive, multiply what is negative.
 
-    Source: Keskar et al. 2019, "CTRL", §4.1.
+    Source: Keskar et al. 2019, "CTRL", §4.1, which divides only; to multiply negative logits is the transformers
+    library's way.
     """
     return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
 

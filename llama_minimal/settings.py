@@ -88,7 +88,7 @@ class Sampling:
     """Say how to choose the next token. The defaults choose freely; ``temperature=0`` is greedy."""
 
     temperature: float = 1.0
-    """Divides the logits: below 1 is bolder, above 1 wilder; 0 always takes the most likely token."""
+    """Divides the logits: below 1 is more cautious, above 1 wilder; 0 always takes the most likely token."""
     top_k: int | None = None
     """Choose among the k most likely tokens."""
     top_p: float | None = None

@@ -13,8 +13,9 @@ Kind = Literal["linear", "ntk", "llama3", "yarn", "dynamic"]
 class RopeScaling:
     """Say how rotary frequencies are stretched for a context longer than the trained one.
 
-    ``linear`` divides every frequency by ``factor`` (position interpolation, Chen et al. 2023, §3).
-    ``ntk`` raises the base to θ·factor^(Dh/(Dh−2)), so that only low frequencies are stretched.
+    ``linear`` divides every frequency by ``factor`` (position interpolation, Chen et al. 2023, §2.3).
+    ``ntk`` raises the base to θ·factor^(Dh/(Dh−2)), which stretches the slower pairs more, and the
+    fastest not at all.
     ``dynamic`` is ``ntk`` with a factor that follows the context: with S = ``max_seq_len`` and M =
     ``original_max_seq_len`` it is factor·S/M − (factor − 1), and 1 while S ≤ M. The tables are made once, for
     S, so that all keys in a cache are turned by one base. The transformers library takes for S the longest

@@ -19,8 +19,8 @@ class LlamaConfig:
     """Describe a LLaMA completely: sizes, and the closed switches that the course compares.
 
     The defaults of the switches are LLaMA's own. ``n_kv_heads`` left out means one per query head;
-    ``hidden_dim`` left out means two thirds of 4·dim, rounded up to a multiple of 256 (LLaMA, §2.2);
-    ``head_dim`` left out means dim / n_heads. ``bias`` is True for all linear layers but the last, or names
+    ``hidden_dim`` left out means two thirds of 4·dim, rounded up to a multiple of 256 (LLaMA, §2.2, and
+    the released code for the multiple); ``head_dim`` left out means dim / n_heads. ``bias`` is True for all linear layers but the last, or names
     the part that has biases.
 
     Raises:
@@ -144,7 +144,8 @@ class LlamaConfig:
 def ffn_width(dim: int, *, multiple_of: int = 256, multiplier: float = 1.0) -> int:
     """Return Meta's SwiGLU width: ⌊multiplier · ⌊2/3 · 4·dim⌋⌋, rounded up to a multiple.
 
-    Two thirds, because SwiGLU has three matrices where a plain feed-forward has two (LLaMA, §2.2).
+    Two thirds, because SwiGLU has three matrices where a plain feed-forward has two (LLaMA, §2.2). The multiple is
+    that of the released code.
     """
     width = int(multiplier * int(2 * 4 * dim / 3))
     return multiple_of * -(-width // multiple_of)

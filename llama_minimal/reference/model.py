@@ -48,7 +48,7 @@ def init_params(config: LlamaConfig, seed: int) -> Params:
     Matrices are normal with deviation 0.02; those that write to the residual stream (wo, w2) are divided
     by √(2·n_layers). Norms start as the identity, biases at zero.
 
-    Source: Radford et al. 2019, §2.3.
+    Source: Radford et al. 2018, "GPT-1", §4.1 (0.02); 2019, "GPT-2", §2.3 (1/√N).
     """
     rng = np.random.default_rng(seed)
 
