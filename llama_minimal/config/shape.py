@@ -19,9 +19,9 @@ class LlamaConfig:
     """Describe a LLaMA completely: sizes, and the closed switches that the course compares.
 
     The defaults of the switches are LLaMA's own. ``n_kv_heads`` left out means one per query head;
-    ``hidden_dim`` left out means two thirds of 4·dim, rounded up to a multiple of 256 (LLaMA, §2.2, and
-    the released code for the multiple); ``head_dim`` left out means dim / n_heads. ``bias`` is True for all linear layers but the last, or names
-    the part that has biases.
+    ``hidden_dim`` left out means two thirds of 4·dim (LLaMA, §2.2), rounded up to a multiple of 256 (the
+    released code); ``head_dim`` left out means dim / n_heads. ``bias`` is True for all linear layers but the
+    last, or names the part that has biases.
 
     Raises:
         ValueError: if the sizes do not fit each other; the message says which values would.
