@@ -241,13 +241,14 @@ def test_a_line_may_separate_documents(tmp_path):
             documents(path, separator=bad)
 
 
-lines = st.lists(st.sampled_from(["", "a", " b ", "--", "-- ", "--x", "\r", "--\r", "c\u2028--"]), max_size=12)
+lines = st.lists(st.sampled_from(["", "a", " b ", "--", "-- ", "--x", "\r", "--\r", "c\u2028--", "dddddd--"]), max_size=12)
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(lines, st.integers(1, 9), st.integers(0, 6))
-def test_separating_equals_going_line_by_line(monkeypatch, lines, size, long):
+@given(lines, st.integers(1, 9), st.integers(0, 6), st.integers(4, 9))
+def test_separating_equals_going_line_by_line(monkeypatch, lines, size, long, longest):
     monkeypatch.setattr(document_module, "_LONG", long)
+    monkeypatch.setattr(document_module, "_LONGEST_SEPARATOR", longest)  # "-- " and "--\r" are shorter
     text = "\n".join(lines)
     expected, part = [], []
     for line in text.split("\n"):

@@ -1,6 +1,7 @@
 """Documents: the texts of a corpus by name, those too long for memory in chunks."""
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from llama_minimal.tokenizer.pieces import last_piece_end
 
 # A longer text is not kept in memory but read again whenever it is needed.
 _LONG = 1 << 22
+# A longer line separates nothing, so it need not be whole.
+_LONGEST_SEPARATOR = 1 << 16
 
 ReadChunks = Callable[[], Iterator[str]]
 
@@ -98,17 +101,20 @@ def _read_part(read: ReadChunks, separator: str, number: int) -> Iterator[str]:
 
 def _separated(chunks: Iterable[str], separator: str) -> Iterator[tuple[int, str]]:
     line = re.compile(rf"^[ \t]*{re.escape(separator)}[ \t]*\r?(?:\n|\Z)", re.MULTILINE)
-    number = 0
-    for block in _whole_lines(chunks):
-        first, *others = line.split(block)
-        yield number, first
+    number, is_whole = 0, True
+    for block in _whole_lines(chunks, longest=max(_LONGEST_SEPARATOR, 2 * len(separator))):
+        # What goes on in the middle of a line separates nothing.
+        begun = 0 if is_whole else block.find("\n") + 1 or len(block)
+        first, *others = line.split(block[begun:])
+        yield number, block[:begun] + first
         for part in others:
             number += 1
             yield number, part
+        is_whole = block.endswith("\n")
 
 
-def _whole_lines(chunks: Iterable[str]) -> Iterator[str]:
-    """Cut a text anew, at the ends of lines; the last line gets an end if it has none."""
+def _whole_lines(chunks: Iterable[str], *, longest: float = math.inf) -> Iterator[str]:
+    """Cut a text anew, at the ends of lines; the last line gets an end if it has none, and longer ones come in parts."""
     begun: list[str] = []
     for chunk in chunks:
         end = chunk.rfind("\n") + 1
@@ -116,6 +122,9 @@ def _whole_lines(chunks: Iterable[str]) -> Iterator[str]:
             yield "".join([*begun, chunk[:end]])
             begun = []
         begun.append(chunk[end:])
+        if longest < math.inf and sum(map(len, begun)) > longest:
+            yield "".join(begun)
+            begun = []
     if last := "".join(begun):
         yield last + "\n"
 
