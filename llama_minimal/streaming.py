@@ -33,7 +33,7 @@ class TextStream:
         # Special tokens decode to nothing: a window full of them would tell nothing of its place.
         self._special = frozenset(tokenizer.special_tokens.values())
         known = range(tokenizer.vocab_size)  # a model may have more
-        self._ids = [token for token in prompt if token in known]
+        self._ids = [token for token in prompt if token in known and token not in self._special]
         self._taken = tokenizer.decode(self._ids)  # the part of the window's text that is no news
         self._shorten(self._taken)
         self._pending = ""  # text that may be the beginning of a stop string

@@ -11,6 +11,7 @@ import zipfile
 
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -100,16 +101,32 @@ def test_a_hub_id_without_network_or_library_is_explained(tmp_path, monkeypatch)
         load("nobody/no-such-model")
 
 
-def test_a_hub_id_is_downloaded_without_files_that_may_run_code(saved, monkeypatch):
-    asked = {}
+@pytest.mark.parametrize("kind", ["huggingface", "pickled", "meta"])
+def test_of_a_hub_model_pickled_weights_are_downloaded_only_if_there_are_no_others(copy, tmp_path, monkeypatch, kind):
+    """What may run code elsewhere, such as training_args.bin, is never asked for; nor is what stands in subfolders."""
+    repository, local, asked = copy("meta" if kind == "meta" else "huggingface"), tmp_path / "cache", []
+    if kind == "pickled":
+        torch.save(load_file(repository / "model.safetensors"), repository / "pytorch_model.bin")
+        (repository / "model.safetensors").unlink()
+    (repository / "original").mkdir()
+    for name in ("training_args.bin", "modeling.py", "original/consolidated.00.pth", "original/pytorch_model.bin"):
+        (repository / name).write_text("")
+    if kind == "huggingface":
+        (repository / "pytorch_model.bin").write_text("")
 
     def download(name, allow_patterns):
-        asked[name] = allow_patterns
-        return str(saved / "huggingface")
+        assert name == "some/model"
+        files = {str(path.relative_to(repository)) for path in repository.rglob("*") if path.is_file()}
+        for file in sorted(filter_repo_objects(files, allow_patterns=allow_patterns)):
+            asked.append(file)
+            (local / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(repository / file, local / file)
+        return str(local)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     assert load("some/model")[0].config.vocab_size == 64
-    assert sorted(asked["some/model"]) == ["*.jinja", "*.json", "*.safetensors", "tokenizer.model"]
+    weights = {"huggingface": "model.safetensors", "pickled": "pytorch_model.bin", "meta": "consolidated.00.pth"}
+    assert {name for name in asked if not name.endswith((".json", "tokenizer.model"))} == {weights[kind]}
 
 
 # ------------------------------------------------------------------ wrong configs

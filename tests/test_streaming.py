@@ -105,6 +105,15 @@ def test_the_work_grows_with_the_number_of_tokens(tokenizer, monkeypatch, kind, 
     assert work < 18 * (n + n_prompt)
 
 
+@pytest.mark.parametrize("n_special", [1, 5, 30])
+def test_special_tokens_at_a_prompts_end_do_not_part_a_character(tokenizer, n_special):
+    special = [min(tokenizer.special_tokens.values())] * n_special
+    ids = tokenizer.encode_prompt("hello the cat 🦙")
+    for cut in range(1, 4):
+        prompt = ids[:-cut] + special
+        assert "".join(streamed(tokenizer, prompt, ids[-cut:])) == new_text(tokenizer, prompt, ids[-cut:])
+
+
 def test_a_run_of_spaces_is_not_taken_for_the_start_of_a_text(tokenizer):
     letter = tokenizer.encode("the")[-1:]
     space = [i for i in range(tokenizer.vocab_size) if tokenizer.decode([*letter, i]) == tokenizer.decode(letter) + " "]

@@ -352,6 +352,14 @@ def test_transformers_reads_the_tokenizer_json_that_is_made_of_the_ranks(llama3,
         assert theirs.decode(ours.encode(text)) == text
 
 
+def test_line_ends_of_windows_and_empty_lines_change_no_rank(tmp_path):
+    lines = [base64.b64encode(bytes([byte])) + b" %d" % byte for byte in range(256)]
+    contents = [b"\n".join(lines), b"\r\n".join(lines), b"\n" + b"\n".join(lines) + b"\n\n"]
+    plain, *others = (load_tokenizer(put(tmp_path / str(i), tokenizer_model=c)) for i, c in enumerate(contents))
+    assert [other.special_tokens for other in others] == [plain.special_tokens] * 2
+    assert [other.encode("the cat") for other in others] == [plain.encode("the cat")] * 2
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -27,6 +27,7 @@ _TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 _MODEL_FILES = ("config.json", "params.json", "model.safetensors", "model-*-of-*.safetensors", INDEX)
 _MODEL_FILES += ("consolidated.*.pth", EXTRA, GENERATION)
 _FROM_HUB = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model")
+_OTHER_WEIGHTS = ("pytorch_model*.bin", "consolidated.*.pth")  # of repositories without safetensors
 
 
 def load(
@@ -170,7 +171,11 @@ def _find(path_or_id: str | Path, *, files: tuple[str, ...] = _FROM_HUB) -> Path
     # A hub id is owner/name; whoever writes ./name or /name means a path.
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", str(path_or_id)):
         raise FileNotFoundError(f"there is no folder {path_or_id}; give a folder, or a hub id such as org/name")
-    return _download(str(path_or_id), files)
+    folder = _download(str(path_or_id), files)
+    if files == _FROM_HUB and not any(folder.glob("*.safetensors")):
+        # Older repositories hold their weights in pickled files alone, of which we run nothing.
+        folder = _download(str(path_or_id), (*files, *_OTHER_WEIGHTS))
+    return folder
 
 
 def _download(hub_id: str, files: tuple[str, ...]) -> Path:

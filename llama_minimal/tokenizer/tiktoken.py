@@ -63,18 +63,21 @@ class TiktokenTokenizer(HuggingFaceTokenizer):
 
 def is_tiktoken(content: bytes) -> bool:
     """Tell whether a ``tokenizer.model`` is a list of ranks: lines of a token in base64 and its rank."""
-    return re.match(rb"[A-Za-z0-9+/=]+ \d+\r?\n", content) is not None
+    return re.match(rb"\s*[A-Za-z0-9+/=]+ \d+\r?\n", content) is not None
 
 
 def _read_ranks(content: bytes, path: Path) -> dict[bytes, int]:
     ranks: dict[bytes, int] = {}
-    for number, line in enumerate(content.splitlines(), start=1):
+    lines = content.splitlines()
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
         try:
             token, rank = line.split()
             ranks[base64.b64decode(token, validate=True)] = int(rank)
         except (ValueError, binascii.Error):
             raise ValueError(f"{path}, line {number}: not a token in base64 and its rank; download it again") from None
-    if sorted(ranks.values()) != list(range(len(content.splitlines()))):
+    if sorted(ranks.values()) != list(range(sum(map(bool, lines)))):
         raise ValueError(f"{path}: the ranks have gaps or occur twice; expected 0, 1, 2, ...; download it again")
     if missing := [byte for byte in range(256) if bytes([byte]) not in ranks]:
         raise ValueError(f"{path} lacks the byte {missing[0]}, so it cannot hold every text; download it again")
