@@ -15,7 +15,7 @@ _HOMES = {
     "tokenizer": ("Tokenizer", "load_tokenizer"),
     "checkpoint": ("load", "save"),
     "generation": ("Completion", "generate", "stream"),
-    "beam_search": ("beam_search",),
+    "beams": ("beam_search",),
     "settings": ("GREEDY", "Sampling", "TrainConfig"),
     "kv_cache": ("KVCache",),
     "training": ("Trainer",),

@@ -1,4 +1,4 @@
-"""Which devices there are, and what Apple's cannot do.
+"""Which devices and formats there are, and what Apple's cannot do.
 
 PyTorch calls the GPU of an Apple computer ``mps``. It has no float64: what needs it is computed on the CPU
 (``as_float64``).
@@ -64,6 +64,22 @@ def _hint(device: torch.device) -> str:
     if built.get(device.type, True):
         return ""
     return f" (this PyTorch was built without {device.type}; install one that has it, to use such a device)"
+
+
+def find_dtype(name: torch.dtype | str) -> torch.dtype:
+    """Return a format that weights can have.
+
+    Args:
+        name: such as ``torch.bfloat16``, ``"bfloat16"`` or ``"bf16"``.
+
+    Raises:
+        ValueError: if it is none of float32, bfloat16, float16, float64.
+    """
+    text = str(name).removeprefix("torch.")
+    text = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}.get(text, text)
+    if text not in ("float32", "bfloat16", "float16", "float64"):
+        raise ValueError(f"dtype {text!r} is not one of float32, bfloat16, float16, float64")
+    return getattr(torch, text)
 
 
 def float64_device(device: torch.device) -> torch.device:

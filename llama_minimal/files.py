@@ -81,7 +81,11 @@ def update_folder(folder: Path, *, last: str, obsolete: Iterable[str] = ()) -> I
         last: the file to move last: a folder that lacks it is recognizably incomplete.
         obsolete: patterns of files that go away, unless there are new ones of that name.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with made_folder(folder):
+        yield from _updated(folder, last, obsolete)
+
+
+def _updated(folder: Path, last: str, obsolete: Iterable[str]) -> Iterator[Path]:
     # A container gives every process the same id: one that was killed may have left this very name.
     remove_leftovers(folder)
     temporary = folder / f".update.{os.getpid()}.tmp"

@@ -3,7 +3,7 @@
 # B batch, T time, S slots, V vocabulary
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -12,8 +12,8 @@ from torch import Tensor
 from llama_minimal.devices import float64_device
 from llama_minimal.kv_cache import KVCache
 from llama_minimal.model import Llama
-from llama_minimal.prompts import check_prompts
-from llama_minimal.sampling import choose, filter_logits, seen_tokens, uniform_numbers
+from llama_minimal.prompts import as_ids, check_prompts, check_stop
+from llama_minimal.sampling import check_choice, choose, filter_logits, seen_tokens, uniform_numbers
 from llama_minimal.settings import GREEDY, Sampling
 from llama_minimal.streaming import TextStream
 from llama_minimal.tokenizer import TextCodec
@@ -58,10 +58,12 @@ def generate(
         compile: compile the step of one token: slow at first, then fast.
 
     Raises:
-        ValueError: if a prompt is empty, has unknown ids or leaves no room in the context.
+        ValueError: if a prompt is empty, has unknown ids or leaves no room in the context, or an argument is odd.
     """
-    if isinstance(prompts, str):
+    if isinstance(prompts, str | bytes):
         raise ValueError("prompts is one text; give a list of texts, or use stream for a single one")
+    if not isinstance(prompts, Iterable):
+        raise ValueError(f"prompts={prompts!r} must be a list of texts, or of lists of token ids")
     ids = [_encode(tokenizer, prompt) for prompt in prompts]
     rows = [_Row(model, tokenizer, prompt, max_new_tokens, stop_ids, stop) for prompt in ids]
     known = tokenizer.vocab_size if tokenizer else None
@@ -91,12 +93,12 @@ def stream(
 
     A piece comes only when it is certain: whole characters, and no beginning of a stop string.
     """
+    if tokenizer is None:
+        raise ValueError("stream yields text, so it needs a tokenizer; without one, use generate")
     ids = _encode(tokenizer, prompt)
     row = _Row(model, tokenizer, ids, max_new_tokens, stop_ids, stop)
-    known = tokenizer.vocab_size
-    for (token,) in decode(
-        model, [ids], max_new_tokens=max_new_tokens, sampling=sampling, seed=seed, compile=compile, vocab_size=known
-    ):
+    options = {"max_new_tokens": max_new_tokens, "sampling": sampling, "seed": seed, "compile": compile}
+    for (token,) in decode(model, [ids], **options, vocab_size=tokenizer.vocab_size):
         if piece := row.push(token):
             yield piece
         if row.done:
@@ -122,6 +124,7 @@ def decode(
     Rows whose context is full go on with meaningless tokens: ``generate`` ends them in time.
     """
     check_prompts(model.config, prompts, max_new_tokens)
+    seed = check_choice(sampling, seed)
     device = next(model.parameters()).device
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
     size = min(int(lengths.max()) + max_new_tokens, model.config.max_seq_len)
@@ -164,15 +167,15 @@ class _Row:
         stop_ids: Ids | None,
         stop: Sequence[str],
     ) -> None:
-        if isinstance(stop, str):
-            raise ValueError(f"stop={stop!r} is one text; give a list of texts")
+        check_stop(stop)
         if stop and tokenizer is None:
             raise ValueError("stop strings need a tokenizer; give one, or use stop_ids")
         if stop_ids is None:
             stop_ids = tokenizer.eos_ids if tokenizer else model.eos_ids or ()
         special = tokenizer.special_tokens if tokenizer else {}
         # Special tokens decode to nothing, so their names never come up in the text.
-        self.stop_ids = {*stop_ids, *(special[text.strip()] for text in stop if text.strip() in special)}
+        named = {special[text.strip()] for text in stop if text.strip() in special}
+        self.stop_ids = named.union(as_ids(stop_ids, what="stop_ids"))
         self.limit = limit
         self.room = model.config.max_seq_len - len(prompt)
         self.text = TextStream(tokenizer, prompt, stop) if tokenizer else None
@@ -218,8 +221,8 @@ def make_cache(model: Llama, *, batch_size: int, max_seq_len: int) -> KVCache:
 
 
 def _encode(tokenizer: TextCodec | None, prompt: str | Ids) -> list[int]:
-    if not isinstance(prompt, str):
-        return list(prompt)
+    if not isinstance(prompt, str | bytes):
+        return as_ids(prompt)
     if tokenizer is None:
         raise ValueError("a prompt that is text needs a tokenizer; give one, or give token ids")
     ids = tokenizer.encode_prompt(prompt)

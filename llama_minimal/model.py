@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from llama_minimal.attention import Attention
 from llama_minimal.config import LlamaConfig
-from llama_minimal.devices import find_device, float64_device
+from llama_minimal.config.checks import check_seed
+from llama_minimal.devices import find_device, find_dtype, float64_device
 from llama_minimal.feedforward import FeedForward
 from llama_minimal.kv_cache import KVCache
 from llama_minimal.linear import Linear
@@ -87,6 +88,8 @@ class Llama(nn.Module):
 
     def hidden_states(self, tokens: Tensor, *, positions: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
         """Return what ``output`` reads, (B, T, D): generation needs the logits of the last token only."""
+        if tokens.dim() < 2:
+            raise ValueError(f"tokens of shape {tuple(tokens.shape)} must be (B, T); give a single row as tokens[None]")
         T = tokens.size(1)
         if self.config.max_seq_len < T:
             raise ValueError(f"{T} tokens do not fit the context of {self.config.max_seq_len} tokens (max_seq_len)")
@@ -106,6 +109,11 @@ class Llama(nn.Module):
     def _embed(self, tokens: Tensor) -> Tensor:
         try:
             return self.tok_embeddings(tokens)
+        except RuntimeError:
+            if tokens.dtype in (torch.int64, torch.int32):
+                raise
+            name = str(tokens.dtype).removeprefix("torch.")
+            raise ValueError(f"tokens are {name}, but ids are int64 (or int32): give tokens.long()") from None
         except IndexError:  # looked at only when something is wrong: it would cost every step
             unknown = tokens[(tokens < 0) | (tokens >= self.tok_embeddings.num_embeddings)]
             raise ValueError(
@@ -150,17 +158,25 @@ def _position_table(config: LlamaConfig) -> PositionTable | None:
 
 
 def build(
-    config: LlamaConfig, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, seed: int | None = 0
+    config: LlamaConfig,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | str = torch.float32,
+    seed: int | None = 0,
 ) -> Llama:
     """Build a model on any device without a second copy, and draw its weights from a seed.
 
     Args:
         device: "meta" gives the shapes without any memory.
+        dtype: float32, bfloat16, float16 or float64.
         seed: None leaves the memory as it is, for a checkpoint to fill.
 
     Raises:
         ValueError: if there is no such device, or it has no such dtype.
     """
+    if not isinstance(config, LlamaConfig):
+        raise ValueError(f"config={config!r} must be a LlamaConfig, such as preset('tiny')")
+    dtype, seed = find_dtype(dtype), None if seed is None else check_seed(seed)
     is_meta = str(device) == "meta"
     device = torch.device("meta") if is_meta else find_device(device)
     if dtype == torch.float64 and float64_device(device) != device:

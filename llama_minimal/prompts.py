@@ -1,11 +1,26 @@
 """What tokens must be before a model reads them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Integral
+from operator import index
+from typing import Any
 
 import numpy as np
 
 from llama_minimal.config import LlamaConfig
+
+
+def as_ids(ids: Iterable[int], *, what: str = "a prompt") -> list[int]:
+    """Return token ids as a list of ints: of a list, an array or a tensor.
+
+    Raises:
+        ValueError: if it is something else.
+    """
+    try:
+        # A tensor's items would be tensors, of which no two are the same to a set.
+        return [int(index(token)) for token in (ids.tolist() if hasattr(ids, "tolist") else ids)]
+    except TypeError:
+        raise ValueError(f"{what} must be a row of token ids, such as [1, 2, 3], not {_short(ids)}") from None
 
 
 def check_prompts(config: LlamaConfig, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
@@ -32,22 +47,43 @@ def check_prompts(config: LlamaConfig, prompts: Sequence[Sequence[int]], max_new
             )
 
 
-def check_tokens(config: LlamaConfig, tokens: np.ndarray, *, what: str = "text") -> None:
+def check_stop(stop: Sequence[str]) -> None:
+    """Raise ValueError if stop strings are not a list of texts."""
+    if isinstance(stop, str):
+        raise ValueError(f"stop={stop!r} is one text; give a list of texts")
+    if not isinstance(stop, Iterable) or not all(isinstance(text, str) for text in stop):
+        raise ValueError(f"stop={stop!r} must be a list of texts; for token ids there is stop_ids")
+
+
+def check_tokens(config: LlamaConfig, tokens: Any, *, what: str = "text") -> np.ndarray:
     """Refuse a text with ids that the model has no embeddings for: once for all steps, which do not look.
 
     Args:
-        tokens: (n,), also a memory map, which is read once.
+        tokens: (n,), an array, also a memory map, which is read once; a tensor or a list.
         what: the text's name in the message, such as "validation text".
 
+    Returns:
+        The ids as an array.
+
     Raises:
-        ValueError: if there is such an id.
+        ValueError: if there is such an id, or these are no ids.
     """
+    given, tokens = tokens, np.asarray(tokens)
+    if tokens.ndim != 1 or (tokens.dtype.kind not in "iu" and len(tokens)):
+        found = f"{tokens.dtype} of shape {tokens.shape}" if tokens.ndim else _short(given)
+        raise ValueError(f"the {what} must be one row of whole numbers, token ids, not {found}")
     last = config.vocab_size - 1
     if not len(tokens) or (tokens.dtype.kind == "u" and np.iinfo(tokens.dtype).max <= last):
-        return
+        return tokens
     lowest, highest = int(tokens.min()), int(tokens.max())
     if not 0 <= lowest <= highest <= last:
         raise ValueError(
             f"the {what} holds token id {lowest if lowest < 0 else highest}, but the model's ids are 0 to {last}; "
             f"was it encoded with another tokenizer?"
         )
+    return tokens
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"a {type(value).__name__}"

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from llama_minimal.config.checks import check_seed
 from llama_minimal.devices import as_float64
 from llama_minimal.settings import Sampling
 
@@ -112,6 +113,13 @@ def _check_finite(of_each_row: Tensor) -> None:
             "the logits of a next token hold NaN or infinity, or allow no token at all; the weights may be damaged, "
             "or too large for float16: try --dtype bfloat16 or float32"
         )
+
+
+def check_choice(sampling: Sampling, seed: int) -> int:
+    """Return the seed as an int; raise ValueError if it or the way of choosing is not what it must be."""
+    if not isinstance(sampling, Sampling):
+        raise ValueError(f"sampling={sampling!r} must be a Sampling, such as Sampling(temperature=0.8)")
+    return check_seed(seed)
 
 
 def uniform_numbers(n_rows: int, n_tokens: int, *, seed: int) -> Tensor:

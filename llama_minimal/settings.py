@@ -6,6 +6,7 @@ from numbers import Integral
 from typing import get_args
 
 from llama_minimal.config import Precision
+from llama_minimal.config.checks import check_integer, check_one_of, is_number, settle
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,17 +56,21 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "seq_len", "validate_every", "snapshot_every", "keep_snapshots"):
-            _check_whole(name, getattr(self, name), at_least=1)
+            settle(self, name, check_integer(name, getattr(self, name)))
         for name in ("micro_batch_size", "patience"):
             if getattr(self, name) is not None:
-                _check_whole(name, getattr(self, name), at_least=1)
+                settle(self, name, check_integer(name, getattr(self, name)))
         for name in ("warmup_steps", "seed"):
-            _check_whole(name, getattr(self, name), at_least=0)
+            settle(self, name, check_integer(name, getattr(self, name), at_least=0))
+        for name in ("align_documents", "compile", "keep_best"):
+            check_one_of(name, getattr(self, name), (True, False))
+            settle(self, name, bool(getattr(self, name)))
+        _settle_numbers(self, "lr", "min_lr_ratio", "weight_decay", "beta1", "beta2", "clip_norm")
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr={self.lr!r} must be a positive number, such as 1e-3")
         if self.warmup_steps > self.steps:
-            raise ValueError(f"warmup_steps={self.warmup_steps} must be between 0 and steps={self.steps}")
-        if not isinstance(self.seed, int) or not 0 <= self.seed < 1 << 62:
+            raise ValueError(f"warmup_steps={self.warmup_steps} must be between 0 and steps={self.steps}; give fewer")
+        if self.seed >= 1 << 62:
             raise ValueError(f"seed={self.seed!r} must be a whole number of at least 0, of 18 digits or fewer")
         if self.precision not in get_args(Precision):
             raise ValueError(f"precision={self.precision!r} is not one of {', '.join(get_args(Precision))}")
@@ -99,9 +104,10 @@ class Sampling:
     """Above 1 makes tokens that are there already less likely."""
 
     def __post_init__(self) -> None:
+        _settle_numbers(self, "temperature", "repetition_penalty", "top_k", "top_p", "min_p")
         if not 0 <= self.temperature < float("inf"):
             raise ValueError(f"temperature={self.temperature!r} must be 0 (greedy) or a positive number")
-        if self.top_k is not None and (not isinstance(self.top_k, Integral) or self.top_k < 1):
+        if self.top_k is not None and (not isinstance(self.top_k, int) or self.top_k < 1):
             raise ValueError(f"top_k={self.top_k!r} must be at least 1, and whole; leave it out to allow every token")
         for name in ("top_p", "min_p"):
             value = getattr(self, name)
@@ -111,9 +117,15 @@ class Sampling:
             raise ValueError(f"repetition_penalty={self.repetition_penalty!r} must be positive; 1 penalizes nothing")
 
 
-def _check_whole(name: str, value: object, *, at_least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
-        raise ValueError(f"{name}={value!r} must be a whole number of at least {at_least}")
+def _settle_numbers(settings: object, *names: str) -> None:
+    """Turn NumPy's numbers into Python's, which JSON knows; refuse what is no number."""
+    for name in names:
+        value = getattr(settings, name)
+        if value is None and name in ("top_k", "top_p", "min_p"):
+            continue
+        if not is_number(value):
+            raise ValueError(f"{name}={value!r} must be a number")
+        settle(settings, name, int(value) if isinstance(value, Integral) else float(value))
 
 
 GREEDY = Sampling(temperature=0)

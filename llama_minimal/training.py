@@ -42,8 +42,8 @@ class Trainer:
 
     Args:
         model: on its device, with float32 or float64 weights.
-        tokens: ids of the training text, (n,); a memory-mapped file will do. To align documents, each must begin with
-            the same token, as ``encode_corpus`` writes them.
+        tokens: ids of the training text, (n,); a memory-mapped file will do, a tensor or a list. To align documents,
+            each must begin with the same token, as ``encode_corpus`` writes them.
         config: how to train.
         out: folder for ``snapshots/`` and ``metrics.jsonl``; None keeps nothing.
         validation: ids of the validation text.
@@ -67,7 +67,7 @@ class Trainer:
         tokens: np.ndarray,
         config: TrainConfig,
         *,
-        out: Path | None = None,
+        out: str | Path | None = None,
         validation: np.ndarray | None = None,
         mesh: Mesh | None = None,
         tensorboard: bool = False,
@@ -75,14 +75,15 @@ class Trainer:
         self.model, self.config, self.validation = model, config, validation
         self.mesh = mesh or Mesh(device=next(model.parameters()).device)
         check_trainable(model, config, has_validation=validation is not None)
-        check_tokens(model.config, tokens, what="training text")
+        tokens = check_tokens(model.config, tokens, what="training text")
         if validation is not None:
-            check_tokens(model.config, validation, what="validation text")
+            self.validation = check_tokens(model.config, validation, what="validation text")
+        out = Path(out).expanduser() if out else None
         self.batches = Batches(
             tokens,
             batch_size=config.batch_size,
             seq_len=config.seq_len,
-            document_start=int(tokens[0]) if config.align_documents else None,
+            document_start=int(tokens[0]) if config.align_documents and len(tokens) else None,
             seed=config.seed,
             rank=self.mesh.rank,
             world_size=self.mesh.size,

@@ -18,8 +18,15 @@ def check_trainable(model: Llama, config: TrainConfig, *, has_validation: bool) 
     """Refuse what can be known to be wrong before the first step.
 
     Raises:
-        ValueError: if the weights are not float32 or float64, or the config asks for what model or text do not have.
+        ValueError: if the weights are not float32 or float64, or none may change, or the config asks for what model or
+            text do not have.
     """
+    if not isinstance(config, TrainConfig):
+        raise ValueError(f"config={config!r} must be a TrainConfig, such as TrainConfig(steps=100)")
+    if next(model.parameters()).is_meta:
+        raise ValueError("the model is on the meta device, which holds no numbers; build it with device='cpu', say")
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ValueError("no weight of the model may change: requires_grad is False for all; set it for some")
     if other := {p.dtype for p in model.parameters()} - {torch.float32, torch.float64}:
         name = str(other.pop()).removeprefix("torch.")
         raise ValueError(

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from wild_tokenizers import SPECIAL, byte_fallback, byte_level, put, sentencepiece_model
 
-from llama_minimal.beam_search import beam_search
+from llama_minimal.beams import beam_search
 from llama_minimal.checkpoint import load, save
 from llama_minimal.cli import main
 from llama_minimal.config import read_json

@@ -66,6 +66,27 @@ def test_a_value_that_cannot_be_gets_one_plain_line(command, words, capsys, tmp_
     assert not list(tmp_path.iterdir())  # nothing was begun
 
 
+def test_a_file_in_the_place_of_a_folder_and_the_reverse(capsys, tmp_path):
+    (tmp_path / "file.txt").write_text("mine")
+    (tmp_path / "folder.txt").mkdir()
+    corpus = ["corpus", "valley", "--stories", "1", "--overwrite", "--out", str(tmp_path / "folder.txt")]
+    assert "folder.txt is a folder; give a file" in refusal(corpus, capsys)
+    assert "file.txt is a file; give a new folder" in refusal(["convert", "course", str(tmp_path / "file.txt")], capsys)
+    assert (tmp_path / "file.txt").read_text() == "mine"
+
+
+def test_a_closed_standard_input_gets_one_plain_line(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+    assert "standard input, which is closed" in refusal(["generate", "course", "-p", "-"], capsys)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_piped_prompt(capsys, monkeypatch):
+    """PowerShell puts one before what it pipes."""
+    monkeypatch.setattr("sys.stdin", io.StringIO("\ufeffLila\r\n"))
+    main(["generate", "course", "-p", "-", "--max-new-tokens", "1"])
+    assert capsys.readouterr().out.startswith("Lila")
+
+
 def test_flags_that_do_not_exist_are_still_explained_by_the_parser(capsys):
     with pytest.raises(SystemExit) as ending:
         main(["generate", "course", "--temperature", "warm"])

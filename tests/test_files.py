@@ -250,7 +250,7 @@ def test_a_target_that_cannot_be_a_folder_is_named(tmp_path, make_model, below):
     [
         ({"format": "safetensors"}, "'huggingface', 'meta', 'native'"),
         ({"format": "meta", "n_shards": 3}, "n_kv_heads=4 cannot be cut into n_shards=3"),
-        ({"format": "meta", "n_shards": 0}, "n_shards=0 must be at least 1"),
+        ({"format": "meta", "n_shards": 0}, "n_shards=0 must be a whole number of at least 1"),
     ],
     ids=["unknown", "uneven", "none"],
 )

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 import llama_minimal as lm
 from llama_minimal import checkpoint, devices
 from llama_minimal.attention import attention
-from llama_minimal.beam_search import beam_search
+from llama_minimal.beams import beam_search
 from llama_minimal.config import LlamaConfig
 from llama_minimal.data import sequential_batches
 from llama_minimal.evaluation import sum_loss

@@ -52,7 +52,7 @@ LEVELS = {
     "checkpoint": 4,
     "generation": 4,
     "evaluation": 4,
-    "beam_search": 5,
+    "beams": 5,
     "snapshot": 5,
     "parallel": 5,
     "training_checks": 6,
@@ -173,6 +173,12 @@ def test_every_public_name_is_there():
         assert getattr(llama_minimal, name).__doc__ or name.isupper(), name
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = llama_minimal.nonsense
+
+
+def test_no_public_name_is_that_of_a_module():
+    """Python gives an imported module to its package as an attribute, and would put it in the place of the function."""
+    modules = {module.name for module in pkgutil.iter_modules([str(PACKAGE)])}
+    assert not modules & set(llama_minimal.__all__)
 
 
 MODULES = [m.name for m in pkgutil.walk_packages([str(PACKAGE)], "llama_minimal.") if "__main__" not in m.name]

@@ -275,7 +275,7 @@ def test_a_token_that_the_model_does_not_know_is_refused(wrong):
     config = TrainConfig(steps=1, batch_size=1, seq_len=16, warmup_steps=0)
     with pytest.raises(ValueError, match=f"token id {wrong}, but the model's ids are 0 to 49"):
         losses(Trainer(build(CONFIG), tokens, config))
-    with pytest.raises(ValueError, match=f"token id {wrong}"):
+    with pytest.raises(ValueError, match=f"the validation text holds token id {wrong}"):
         Trainer(build(CONFIG), TOKENS, config, validation=tokens).validate()
 
 

@@ -14,6 +14,7 @@ from llama_minimal.checkpoint.native import MODEL_TYPE, open_native, write_nativ
 from llama_minimal.checkpoint.tensors import Checkpoint, fill
 from llama_minimal.checkpoint.text_side import GENERATION, TOKENIZER_FILES, read_end_ids, write_generation_config
 from llama_minimal.config import LlamaConfig, read_json
+from llama_minimal.config.checks import is_number
 from llama_minimal.files import update_folder
 from llama_minimal.model import Llama, build
 from llama_minimal.tokenizer import TextCodec, load_tokenizer
@@ -34,7 +35,7 @@ def load(
     path_or_id: str | Path,
     *,
     device: torch.device | str = "cpu",
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     max_seq_len: int | None = None,
 ) -> tuple[Llama, TextCodec | None]:
     """Load a model and its tokenizer, whatever the format.
@@ -46,7 +47,7 @@ def load(
         path_or_id: a folder (of the transformers library, of Meta, of a training run, or a snapshot), or the
             id of a model on the Hugging Face hub, such as ``"org/name"``. ``"course"`` is the small model that is
             shipped with this package; it writes stories from the Llama Valley.
-        dtype: None keeps the dtype of the file.
+        dtype: None keeps the dtype of the file; float32, bfloat16, float16 or float64, also as text.
         max_seq_len: another context than the checkpoint's own.
 
     Returns:
@@ -113,14 +114,20 @@ def save(
         ValueError: if the format cannot express the model.
         OSError: if the disk is full or the folder not writable; the folder is then as it was.
     """
-    folder = Path(folder)
+    if not str(folder):
+        raise ValueError("the name of the folder is empty; give one, or '.' for the current folder")
+    folder = Path(folder).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file; give a folder")
+    if next(model.parameters()).is_meta:
+        raise ValueError("a model on the meta device holds no numbers to save")
     if format == "auto":
         format = "native" if not_expressible(model.config) else "huggingface"
     if format not in ("huggingface", "meta", "native"):
         raise ValueError(f"format={format!r} is not one of 'auto', 'huggingface', 'meta', 'native'")
     for name, value in (("max_shard_bytes", max_shard_bytes), ("n_shards", n_shards)):
-        if value < 1:
-            raise ValueError(f"{name}={value} must be at least 1")
+        if not is_number(value) or not 1 <= value < float("inf") or int(value) != value:
+            raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
     last = "params.json" if format == "meta" else "config.json"
     obsolete = (*_MODEL_FILES, *TOKENIZER_FILES) if tokenizer else _MODEL_FILES
     with update_folder(folder, last=last, obsolete=obsolete) as temporary:
@@ -129,7 +136,7 @@ def save(
         if format == "huggingface":
             write_huggingface(model, temporary, tokenizer, max_shard_bytes=max_shard_bytes)
         elif format == "meta":
-            write_meta(model, temporary, n_shards=n_shards)
+            write_meta(model, temporary, n_shards=int(n_shards))
         else:
             write_native(model, temporary)
         if model.eos_ids and not (temporary / GENERATION).exists():
@@ -162,7 +169,9 @@ def _is_meta(folder: Path) -> bool:
 def _find(path_or_id: str | Path, *, files: tuple[str, ...] = _FROM_HUB) -> Path:
     """Return the folder of a model: as given, its newest snapshot if training is not done, or downloaded."""
     # The name of the shipped model goes before a folder of that name, which can be written ./course.
-    folder = COURSE if path_or_id == "course" else Path(path_or_id)
+    folder = COURSE if path_or_id == "course" else Path(path_or_id).expanduser()
+    if not str(path_or_id):
+        raise ValueError("the name of the folder is empty; give one, or '.' for the current folder")
     if folder.is_dir():
         saved = sorted(path.parent for path in (folder / "snapshots").glob("step-*/config.json"))
         return saved[-1] if saved and not (folder / "config.json").exists() else folder

@@ -61,7 +61,7 @@ class Evaluate:
 
         model, tokenizer = load_for_writing(self.folder, WriteFlags(device=self.device))
         tokens, n_bytes = self._tokens(tokenizer)
-        check_tokens(model.config, tokens)
+        tokens = check_tokens(model.config, tokens)
         seq_len = self.seq_len or model.config.max_seq_len
         if seq_len > model.config.max_seq_len:
             raise ValueError(f"--seq-len {seq_len} must be between 1 and the model's {model.config.max_seq_len}")
@@ -128,6 +128,8 @@ class Convert:
     def run(self) -> None:
         from llama_minimal.checkpoint import companions_of, save
 
+        if self.target.exists() and not self.target.is_dir():
+            raise ValueError(f"{self.target} is a file; give a new folder")
         if self.target.exists() and any(self.target.iterdir()):
             raise ValueError(f"{self.target} is not empty; give a new folder")
         model, tokenizer = load_as_asked(self.source, WriteFlags(dtype=self.dtype, device="cpu"))

@@ -136,8 +136,10 @@ def _print_stream(
 
 
 def _read_prompt() -> str:
-    """Read standard input; the line end that the shell puts behind a text is not part of it."""
-    text = sys.stdin.read()
+    """Read standard input; a byte order mark, and the line end that the shell adds, are not part of the text."""
+    if sys.stdin is None:  # as after <&- in a shell
+        raise ValueError("--prompt - reads standard input, which is closed; give the text itself")
+    text = sys.stdin.read().removeprefix("\ufeff")
     return text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text
 
 

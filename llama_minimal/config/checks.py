@@ -1,20 +1,23 @@
 """Checks of single values, each with a message that says what is allowed."""
 
+from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import Any
 
 
-def check_integer(name: str, value: Any) -> None:
-    """Refuse what is no whole number of at least 1.
+def check_integer(name: str, value: Any, *, at_least: int = 1) -> int:
+    """Return a whole number as an int, NumPy's too, which JSON does not know; refuse what is none or too small.
 
     Raises:
         ValueError: with the name, the value and what is allowed.
     """
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < at_least:
+        raise ValueError(f"{name}={value!r} must be a whole number of at least {at_least}")
+    return int(value)
 
 
-def check_number(name: str, value: Any, *, at_least: float | None = None) -> None:
-    """Refuse what is no finite number of at least ``at_least``; None means more than 0.
+def check_number(name: str, value: Any, *, at_least: float | None = None) -> float:
+    """Return a number, NumPy's as a float; refuse what is not finite, or below ``at_least``; None means more than 0.
 
     Raises:
         ValueError: with the name, the value and what is allowed.
@@ -22,11 +25,33 @@ def check_number(name: str, value: Any, *, at_least: float | None = None) -> Non
     allowed = "more than 0" if at_least is None else f"at least {at_least:g}"
     low = 5e-324 if at_least is None else at_least  # the smallest number above 0
     # "not <=" also refuses NaN, for which every comparison is false.
-    if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value < float("inf"):
+    if not is_number(value) or not low <= value < float("inf"):
         raise ValueError(f"{name}={value!r} must be a finite number of {allowed}")
+    return value if isinstance(value, int) else float(value)
 
 
-def check_one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
+def check_seed(seed: Any) -> int:
+    """Return a seed as an int; refuse what PyTorch's generators do not take.
+
+    Raises:
+        ValueError: with the value and what is allowed.
+    """
+    if not isinstance(seed, Integral) or abs(int(seed)) >= 1 << 62:
+        raise ValueError(f"seed={seed!r} must be a whole number of 18 digits or fewer")
+    return int(seed)
+
+
+def is_number(value: Any) -> bool:
+    """Whether something is a real number: NumPy's are, truth values and texts are not."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def settle(frozen: object, name: str, value: Any) -> None:
+    """Give a field of a frozen dataclass its final value, while it is being made."""
+    object.__setattr__(frozen, name, value)
+
+
+def check_one_of(name: str, value: Any, allowed: Sequence[Any]) -> None:
     """Refuse what is none of the allowed values.
 
     Raises:

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
-from llama_minimal.config.checks import check_divides, check_integer, check_number, check_one_of
+from llama_minimal.config.checks import check_divides, check_integer, check_number, check_one_of, settle
 from llama_minimal.config.rope_scaling import RopeScaling
 
 Norm = Literal["rms", "layer"]
@@ -52,14 +52,14 @@ class LlamaConfig:
 
     def __post_init__(self) -> None:
         for name in ("dim", "n_layers", "n_heads", "vocab_size", "max_seq_len", "share_layers"):
-            check_integer(name, getattr(self, name))
+            settle(self, name, check_integer(name, getattr(self, name)))
         self._fill_in()
         if not isinstance(self.rope_scaling, RopeScaling | None):
             raise ValueError(f"rope_scaling={self.rope_scaling!r} must be a RopeScaling or None")
         for name in ("n_kv_heads", "hidden_dim", "head_dim"):
-            check_integer(name, getattr(self, name))
-        check_number("norm_eps", self.norm_eps, at_least=0.0)
-        check_number("rope_theta", self.rope_theta, at_least=1.0)
+            settle(self, name, check_integer(name, getattr(self, name)))
+        for name, least in (("norm_eps", 0.0), ("rope_theta", 1.0)):
+            settle(self, name, check_number(name, getattr(self, name), at_least=least))
         for name, allowed in (
             ("norm", get_args(Norm)),
             ("norm_placement", get_args(NormPlacement)),
@@ -76,14 +76,14 @@ class LlamaConfig:
     def _fill_in(self) -> None:
         # A frozen dataclass fills in its derived fields once, here.
         if self.n_kv_heads is None:
-            object.__setattr__(self, "n_kv_heads", self.n_heads)
+            settle(self, "n_kv_heads", self.n_heads)
         if self.hidden_dim is None:
-            object.__setattr__(self, "hidden_dim", ffn_width(self.dim))
+            settle(self, "hidden_dim", ffn_width(self.dim))
         if self.head_dim is None:
             check_divides("n_heads", self.n_heads, "dim", self.dim)
-            object.__setattr__(self, "head_dim", self.dim // self.n_heads)
+            settle(self, "head_dim", self.dim // self.n_heads)
         if isinstance(self.rope_scaling, dict):
-            object.__setattr__(self, "rope_scaling", RopeScaling.from_dict(self.rope_scaling))
+            settle(self, "rope_scaling", RopeScaling.from_dict(self.rope_scaling))
 
     def _check_positions(self) -> None:
         even = {"rope": self.head_dim, "sinusoidal": self.dim}.get(self.position, 0)

@@ -47,6 +47,8 @@ def documents(
         ConnectionError: if a web address cannot be fetched.
         ValueError: if a name is unknown, a file is not text, a line of JSON lacks the field, or there is no text.
     """
+    if not str(source):
+        raise ValueError("the name of the corpus is empty; give one, or '.' for the current folder")
     if separator is not None and (not separator.strip() or len(separator.splitlines()) > 1):
         raise ValueError(f"separator={separator!r} must be one line that is not empty, such as '<|endoftext|>'")
     read = partial(_read, text_field=text_field, separator=separator and separator.strip())

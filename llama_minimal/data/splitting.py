@@ -23,6 +23,8 @@ def assign_splits(documents: Iterator[AnyDocument], fraction: float, seed: int) 
         ValueError: if there is none, or a single one that is too short.
     """
     first, second = next(documents, None), next(documents, None)
+    if isinstance(first, str):
+        raise ValueError("documents must be Documents, not texts: give documents(name), or [Document(name, text)]")
     if first is None:
         raise ValueError("there are no documents to encode")
     if second is None:

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ class Tokenizer(TextCodec):
             >>> Tokenizer.train(["low lower lowest"], vocab_size=261).encode("lower")
             [257, 101, 114]
         """
-        if not isinstance(vocab_size, int):
+        if not isinstance(vocab_size, Integral):
             raise ValueError(f"vocab_size={vocab_size!r} must be a whole number")
         n_merges = vocab_size - N_BYTES - len(special_tokens)
         if n_merges < 0:

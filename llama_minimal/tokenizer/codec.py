@@ -75,6 +75,8 @@ class TextCodec(ABC):
         Raises:
             ValueError: as ``encode``.
         """
+        if isinstance(texts, str | bytes):
+            raise ValueError("texts is one text, which would be read letter by letter; pass a list: [text]")
         before, after = self._frame(bos, eos)
         return [[*before, *ids, *after] for ids in self._encode_texts(texts)]
 
@@ -161,7 +163,10 @@ class TextCodec(ABC):
         return [self.bos_id] * bos, [self.eos_id] * eos
 
     def _checked(self, ids: Iterable[int]) -> list[int]:
-        ids = [index(token_id) for token_id in ids]
+        try:
+            ids = [index(token_id) for token_id in ids]
+        except TypeError:
+            raise ValueError(f"ids must be a row of token ids, such as [1, 2, 3], not a {type(ids).__name__}") from None
         for token_id in ids:
             if not 0 <= token_id < self.vocab_size:
                 raise ValueError(f"token id {token_id} is outside the vocabulary, 0 to {self.vocab_size - 1}")

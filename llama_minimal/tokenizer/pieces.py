@@ -87,6 +87,8 @@ def to_text(data: str | bytes) -> str:
     if isinstance(data, str):
         # Escaped bytes that spell a valid character together become that character.
         data = to_bytes(data)
+    if not isinstance(data, bytes):
+        raise ValueError(f"a text must be a str or bytes, not a {type(data).__name__}")
     return data.decode("utf-8", errors="surrogateescape")
 
 

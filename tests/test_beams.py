@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_minimal.beam_search import beam_search
+from llama_minimal.beams import beam_search
 from llama_minimal.generation import generate
 
 PROMPT = [1, 4, 2]

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from llama_minimal.config.checks import check_integer, is_number
 from llama_minimal.devices import as_float64, float64_device
 from llama_minimal.generation import make_cache
 from llama_minimal.model import Llama
-from llama_minimal.prompts import check_prompts
+from llama_minimal.prompts import as_ids, check_prompts
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +54,13 @@ def beam_search(
 
     Source: Wu et al. 2016, §7, with length^α as the normalizer.
     """
+    prompt, beam_size = as_ids(prompt), check_integer("beam_size", beam_size)
     check_prompts(model.config, [prompt], max_new_tokens)
-    if beam_size < 1 or not math.isfinite(length_penalty):
-        raise ValueError(f"beam_size={beam_size} must be at least 1, and length_penalty={length_penalty} a number")
-    stop_ids = (model.eos_ids or ()) if stop_ids is None else stop_ids
+    _check_penalty(length_penalty)
+    stop_ids = as_ids((model.eos_ids or ()) if stop_ids is None else stop_ids, what="stop_ids")
     n_steps = min(max_new_tokens, model.config.max_seq_len - len(prompt))
     cache = make_cache(model, batch_size=beam_size, max_seq_len=len(prompt) + n_steps)
-    tokens = torch.tensor([list(prompt)] * beam_size, device=cache.keys.device)
+    tokens = torch.tensor([prompt] * beam_size, device=cache.keys.device)
     logits = model.output(model.hidden_states(tokens, cache=cache)[:, -1])  # (B, V)
 
     opened: list[tuple[list[int], float]] = [([], 0.0)]  # tokens and log-probability
@@ -84,6 +85,11 @@ def beam_search(
     if length == n_steps:
         finished += [Beam(sequence, total / length**length_penalty, "length") for sequence, total in opened]
     return sorted(finished, key=lambda beam: -beam.score)[:beam_size]
+
+
+def _check_penalty(length_penalty: float) -> None:
+    if not is_number(length_penalty) or not math.isfinite(length_penalty):
+        raise ValueError(f"length_penalty={length_penalty!r} must be a finite number")
 
 
 def _best_extensions(
