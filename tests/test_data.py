@@ -241,7 +241,8 @@ def test_a_line_may_separate_documents(tmp_path):
             documents(path, separator=bad)
 
 
-lines = st.lists(st.sampled_from(["", "a", " b ", "--", "-- ", "--x", "\r", "--\r", "c\u2028--", "dddddd--"]), max_size=12)
+LINES = ["", "a", " b ", "--", "-- ", "--x", "\r", "--\r", "c\u2028--", "dddddd--"]
+lines = st.lists(st.sampled_from(LINES), max_size=12)
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -114,7 +114,7 @@ def _separated(chunks: Iterable[str], separator: str) -> Iterator[tuple[int, str
 
 
 def _whole_lines(chunks: Iterable[str], *, longest: float = math.inf) -> Iterator[str]:
-    """Cut a text anew, at the ends of lines; the last line gets an end if it has none, and longer ones come in parts."""
+    """Cut a text anew, at the ends of lines; the last gets an end if it has none, and longer ones come in parts."""
     begun: list[str] = []
     for chunk in chunks:
         end = chunk.rfind("\n") + 1
