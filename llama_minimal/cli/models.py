@@ -94,6 +94,7 @@ class Evaluate:
             if not (Path(self.folder) / "data").is_dir():
                 raise ValueError(f"{self.folder} has no validation text of its own; name one with --corpus")
             file = TokenFile.open(Path(self.folder) / "data", "validation")
+            file.check_tokenizer(tokenizer)
             return file.tokens, file.n_bytes
         ids, n_bytes = array("I"), 0
         for document in documents(self.corpus, text_field=self.text_field, separator=self.document_separator):
@@ -128,6 +129,8 @@ class Convert:
     def run(self) -> None:
         from llama_minimal.checkpoint import companions_of, save
 
+        if self.target.is_file():
+            raise ValueError(f"{self.target} is a file; give a new folder")
         if self.target.exists() and any(self.target.iterdir()):
             raise ValueError(f"{self.target} is not empty; give a new folder")
         model, tokenizer = load_as_asked(self.source, WriteFlags(dtype=self.dtype, device="cpu"))
