@@ -37,10 +37,10 @@ def replace_files(*paths: Path) -> Iterator[list[BinaryIO]]:
                 file.flush()
                 os.fsync(file.fileno())
         if len(paths) > 1:
-            with _explained(paths[-1]):
+            with explained(paths[-1]):
                 paths[-1].unlink(missing_ok=True)
         for source, target in zip(partial, paths, strict=True):
-            with _explained(target):
+            with explained(target):
                 source.replace(target)
     finally:
         for path in partial:
@@ -67,7 +67,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         for file in temporary.iterdir():
             _flush(file)
         _flush(temporary)
-        temporary.rename(path)
+        with explained(path):
+            temporary.rename(path)
         _flush(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -100,7 +101,7 @@ def _updated(folder: Path, last: str, obsolete: Iterable[str]) -> Iterator[Path]
         # Whoever is killed from here on leaves a folder without ``last``, not a mixture of old and new.
         with _put_aside([folder / name for name in olds], temporary) as done:
             for file in files:
-                with _explained(folder / file.name):
+                with explained(folder / file.name):
                     done.append(file.replace(folder / file.name))
         _flush(folder)
     finally:
@@ -116,7 +117,7 @@ def _put_aside(paths: list[Path], temporary: Path) -> Iterator[list[Path]]:
     placed: list[Path] = []
     try:
         for path in filter(Path.exists, paths):
-            with _explained(path):
+            with explained(path):
                 path.rename(aside / path.name)
             moved.append(path)
         yield placed
@@ -184,13 +185,14 @@ def hold_folder(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def explained(path: Path) -> Iterator[None]:
+    """Say in a sentence why a file could be neither replaced nor deleted."""
     try:
         yield
     except PermissionError as error:
         # Windows neither moves nor replaces a file that is open anywhere.
         raise PermissionError(
-            f"could not replace {path}: another program may have it open, or it is write-protected; "
+            f"could not replace or delete {path}: another program may have it open, or it is write-protected; "
             f"close it and try again"
         ) from error
 

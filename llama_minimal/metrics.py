@@ -4,6 +4,7 @@ import json
 import math
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from llama_minimal.files import replace_file
 from llama_minimal.run_folder import METRICS, TENSORBOARD
@@ -47,10 +48,17 @@ def check_tensorboard() -> None:
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """Read a ``metrics.jsonl``, null as NaN; a last line that a killed process left unfinished is skipped."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    rows = [json.loads(line) for line in lines if line.endswith("}")]
+    """Read a ``metrics.jsonl``, null as NaN; what a killed process, or a lost power supply, left there is skipped."""
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
+    rows = [row for row in map(_row, lines) if isinstance(row, dict) and "step" in row]
     return [{name: math.nan if value is None else value for name, value in row.items()} for row in rows]
+
+
+def _row(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
 
 
 def _line(metrics: dict[str, float]) -> str:

@@ -7,7 +7,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from llama_minimal.files import LEFTOVER, remove_leftovers
+from llama_minimal.files import LEFTOVER, explained, remove_leftovers
 
 RUN = "run.json"  # the flags of the run
 METRICS = "metrics.jsonl"
@@ -69,7 +69,8 @@ def remove_run(folder: Path) -> None:
     for name in (DATA, SNAPSHOTS):
         remove_leftovers(folder / name)
     for path in run_files(folder):
-        path.unlink()
+        with explained(path):
+            path.unlink()
     for pattern in _FOLDERS:
         _remove_empty(folder.glob(pattern))
 

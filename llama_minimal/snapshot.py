@@ -5,6 +5,7 @@ folder (``config.json``, ``model.safetensors``) that ``llama_minimal.load`` read
 """
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,8 @@ def save_snapshot(
             (temporary / STATE).write_text(json.dumps(state, indent=2), encoding="utf-8")
     kept = [*snapshots(folder)[-keep:], *([] if spare is None else [snapshot_path(folder, spare)])]
     for old in set(_step_folders(folder)).difference(kept):
-        remove_snapshot(old)
+        with suppress(PermissionError):  # Windows: someone reads it; it goes with the next one
+            remove_snapshot(old)
     return path
 
 

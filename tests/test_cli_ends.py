@@ -87,6 +87,25 @@ def test_a_byte_order_mark_is_no_part_of_a_piped_prompt(capsys, monkeypatch):
     assert capsys.readouterr().out.startswith("Lila")
 
 
+def test_a_warning_is_one_plain_line(tmp_path):
+    """Where in the program it comes from is of no use to the user."""
+    (tmp_path / "a.txt").write_text("One line after another. " * 200)
+    args = (
+        "train --corpus a.txt --document-separator *** --out run --steps 1 --warmup-steps 1 --batch-size 2 --seq-len 16"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "llama_minimal",
+        *args.split(),
+        *"--preset tiny --vocab-size 280 --samples 0".split(),
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=True)
+    (line,) = (line for line in done.stderr.splitlines() if "***" in line)
+    assert line == "warning: no line is '***', so every file is one document"
+    assert "corpora.py" not in done.stderr
+
+
 def test_flags_that_do_not_exist_are_still_explained_by_the_parser(capsys):
     with pytest.raises(SystemExit) as ending:
         main(["generate", "course", "--temperature", "warm"])

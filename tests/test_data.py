@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import warnings
 import zipfile
 from collections import Counter
 from functools import partial
@@ -267,6 +268,58 @@ def test_separating_equals_going_line_by_line(monkeypatch, lines, size, long, lo
     assert all(isinstance(document, LongDocument) == (len(document.text) > long) for document in found)
     (whole,) = text_documents("a", read, None)
     assert whole.text == text
+
+
+def test_a_long_line_is_not_held_whole_where_lines_separate_documents():
+    """All of it would be in memory at once, however long the text."""
+    parts = ["<|endoftext|>\n", *(["a" * (1 << 18)] * 8), "<|endoftext|>\nb\n<|endo", "ftext|>", "\nc"]
+    given = 0
+
+    def read():
+        nonlocal given
+        for part in parts:
+            given += len(part)
+            yield part
+
+    taken, found = 0, {}
+    for number, part in document_module._separated(read(), "<|endoftext|>"):
+        taken += len(part)
+        assert given - taken < 1 << 19
+        found[number] = found.get(number, "") + part
+    assert list(found.values()) == ["", "a" * (1 << 21) + "<|endoftext|>\nb\n", "c\n"]
+
+
+def test_lines_of_json_have_a_second_suffix(tmp_path):
+    (tmp_path / "a.ndjson").write_text('{"body": "one"}\n{"body": "two"}\n')
+    (tmp_path / "b.txt").write_text("three")
+    assert [document.text for document in documents(tmp_path / "a.ndjson", text_field="body")] == ["one", "two"]
+    assert [document.text for document in documents(tmp_path, text_field="body")] == ["one", "two", "three"]
+
+
+def test_options_that_no_file_heeds_are_told(tmp_path):
+    (tmp_path / "b.txt").write_text("three")
+    with pytest.raises(ValueError, match="text_field='body' is for files of JSON lines"):
+        list(documents(tmp_path / "b.txt", text_field="body"))
+    (tmp_path / "a.jsonl").write_text('{"text": "one"}\n')
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a line of JSON is a document anyway
+        assert len(list(documents(tmp_path / "a.jsonl", separator="--"))) == 1
+
+
+def test_an_empty_name_is_not_the_current_folder(tmp_path, monkeypatch):
+    """What a shell makes of a variable that is not set."""
+    (tmp_path / "b.txt").write_text("three")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="is empty"):
+        documents("")
+    assert len(list(documents("."))) == 1
+
+
+def test_of_very_many_fields_a_few_are_named(tmp_path):
+    (tmp_path / "a.jsonl").write_text(json.dumps({f"field {i}": i for i in range(1000)}))
+    with pytest.raises(ValueError, match=r'"field 0", .*"field 29" and 970 more; name') as error:
+        list(documents(tmp_path / "a.jsonl"))
+    assert len(str(error.value)) < 1000
 
 
 def test_stories_come_back_from_plain_text(tmp_path):

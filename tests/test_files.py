@@ -12,6 +12,8 @@ import torch
 
 from llama_minimal.checkpoint import load, save
 from llama_minimal.files import atomic_folder, hold_folder, made_folder, replace_files, update_folder
+from llama_minimal.run_folder import remove_run
+from llama_minimal.snapshot import snapshots
 
 FORMATS = {
     "one-file": {"format": "huggingface"},
@@ -356,6 +358,37 @@ def test_a_run_is_trained_under_the_rules_of_windows(tmp_path, windows):
     for more in (["--steps", "2"], ["--steps", "4", "--resume"], ["--steps", "2", "--overwrite"]):
         main(["train", "--corpus", str(text), "--out", str(tmp_path / "run"), *flags.split(), *more])
     assert load(tmp_path / "run")[1]
+
+
+def test_an_old_snapshot_that_is_read_elsewhere_does_not_stop_a_run(tmp_path, windows):
+    from llama_minimal.cli import main
+
+    text, run = tmp_path / "text.txt", tmp_path / "run"
+    text.write_text("One line after another. " * 200)
+    flags = "--preset tiny --vocab-size 280 --warmup-steps 1 --batch-size 2 --seq-len 16 --samples 0 --snapshot-every 1"
+    train = ["train", "--corpus", str(text), "--out", str(run), "--keep-snapshots", "1", "--no-keep-best"]
+    main([*train, *flags.split(), "--steps", "1"])
+    windows.add(str(run / "snapshots" / "step-00000001" / "model.safetensors"))
+    main([*train, *flags.split(), "--steps", "2", "--resume"])
+    assert [path.name for path in snapshots(run / "snapshots")] == ["step-00000002"]
+    windows.clear()
+    main([*train, *flags.split(), "--steps", "3", "--resume"])
+    assert [path.name for path in (run / "snapshots").iterdir()] == ["step-00000003"]
+    windows.add(str(run / "model.safetensors"))
+    with pytest.raises(PermissionError, match="another program may have it open"):
+        remove_run(run)
+
+
+def test_a_new_folder_that_is_watched_gets_a_sentence(tmp_path, monkeypatch):
+    """As antivirus programs do it."""
+
+    def refuse(*paths):
+        raise PermissionError(errno.EACCES, "Access is denied")
+
+    monkeypatch.setattr(os, "rename", refuse)
+    with pytest.raises(PermissionError, match="another program may have it open"), atomic_folder(tmp_path / "a") as new:
+        (new / "file").write_text("x")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("victim", ["model.safetensors", "config.json", "model-00002-of-00003.safetensors"])

@@ -391,7 +391,11 @@ def test_fewer_steps_than_are_done_are_refused(run, capsys):
 
 @pytest.mark.parametrize(
     ("lost", "words"),
-    [("snapshots", "--init-from"), ("data", "the encoded text of the run is gone"), ("run.json", "there is no run")],
+    [
+        ("snapshots", "--init-from"),
+        ("data", "the encoded text of the run is gone"),
+        ("run.json", "run.json is missing or damaged"),
+    ],
 )
 def test_a_run_that_lacks_a_part_is_not_begun_anew_in_silence(run, capsys, lost, words):
     (shutil.rmtree if (run / lost).is_dir() else os.remove)(run / lost)
@@ -530,6 +534,36 @@ def test_weights_that_training_cannot_begin_with_are_refused(run, tmp_path, text
     (run / "tokenizer.json").unlink()
     assert "has no tokenizer" in fails(capsys, *args)
     assert not (tmp_path / "new").exists()
+
+
+def test_tokens_that_the_other_model_lacks_are_noticed_before_anything_is_written(finished, tmp_path, text, capsys):
+    model, tokenizer = load(finished)
+    save(build(model.config.replace(vocab_size=tokenizer.vocab_size - 9)), tmp_path / "smaller", tokenizer)
+    args = ["train", "--init-from", tmp_path / "smaller", "--corpus", text, "--out", tmp_path / "new", *ONE_STEP]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert "the model's ids are 0 to" in fails(capsys, *args)
+    assert not (tmp_path / "new").exists()
+
+
+def test_text_that_another_tokenizer_encoded_is_not_used(run, capsys):
+    """Its ids would mean other text: nothing would look wrong but the loss."""
+    tokenizer = Tokenizer.load(run)
+    other = Tokenizer.train([TEXT[::-1]], vocab_size=tokenizer.vocab_size)
+    assert other.vocab_size == tokenizer.vocab_size
+    other.save(run)
+    before = tree(run)
+    for command in (["train", "--out", run, "--resume", "--steps", 8], ["evaluate", run]):
+        assert "encoded with another tokenizer" in fails(capsys, *command)
+    assert tree(run) == before
+
+
+def test_a_run_whose_flags_are_lost_is_named_for_what_it_is(run, text, tmp_path, capsys):
+    (run / "run.json").write_text("{")
+    message = fails(capsys, "train", "--out", run, "--resume")
+    assert "run.json is missing or damaged" in message
+    assert f"--init-from {run} and another --out" in message
+    main(["train", "--init-from", str(run), "--corpus", str(text), "--out", str(tmp_path / "new"), *ONE_STEP])
 
 
 # ------------------------------------------------- outputs of runs are no text

@@ -257,6 +257,17 @@ def test_metrics_stay_json_when_a_value_is_not_finite(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_text().splitlines() == lines[:2]
 
 
+def test_metrics_that_a_crash_left_damaged_do_not_stop_a_run(tmp_path):
+    losses(make_trainer(tmp_path))
+    path = tmp_path / "metrics.jsonl"
+    whole = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join([whole[0], b"\0" * 40, whole[1], b"[]", b"\xff}", whole[2], whole[3][:-20] + b"}"]))
+    assert [row["step"] for row in read_metrics(path)] == [1, 2, 3]
+    make_trainer(tmp_path).resume()
+    MetricsLog(tmp_path).forget_after(2)
+    assert path.read_bytes().splitlines() == whole[:2]
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_weights_are_refused(dtype):
     with pytest.raises(ValueError, match=r"weights are \w+16.*dtype=torch.float32.*precision='bf16'"):

@@ -220,6 +220,19 @@ def test_the_valley_is_a_corpus():
         assert document == (f"valley/0/{example.story.index}", example.text)
 
 
+def test_stories_go_where_a_link_points_and_never_to_a_folder(tmp_path, capsys):
+    (tmp_path / "there.jsonl").write_text("old")
+    (tmp_path / "link.jsonl").symlink_to("there.jsonl")
+    main(["corpus", "valley", "--stories", "1", "--out", str(tmp_path / "link.jsonl"), "--overwrite"])
+    assert (tmp_path / "link.jsonl").is_symlink()
+    assert json.loads((tmp_path / "there.jsonl").read_text())["text"]
+    (tmp_path / "folder.jsonl").mkdir()
+    with pytest.raises(SystemExit) as ending:
+        main(["corpus", "valley", "--out", str(tmp_path / "folder.jsonl"), "--overwrite"])
+    assert ending.value.code == 2
+    assert "is a folder" in capsys.readouterr().err
+
+
 def test_documents_come_one_by_one(monkeypatch):
     module = importlib.import_module("llama_minimal.data.valley.story")
     told = []

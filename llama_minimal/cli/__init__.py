@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import tyro
 
 import llama_minimal
-from llama_minimal.cli.console import ending_quietly, print_anything
+from llama_minimal.cli.console import ending_quietly, plain_warnings, print_anything
 from llama_minimal.cli.corpus import Corpus
 from llama_minimal.cli.models import Convert, Evaluate, Info
 from llama_minimal.cli.resume import compared, saved_command
@@ -33,7 +33,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run one command; what a user can mend ends with a line on standard error and status 2."""
     print_anything()
     try:
-        with ending_quietly():
+        with ending_quietly(), plain_warnings():
             _run(list(sys.argv[1:] if args is None else args))
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         if not _is_expected(error):

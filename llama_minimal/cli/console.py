@@ -4,8 +4,10 @@ import errno
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from tqdm import tqdm
 
@@ -16,6 +18,21 @@ def print_anything() -> None:
         # A test's or a notebook's stream may be no file; a handler other than these was chosen by the user.
         if getattr(stream, "errors", None) in ("strict", "surrogateescape") and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Write warnings as a line for the user, without the place in the program that they come from."""
+    usual = warnings.formatwarning
+
+    def plain(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> str:
+        return f"warning: {message}\n" if category is UserWarning else usual(message, category, *args, **kwargs)
+
+    warnings.formatwarning = plain
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
 
 
 @contextmanager

@@ -54,6 +54,8 @@ class Corpus:
     def run(self) -> None:
         if self.out != STDOUT and self.out.suffix.lower() not in (".jsonl", ".txt"):
             raise ValueError(f"--out {self.out} must end in .jsonl or .txt, or be - for standard output")
+        if self.out.is_dir():
+            raise ValueError(f"{self.out} is a folder; give the name of a file")
         if self.out != STDOUT and self.out.exists() and not self.overwrite:
             raise ValueError(f"{self.out} exists; give another --out, or --overwrite")
         if self.out.is_dir() and self.out != STDOUT:
@@ -65,7 +67,7 @@ class Corpus:
             sys.stdout.flush()
             print(f"{n_texts:,} texts", file=sys.stderr)
             return
-        with replace_files(self.out) as (file,):
+        with replace_files(self.out.resolve()) as (file,):
             n_texts = self._write(file)
         print(f"{n_texts:,} texts in {self.out}")
         if not self._is_text:

@@ -94,6 +94,7 @@ class Evaluate:
             if not (Path(self.folder) / "data").is_dir():
                 raise ValueError(f"{self.folder} has no validation text of its own; name one with --corpus")
             file = TokenFile.open(Path(self.folder) / "data", "validation")
+            file.check_tokenizer(tokenizer)
             return file.tokens, file.n_bytes
         ids, n_bytes = array("I"), 0
         for document in documents(self.corpus, text_field=self.text_field, separator=self.document_separator):

@@ -10,7 +10,7 @@ import tyro
 from llama_minimal.cli.model_flags import ModelFlags
 from llama_minimal.cli.train import Train
 from llama_minimal.config import read_json
-from llama_minimal.run_folder import RUN, is_run
+from llama_minimal.run_folder import RUN, has_snapshot, is_run
 from llama_minimal.settings import FREE_ON_RESUME, TrainConfig
 
 # What may be another when a run goes on; all other flags are compared.
@@ -37,6 +37,11 @@ def saved_command(args: Sequence[str]) -> Train | None:
         return None
     if place.overwrite:
         raise ValueError("--resume goes on with a run and --overwrite deletes it; give one of them")
+    if has_snapshot(place.out) and not is_run(place.out):
+        raise ValueError(
+            f"{place.out / RUN} is missing or damaged, so the flags of the run are lost; its newest weights are not: "
+            f"train on from them with --init-from {place.out} and another --out"
+        )
     if not is_run(place.out):
         raise ValueError(f"--resume: there is no run in {place.out}; leave --resume out to start one")
     values = read_json(place.out / RUN)

@@ -117,9 +117,11 @@ def _stage(out: Path) -> Iterator[Path]:
 def _fill(command: "Train", mesh: Any, initial: tuple[Any, Any] | None, stage: Path) -> None:
     """Train the tokenizer, encode the corpus, and see that training can begin."""
     from llama_minimal.data import Batches, TokenFile, encode_corpus, sequential_batches
+    from llama_minimal.prompts import check_tokens
+    from llama_minimal.tokenizer import load_tokenizer
 
-    tokenizer = initial[1] if initial else _tokenizer(command)
-    tokenizer.save(stage)
+    (initial[1] if initial else _tokenizer(command)).save(stage)
+    tokenizer = load_tokenizer(stage)  # the one that --resume will find
     train = command.train
     with bytes_bar("encoding") as update:
         encode_corpus(
@@ -134,6 +136,9 @@ def _fill(command: "Train", mesh: Any, initial: tuple[Any, Any] | None, stage: P
     sizes = {"batch_size": train.batch_size, "seq_len": train.seq_len}
     Batches(tokens, document_start=int(tokens[0]) if train.align_documents else None, **sizes)
     sequential_batches(validation, **sizes)
+    if initial:  # whose tokenizer may have tokens that the model lacks
+        for ids in (tokens, validation):
+            check_tokens(initial[0].config, ids)
     write_run(command, stage, vocab_size=tokenizer.vocab_size)
 
 

@@ -1,5 +1,6 @@
 """``llama-minimal train``: text in, a model folder out."""
 
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -84,6 +85,7 @@ def _train(command: Train, mesh: Any, initial: tuple[Any, Any] | None) -> int:
 
     tokenizer = load_tokenizer(command.out)
     train, validation = (TokenFile.open(command.out / DATA, split) for split in ("train", "validation"))
+    train.check_tokenizer(tokenizer)
     model = _model(command, mesh, tokenizer, initial)
     trainer = Trainer(
         model,
@@ -158,7 +160,7 @@ def _run_with_bar(trainer: Any, command: Train, mesh: Any) -> list[int]:
             bar.update()
     if not trainer.finished and mesh.is_main:
         print(f"stopped after step {trainer.step} of {steps}, and saved; go on with:")
-        print(f"  llama-minimal train --out {command.out} --resume")
+        print(f"  llama-minimal train --out {shlex.quote(str(command.out))} --resume")
     return signals
 
 

@@ -105,15 +105,15 @@ def check_nothing_is_lost(command: "Train") -> None:
         raise ValueError(
             f"{out} holds a run already; go on with --resume, start anew with --overwrite, or give another --out"
         )
-    doomed = {path.resolve(): path for path in run_files(out)}
+    doomed = {path.resolve() for path in run_files(out)}
     for flag in ("corpus", "init_from", "tokenizer"):
         if not getattr(command, flag):
             continue
         path = Path(getattr(command, flag)).expanduser()
         inside = path.iterdir() if path.is_dir() and flag != "corpus" else [path]  # of a corpus, runs are left out
-        if needed := [doomed[file.resolve()] for file in inside if file.resolve() in doomed]:
+        if any(file.resolve() in doomed for file in inside):
             raise ValueError(
-                f"{needed[0]} belongs to the run that would be deleted, but --{flag.replace('_', '-')} needs it; "
+                f"{path} belongs to the run that would be deleted, but --{flag.replace('_', '-')} needs it; "
                 f"copy it to another place, or give another --out"
             )
 

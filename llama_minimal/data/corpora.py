@@ -13,7 +13,8 @@ from llama_minimal.data.download import Progress, download
 from llama_minimal.data.text_files import read_chunks, text_suffix
 from llama_minimal.run_folder import is_run_file
 
-SUFFIXES = (".txt", ".md", ".rst", ".py", ".jsonl")
+_JSON_LINES = (".jsonl", ".ndjson")
+SUFFIXES = (".txt", ".md", ".rst", ".py", *_JSON_LINES)
 _NOT_SOURCE = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
 
 
@@ -27,15 +28,15 @@ def documents(
 ) -> Iterator[Document | LongDocument]:
     """Yield the documents of a source, in an order that does not depend on the machine.
 
-    A file is one document, a ``.jsonl`` file one per line. Text is UTF-8, or UTF-16 or UTF-32 with a byte order mark;
-    a file may be compressed with gzip, bz2 or xz (``stories.txt.gz``). Empty texts are left out. A text of more than
-    four million characters is a ``LongDocument``, which reads it again whenever it is needed.
+    A file is one document, a ``.jsonl`` or ``.ndjson`` file one per line. Text is UTF-8, or UTF-16 or UTF-32 with a
+    byte order mark; a file may be compressed with gzip, bz2 or xz (``stories.txt.gz``). Empty texts are left out. A
+    text of more than four million characters is a ``LongDocument``, which reads it again whenever it is needed.
 
     Args:
         source: ``python-docs`` (the topics of Python's help), ``python-source`` (the standard library), ``valley``
-            (20,000 texts from the Llama Valley; ``valley:500`` for 500), or a file, a folder (its txt, md, rst, py
-            and jsonl files, at any depth, hidden ones apart), a glob, or a web address. What training runs wrote into
-            a folder is left out.
+            (20,000 texts from the Llama Valley; ``valley:500`` for 500), or a file, a folder (its txt, md, rst, py,
+            jsonl and ndjson files, at any depth, hidden ones apart), a glob, or a web address. What training runs
+            wrote into a folder is left out.
         text_field: the field of a line of JSON that holds the text.
         separator: a text file is several documents, with this between them on a line of its own, such as
             ``<|endoftext|>``; line breaks around it belong to it.
@@ -52,6 +53,8 @@ def documents(
     if separator is not None and (not separator.strip() or len(separator.splitlines()) > 1):
         raise ValueError(f"separator={separator!r} must be one line that is not empty, such as '<|endoftext|>'")
     read = partial(_read, text_field=text_field, separator=separator and separator.strip())
+    if source == "":
+        raise ValueError("the name of the text is empty; to read the current folder, write a dot: .")
     if isinstance(source, str) and source in CORPORA:
         found = CORPORA[source]()
     elif isinstance(source, str) and (match := re.fullmatch(r"valley:(\d+)", source)):
@@ -106,16 +109,19 @@ def _read(
     files: list[tuple[Path, str]], *, text_field: str, separator: str | None
 ) -> Iterator[Document | LongDocument]:
     is_split = False
-    for path, name in files:
+    is_json = [text_suffix(path) in _JSON_LINES for path, _ in files]
+    if text_field != "text" and not any(is_json):
+        raise ValueError(f"text_field={text_field!r} is for files of JSON lines, {' and '.join(_JSON_LINES)}: none is")
+    for (path, name), is_lines in zip(files, is_json, strict=True):
         chunks = partial(read_chunks, path)
-        if text_suffix(path) == ".jsonl":
+        if is_lines:
             found = json_documents(name, chunks, text_field, where=str(path))
         else:
             found = text_documents(name, chunks, separator)
         for number, document in enumerate(found):
             is_split = is_split or number > 0
             yield document
-    if separator and not is_split:
+    if separator and not is_split and not all(is_json):
         warnings.warn(f"no line is {separator!r}, so every file is one document", stacklevel=2)
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
+from itertools import groupby, islice
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from llama_minimal.tokenizer.pieces import last_piece_end
 _LONG = 1 << 22
 # A longer line separates nothing, so it need not be whole.
 _LONGEST_SEPARATOR = 1 << 16
+_SHOWN_FIELDS = 30
 
 ReadChunks = Callable[[], Iterator[str]]
 
@@ -148,7 +149,8 @@ def _field(line: str, text_field: str, where: str) -> str:
     if not isinstance(values, dict):
         raise ValueError(f"{where} is not a JSON object, such as {{{json.dumps(text_field)}: ...}}")
     if text_field not in values:
-        fields = ", ".join(map(json.dumps, values)) or "none"
+        fields = ", ".join(map(json.dumps, islice(values, _SHOWN_FIELDS))) or "none"
+        fields += f" and {len(values) - _SHOWN_FIELDS} more" if len(values) > _SHOWN_FIELDS else ""
         raise ValueError(
             f"{where} has no field {json.dumps(text_field)}; its fields are: {fields}; "
             "name the one with the text (--text-field, or text_field=...)"

@@ -29,6 +29,7 @@ _OUT = "leave it out"
 _OTHERS = {
     b"PK\x03\x04": ("a zip archive", _UNPACK),
     b"\x1f\x8b": ("a gzip file", _UNPACK),
+    b"\x1f\x9d": ("a file of compress (Z)", _UNPACK),
     b"\xfd7zXZ": ("an xz file", _UNPACK),
     b"(\xb5/\xfd": ("a zstd file", _UNPACK),
     b"\x04\x22M\x18": ("an lz4 file", _UNPACK),
@@ -124,7 +125,10 @@ def _not_unicode(path: Path, encoding: str, error: UnicodeDecodeError, place: in
         return f"{path} has the byte order mark of {encoding.upper()} but is not that: {where}; is it damaged?"
     if zeros:
         return f"{path} is binary data, not text: a zero byte, and {where}; {_OUT}"
-    return f"{path} is not UTF-8: {where}; convert it first, for instance with iconv -f ISO-8859-1 -t UTF-8, or {_OUT}"
+    return (
+        f"{path} is not UTF-8: {where}; convert it first, for instance with iconv -f CP1252 -t UTF-8 "
+        f"(or from GB18030, SHIFT_JIS, KOI8-R, whatever it is), or {_OUT}"
+    )
 
 
 def _refuse_other(head: bytes, path: Path) -> None:

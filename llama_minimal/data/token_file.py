@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_minimal.config import read_json
+from llama_minimal.tokenizer import TextCodec
 
 Split = Literal["train", "validation"]
 
@@ -56,6 +57,14 @@ class TokenFile:
     def n_tokens(self) -> int:
         """Return the number of tokens."""
         return len(self.tokens)
+
+    def check_tokenizer(self, tokenizer: TextCodec) -> None:
+        """Raise ValueError if the text was encoded with another tokenizer, by which its ids mean other text."""
+        if tokenizer.fingerprint != self.tokenizer_sha256:
+            raise ValueError(
+                "the text was encoded with another tokenizer than the one beside it; put that one back, "
+                "or encode the text anew"
+            )
 
     @classmethod
     def open(cls, folder: str | Path, split: Split = "train") -> "TokenFile":
