@@ -8,6 +8,7 @@ import shutil
 import struct
 import sys
 import zipfile
+from fnmatch import fnmatch
 
 import pytest
 import torch
@@ -110,6 +111,25 @@ def test_a_hub_id_is_downloaded_without_files_that_may_run_code(saved, monkeypat
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     assert load("some/model")[0].config.vocab_size == 64
     assert sorted(asked["some/model"]) == ["*.jinja", "*.json", "*.safetensors", "tokenizer.model"]
+
+
+def test_pickled_weights_are_downloaded_where_there_are_no_others(tmp_path, make_model, monkeypatch):
+    pytest.importorskip("huggingface_hub")
+    model = make_model(vocab_size=64)
+    save(model, tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+    asked = []
+
+    def download(name, *, allow_patterns):
+        asked.append(allow_patterns)
+        if any(fnmatch("pytorch_model.bin", pattern) for pattern in allow_patterns):
+            torch.save(weights, tmp_path / "pytorch_model.bin")
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert torch.equal(load("some/model")[0].output.weight, model.output.weight)
+    assert len(asked) == 2
 
 
 # ------------------------------------------------------------------ wrong configs

@@ -191,7 +191,10 @@ def _download(hub_id: str, files: tuple[str, ...]) -> Path:
             f"there is no folder {hub_id}; to download it from the hub, run: pip install 'llama_minimal[hub]'"
         ) from None
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=list(files)))
+        folder = Path(snapshot_download(hub_id, allow_patterns=list(files)))
+        if files == _FROM_HUB and not has_weights(folder):  # an older model; many have both kinds
+            folder = Path(snapshot_download(hub_id, allow_patterns=["pytorch_model*"]))
+        return folder
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise FileNotFoundError(f"there is no folder {hub_id}, and the hub did not give it: {reason}") from None
