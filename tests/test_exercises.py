@@ -79,6 +79,8 @@ def test_the_first_wrong_number_of_an_array_is_shown():
 def test_unknown_exercises_are_named():
     with pytest.raises(ValueError, match="chapters with exercises are"):
         check("attention.flash", None)
+    with pytest.raises(ValueError, match="no exercise 'None'"):
+        check(None, None)
 
 
 def in_torch(value, dtype):

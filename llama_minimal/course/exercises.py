@@ -54,6 +54,7 @@ def check(name: str, attempt: Any) -> None:
 
 def find(name: str) -> Exercise:
     """Return an exercise by its name."""
+    name = str(name)
     chapter, _, exercise = name.partition(".")
     known = exercises(chapter) if chapter in CHAPTERS else {}
     if exercise not in known:
