@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 # Names that a process killed while writing leaves behind: .NAME.PROCESS.tmp and .NAME.8 hex digits.tmp
 LEFTOVER = re.compile(r"\..+\.(\d+|[0-9a-f]{8})\.tmp")
+_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 @contextmanager
@@ -211,3 +212,18 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def refuse_pointer(path: Path) -> None:
+    """Refuse a file in whose place Git has left a few lines that say where it is.
+
+    Raises:
+        ValueError: with the way to get it.
+    """
+    if path.is_file() and path.stat().st_size < 1024:  # a pointer has about 130 bytes
+        with path.open("rb") as file:
+            if file.read(len(_POINTER)) == _POINTER:
+                raise ValueError(
+                    f"{path} is not the file itself but a pointer of Git LFS; to get it, run in its folder: "
+                    f"git lfs install && git lfs pull"
+                )

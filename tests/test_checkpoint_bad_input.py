@@ -129,6 +129,23 @@ def test_of_a_hub_model_pickled_weights_are_downloaded_only_if_there_are_no_othe
     assert {name for name in asked if not name.endswith((".json", "tokenizer.model"))} == {weights[kind]}
 
 
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0123456789abcdef\nsize 12345\n"
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["huggingface/model.safetensors", "huggingface/pytorch_model.bin", "huggingface/tokenizer.json"]
+    + ["sharded/model-00002-of-00002.safetensors", "meta/consolidated.00.pth", "meta/tokenizer.model"],
+)
+def test_a_pointer_that_git_left_in_a_files_place_is_named_for_what_it_is(copy, file):
+    folder = copy(file.split("/")[0])
+    (folder.parent / file).write_text(POINTER)
+    refused(folder, file, "Git LFS", "git lfs pull")
+    if "tokenizer" in file:
+        with pytest.raises(ValueError, match="git lfs pull"):
+            load_tokenizer(folder)
+
+
 # ------------------------------------------------------------------ wrong configs
 
 LONGROPE = {"rope_type": "longrope", "factor": 2.0, "rope_theta": 10_000.0}
@@ -192,7 +209,8 @@ def test_a_config_of_ours_that_does_not_fit_names_the_file(copy, changes, says):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"quantization_args": {}}, ["unknown config fields ['quantization_args']"]),
+        ({"quantization_args": {"scheme": "int8_int4"}}, ["int8_int4", "a version that is not quantized"]),
+        ({"vision_args": {}}, ["unknown config fields ['vision_args']"]),
         ({"n_heads": "4"}, ["n_heads='4'"]),
         ({"dim": "32"}, ["dim='32'", "positive number"]),
         ({"multiple_of": 0}, ["multiple_of=0", "positive number"]),
@@ -372,7 +390,7 @@ def test_a_folder_of_metas_without_weights_or_with_those_of_another_is_refused(c
         refused(folder, str(folder), "hold different tensors")
         second.write_bytes(content)
     second.unlink()
-    refused(folder, "tok_embeddings.weight has shape (64, 16)")  # half of the width
+    refused(folder, "has 1 of 2 files consolidated.NN.pth", "complete?")
     (folder / "consolidated.00.pth").unlink()
     refused(folder, str(folder), "no consolidated.NN.pth", "complete?")
 

@@ -212,6 +212,15 @@ SIDE = {
             "added_tokens_decoder": {"420": {"content": "<|im_start|>", "special": True}},
         },
     },
+    "with tokens that take spaces along": {
+        "tokenizer_config_json": {
+            "added_tokens_decoder": {
+                "2": {"content": "</s>", "special": True, "rstrip": True, "normalized": True},
+                "420": {"content": "<|im_start|>", "special": True, "rstrip": True},
+                "421": {"content": "<|im_end|>", "special": False, "lstrip": True, "normalized": True},
+            },
+        },
+    },
 }
 
 
@@ -230,7 +239,7 @@ def test_a_sentencepiece_model_elsewhere(tmp_path, make_model, side, changes):
     assert after.fingerprint == before.fingerprint  # so that encoded text stays usable
     assert (after.bos_id, after.eos_id, after.eos_ids) == (before.bos_id, before.eos_id, before.eos_ids)
     assert (tmp_path / "out" / "tokenizer.model").read_bytes() == sentencepiece_model(**changes)
-    for text in ("<|im_start|>the<|im_end|> cat", "</s>a"):
+    for text in ("<|im_start|>the<|im_end|> cat", "</s>a", " the \n <|im_end|>  <|im_start|>  a </s> ", "a<|im_end|>"):
         ids = before.encode(text, allow_special=True)
         assert after.encode(text, allow_special=True) == ids
         assert AutoTokenizer.from_pretrained(tmp_path / "out")(text, add_special_tokens=False).input_ids == ids

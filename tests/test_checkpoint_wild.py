@@ -451,6 +451,15 @@ def test_heads_that_do_not_divide_the_width_go_to_our_own_format(tmp_path, make_
     same_logits(load(tmp_path)[0], model)
 
 
+def test_params_of_metas_latest_code_may_say_how_far_they_stretch():
+    params = {"dim": 4096, "n_layers": 32, "n_heads": 32, "use_scaled_rope": True}
+    params |= {"rope_scaling_factor": 16, "rope_high_freq_factor": 1.5}
+    expected = RopeScaling(kind="llama3", factor=16, high_freq_factor=1.5)
+    assert config_from_params(params, vocab_size=9).rope_scaling == expected
+    params |= {"rope_scaling_factor": None, "rope_high_freq_factor": None}
+    assert config_from_params(params, vocab_size=9).rope_scaling == RopeScaling(kind="llama3", factor=8)
+
+
 def test_the_base_that_scaled_params_leave_out_is_llama_3s_and_any_other_is_written():
     params = PUBLISHED["llama3.1-70b"][0]
     without = {name: value for name, value in params.items() if name != "rope_theta"}

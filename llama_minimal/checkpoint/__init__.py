@@ -15,7 +15,7 @@ from llama_minimal.checkpoint.tensors import Checkpoint, fill
 from llama_minimal.checkpoint.text_side import GENERATION, TOKENIZER_FILES, read_end_ids, write_generation_config
 from llama_minimal.config import LlamaConfig, read_json
 from llama_minimal.config.checks import is_number
-from llama_minimal.files import update_folder
+from llama_minimal.files import refuse_pointer, update_folder
 from llama_minimal.model import Llama, build
 from llama_minimal.tokenizer import TextCodec, load_tokenizer
 from llama_minimal.tokenizer.companions import Companions
@@ -59,6 +59,8 @@ def load(
         ValueError: if the checkpoint is damaged, incomplete or of another architecture.
     """
     folder = _find(path_or_id)
+    for path in sorted(folder.iterdir()):
+        refuse_pointer(path)
     checkpoint = open_checkpoint(folder)
     config = checkpoint.config if max_seq_len is None else checkpoint.config.replace(max_seq_len=max_seq_len)
     tokenizer = _find_tokenizer(folder)

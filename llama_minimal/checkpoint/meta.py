@@ -3,6 +3,7 @@
 import json
 import math
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ EXTRA = "llama_minimal.json"  # beside params.json: what that cannot say of a mo
 # Which axis of a weight (out, in) Meta's model parallelism cuts; norms are whole on every rank.
 _CUT = {"wq": 0, "wk": 0, "wv": 0, "w1": 0, "w3": 0, "output": 0, "wo": 1, "w2": 1}
 _LLAMA3_THETA = 500_000.0
+_SCALING = {"rope_scaling_factor": "factor", "rope_high_freq_factor": "high_freq_factor"}
 
 
 def open_meta(folder: Path) -> Checkpoint:
@@ -42,6 +44,7 @@ def open_meta(folder: Path) -> Checkpoint:
         params |= read_json(folder / EXTRA)
     with naming(folder / "params.json"):
         config = config_from_params(params, vocab_size=_vocab_size(ranks, params, paths[0]))
+    _check_ranks(ranks[0], len(ranks), config, folder)
     shapes = {name: tuple(p.shape) for name, p in build(config, device="meta").named_parameters()}
     config = config.replace(tie_embeddings=_are_tied(ranks, config, folder))
     unused = ("rope.freqs", "output.weight") if config.tie_embeddings else ("rope.freqs",)
@@ -52,6 +55,14 @@ def open_meta(folder: Path) -> Checkpoint:
                 yield name, _join(folder / name, [rank[name] for rank in ranks], shapes.get(name))
 
     return Checkpoint(config, ranks[0]["tok_embeddings.weight"].dtype, tensors)
+
+
+def _check_ranks(rank: dict[str, Tensor], n_ranks: int, config: LlamaConfig, folder: Path) -> None:
+    # Where a file is missing, all tensors would seem to have a wrong shape.
+    rows = rank.get("layers.0.attention.wq.weight", torch.empty(0)).shape[:1].numel()
+    n_needed = config.dim // rows if rows and config.dim % rows == 0 else n_ranks
+    if n_needed > n_ranks:
+        raise ValueError(f"{folder} has {n_ranks} of {n_needed} files consolidated.NN.pth; is the download complete?")
 
 
 def config_from_params(values: dict[str, Any], *, vocab_size: int) -> LlamaConfig:
@@ -73,14 +84,18 @@ def config_from_params(values: dict[str, Any], *, vocab_size: int) -> LlamaConfi
     for name, value in (("dim", values["dim"]), ("multiple_of", multiple_of), ("ffn_dim_multiplier", multiplier)):
         if not isinstance(value, int | float) or not 0 < value < 1e9:
             raise ValueError(f"{name}={value!r} must be a positive number")
+    if quantized := values.get("quantization_args"):
+        raise ValueError(f"quantization_args={quantized!r}: get a version that is not quantized")
     scaled = values.pop("use_scaled_rope", False)
+    # The latest code of Meta's can say by how much; else it follows from the shape.
+    factors = {ours: values.pop(theirs) for theirs, ours in _SCALING.items() if theirs in values}
     values.pop("max_batch_size", None)  # of the cache in Meta's code
     defaults = {"hidden_dim": ffn_width(values["dim"], multiple_of=multiple_of, multiplier=multiplier)}
     if scaled:
         defaults["rope_theta"] = _LLAMA3_THETA  # the default of the code that knows this field
     config = LlamaConfig.from_dict(defaults | values | {"vocab_size": vocab_size})
     if scaled:
-        config = config.replace(rope_scaling=_scaling(config))
+        config = config.replace(rope_scaling=replace(_scaling(config), **factors))
     return config if "max_seq_len" in values else config.replace(max_seq_len=_published_context(config))
 
 
@@ -150,8 +165,6 @@ def write_meta(model: Llama, folder: Path, *, n_shards: int) -> None:
         ValueError: if a matrix cannot be cut evenly.
     """
     params = config_to_params(model.config)
-    if n_shards < 1:
-        raise ValueError(f"n_shards={n_shards} must be at least 1")
     for name in ("n_kv_heads", "hidden_dim", "dim", "vocab_size"):
         if getattr(model.config, name) % n_shards:
             raise ValueError(f"{name}={getattr(model.config, name)} cannot be cut into n_shards={n_shards} equal parts")

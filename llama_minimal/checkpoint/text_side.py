@@ -79,7 +79,13 @@ def write_for_transformers(tokenizer: TextCodec, folder: Path, *, max_seq_len: i
         _write(folder / _CONFIG, stored | ours)
     elif origin:
         # LlamaTokenizer would build its own splitting, which drops a space at the beginning.
-        _write(folder / _CONFIG, ours | stored | {"tokenizer_class": ours["tokenizer_class"]} | origin)
+        ours = ours | stored | {"tokenizer_class": ours["tokenizer_class"]} | origin
+        if isinstance(decoder := stored.get("added_tokens_decoder"), dict):
+            # These flags go before those of tokenizer.json. Normalized, a name would have a space in front.
+            ours["added_tokens_decoder"] = {
+                i: token | {"normalized": False} for i, token in decoder.items() if isinstance(token, dict)
+            }
+        _write(folder / _CONFIG, ours)
     elif not stored:
         _write(folder / _CONFIG, ours)
 

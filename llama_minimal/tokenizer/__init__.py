@@ -7,6 +7,7 @@ and ``tiktoken`` read what others trained. All are a ``TextCodec``.
 from pathlib import Path
 
 from llama_minimal.config import read_json
+from llama_minimal.files import refuse_pointer
 from llama_minimal.tokenizer.byte_level import SPECIAL_TOKENS, Tokenizer
 from llama_minimal.tokenizer.codec import TextCodec
 from llama_minimal.tokenizer.companions import Companions
@@ -47,6 +48,7 @@ def load_tokenizer(path: str | Path) -> TextCodec:
         path = found[0]
     if not path.is_file():
         raise FileNotFoundError(f"there is no tokenizer at {path}")
+    refuse_pointer(path)
     if path.suffix == ".model":
         return (TiktokenTokenizer if is_tiktoken(path.read_bytes()[:1000]) else SentencePieceTokenizer)(path)
     if path.suffix != ".json":

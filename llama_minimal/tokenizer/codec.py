@@ -2,7 +2,7 @@
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from operator import index
 from pathlib import Path
@@ -178,13 +178,24 @@ def first_present(names: Iterable[str], special_tokens: Mapping[str, int]) -> in
     return next((special_tokens[name] for name in names if name in special_tokens), None)
 
 
-def split_special(text: str, special_tokens: Mapping[str, int]) -> Iterator[str | int]:
-    """Yield a text's parts in order: ordinary text as strings, special tokens as ids; the longest name wins."""
+def split_special(
+    text: str, special_tokens: Mapping[str, int], *, lstrip: Collection[str] = (), rstrip: Collection[str] = ()
+) -> Iterator[str | int]:
+    """Yield a text's parts in order: ordinary text as strings, special tokens as ids; the longest name wins.
+
+    Args:
+        lstrip, rstrip: names that take the spaces on their left or right with them.
+    """
     names = sorted(special_tokens, key=len, reverse=True)
-    parts = re.split(f"({'|'.join(map(re.escape, names))})", text) if names else [text]
-    for part in parts:
-        if part:
-            yield special_tokens.get(part, part)
+    # A run of spaces is tried from its beginning alone: from everywhere would take quadratic time.
+    before, after = dict.fromkeys(lstrip, r"(?:(?<!\s)\s+)?"), dict.fromkeys(rstrip, r"\s*")
+    found = "|".join(before.get(name, "") + re.escape(name) + after.get(name, "") for name in names)
+    parts = re.split(f"({found})", text) if names else [text]
+    for i, part in enumerate(parts):
+        if i % 2:  # what was found
+            yield special_tokens[part if part in special_tokens else part.strip()]
+        elif part:
+            yield part
 
 
 def require_unicode(text: str) -> str:

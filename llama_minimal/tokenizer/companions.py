@@ -22,6 +22,9 @@ class AddedToken:
     token_id: int
     special: bool
     """Special tokens are read only where they are allowed, and decode to nothing."""
+    lstrip: bool = False
+    rstrip: bool = False
+    """Whether it takes the spaces on its left or right with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +102,8 @@ class Companions:
         decoder = self.get("tokenizer_config.json", "added_tokens_decoder")
         for token_id, token in decoder.items() if isinstance(decoder, dict) else ():
             if token_id.isdecimal() and isinstance(token, dict) and isinstance(token.get("content"), str):
-                added[token["content"]] = AddedToken(int(token_id), bool(token.get("special", True)))
+                flags = bool(token.get("special", True)), bool(token.get("lstrip")), bool(token.get("rstrip"))
+                added[token["content"]] = AddedToken(int(token_id), *flags)
         added.pop("", None)
         return added
 

@@ -49,6 +49,8 @@ class SentencePieceTokenizer(TextCodec):
         self._ordinary = {
             name: t.token_id for name, t in added.items() if not t.special and not self._is_piece(name, t)
         }
+        self._lstrip = {name for name, token in added.items() if token.lstrip}
+        self._rstrip = {name for name, token in added.items() if token.rstrip}
         self._names = {token_id: name for name, token_id in (self.special_tokens | self._ordinary).items()}
         self._set_roles(*(self._role(role) for role in ("bos", "eos", "pad")))
         if self.companions.get("tokenizer_config.json", "add_bos_token") is False:
@@ -72,6 +74,8 @@ class SentencePieceTokenizer(TextCodec):
             ValueError: if the format cannot express the model.
         """
         content = to_json(self._content, self.special_tokens, self._ordinary, start_ids=self.start_ids)
+        for token in content["added_tokens"]:
+            token |= {"lstrip": token["content"] in self._lstrip, "rstrip": token["content"] in self._rstrip}
         return json.dumps(content, ensure_ascii=False).encode("utf-8")
 
     def _role(self, role: str) -> int | None:
@@ -100,7 +104,9 @@ class SentencePieceTokenizer(TextCodec):
     def _encode_text(self, text: str, allow_special: bool) -> list[int]:
         names = self._ordinary | self.special_tokens if allow_special else self._ordinary
         ids: list[int] = []
-        for part in split_special(require_unicode(text), names):
+        for part in split_special(
+            require_unicode(text), names, lstrip=self._lstrip & names.keys(), rstrip=self._rstrip & names.keys()
+        ):
             ids += [part] if isinstance(part, int) else self._library.encode(part)
         return ids
 
