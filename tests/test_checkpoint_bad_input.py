@@ -593,6 +593,6 @@ def test_what_stands_beside_params_json_is_checked_too(copy, content):
 
 @pytest.mark.parametrize("options", [{"max_shard_bytes": 0}, {"format": "meta", "n_shards": 0}])
 def test_shards_have_a_size_and_a_number(make_model, options, tmp_path):
-    with pytest.raises(ValueError, match="must be at least 1"):
+    with pytest.raises(ValueError, match="must be a whole number of at least 1"):
         save(make_model(), tmp_path / "model", **options)
     assert not (tmp_path / "model").exists()
