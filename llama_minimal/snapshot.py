@@ -144,7 +144,8 @@ def _optimizer_state(model: Llama, optimizer: torch.optim.Optimizer, tensors: di
     names = {parameter: name for name, parameter in model.named_parameters()}
     order = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     keys = ("exp_avg", "exp_avg_sq", "step")
-    state = {i: {key: tensors[f"{names[p]}.{key}"] for key in keys} for i, p in enumerate(order)}
+    # Copies: else the optimizer would keep the file mapped, which Windows then could not delete.
+    state = {i: {key: tensors[f"{names[p]}.{key}"].clone() for key in keys} for i, p in enumerate(order)}
     return optimizer.state_dict() | {"state": state}
 
 

@@ -6,6 +6,7 @@ import itertools
 import os
 import shutil
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -377,6 +378,38 @@ def test_an_old_snapshot_that_is_read_elsewhere_does_not_stop_a_run(tmp_path, wi
     windows.add(str(run / "model.safetensors"))
     with pytest.raises(PermissionError, match="another program may have it open"):
         remove_run(run)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells which files are mapped")
+def test_nothing_is_deleted_or_moved_that_is_mapped_into_memory(tmp_path, monkeypatch):
+    """Windows refuses to."""
+    from llama_minimal.cli import main
+
+    seen = []
+
+    def watched(call):
+        def check(path, *others, **options):
+            maps = Path("/proc/self/maps").read_text()
+            mapped = [line for line in maps.splitlines() if str(path) in line]
+            seen.append(str(path))
+            assert not mapped, mapped
+            return call(path, *others, **options)
+
+        return check
+
+    for module, name in ((shutil, "rmtree"), (shutil, "move"), (os, "unlink")):
+        monkeypatch.setattr(module, name, watched(getattr(module, name)))
+    text, run = tmp_path / "text.txt", tmp_path / "run"
+    text.write_text("One line after another. " * 200)
+    flags = "--preset tiny --vocab-size 280 --warmup-steps 1 --batch-size 2 --samples 0 --snapshot-every 1".split()
+    train = ["train", "--corpus", str(text), "--out", str(run), *flags, "--keep-snapshots", "1"]
+    with pytest.raises(SystemExit):
+        main([*train, "--seq-len", "5000", "--max-seq-len", "5000"])
+    assert not run.exists()
+    main([*train, "--seq-len", "16", "--steps", "2"])
+    main([*train, "--seq-len", "16", "--steps", "4", "--resume"])
+    main([*train, "--seq-len", "16", "--steps", "2", "--overwrite"])
+    assert any(path.endswith("trainer.safetensors") for path in seen)
 
 
 def test_a_new_folder_that_is_watched_gets_a_sentence(tmp_path, monkeypatch):

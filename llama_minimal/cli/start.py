@@ -7,6 +7,7 @@ which the same command begins anew.
 import json
 import os
 import shutil
+import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, fields
@@ -110,6 +111,10 @@ def _stage(out: Path) -> Iterator[Path]:
     stage.mkdir()
     try:
         yield stage
+    except BaseException as error:
+        # What failed may have mapped the encoded text, and Windows deletes no file that is mapped.
+        traceback.clear_frames(error.__traceback__)
+        raise
     finally:
         shutil.rmtree(stage, ignore_errors=True)
 
