@@ -70,7 +70,7 @@ def test_a_file_in_the_place_of_a_folder_and_the_reverse(capsys, tmp_path):
     (tmp_path / "file.txt").write_text("mine")
     (tmp_path / "folder.txt").mkdir()
     corpus = ["corpus", "valley", "--stories", "1", "--overwrite", "--out", str(tmp_path / "folder.txt")]
-    assert "folder.txt is a folder; give a file" in refusal(corpus, capsys)
+    assert "folder.txt is a folder; give the name of a file" in refusal(corpus, capsys)
     assert "file.txt is a file; give a new folder" in refusal(["convert", "course", str(tmp_path / "file.txt")], capsys)
     assert (tmp_path / "file.txt").read_text() == "mine"
 

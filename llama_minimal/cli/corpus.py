@@ -54,12 +54,10 @@ class Corpus:
     def run(self) -> None:
         if self.out != STDOUT and self.out.suffix.lower() not in (".jsonl", ".txt"):
             raise ValueError(f"--out {self.out} must end in .jsonl or .txt, or be - for standard output")
-        if self.out.is_dir():
+        if self.out != STDOUT and self.out.is_dir():
             raise ValueError(f"{self.out} is a folder; give the name of a file")
         if self.out != STDOUT and self.out.exists() and not self.overwrite:
             raise ValueError(f"{self.out} exists; give another --out, or --overwrite")
-        if self.out.is_dir() and self.out != STDOUT:
-            raise ValueError(f"--out {self.out} is a folder; give a file")
         if self.language == "chinese" and self.task != "story":
             raise ValueError(f"--language chinese goes with --task story; --task {self.task} is in English")
         if self.out == STDOUT:
