@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from llama_minimal.cli.console import bytes_bar, warn
 from llama_minimal.cli.train_checks import (
     check_disk_space,
-    check_flags,
     check_machine,
     check_nothing_is_lost,
     check_shape,
@@ -43,7 +42,6 @@ def started(command: "Train", mesh: Any) -> Iterator[tuple[Any, Any] | None]:
     with ExitStack() as stack:
         error, initial = None, None
         try:
-            check_flags(command)
             if command.init_from and not (command.resume and has_snapshot(command.out)):
                 initial = _initial(command)
             if mesh.is_main:

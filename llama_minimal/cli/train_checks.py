@@ -26,8 +26,6 @@ def check_flags(command: "Train") -> None:
         raise ValueError(
             f"validation_fraction={command.validation_fraction} must be between 0 and 1, both excluded, such as 0.1"
         )
-    if command.samples < 0:
-        raise ValueError(f"--samples {command.samples} must be 0 or more")
     if not command.init_from:
         check_shape(command, config_of(command), remedy="a smaller --seq-len or a larger --max-seq-len")
     elif not command.resume:

@@ -51,8 +51,7 @@ class Generate:
     write: tyro.conf.OmitArgPrefixes[WriteFlags] = field(default_factory=WriteFlags)
 
     def __post_init__(self) -> None:
-        if self.num_samples < 1:
-            raise ValueError(f"--num-samples {self.num_samples} must be at least 1")
+        check_counts(self, "num_samples")
 
     def run(self) -> None:
         model, tokenizer = load_for_writing(self.folder, self.write)
