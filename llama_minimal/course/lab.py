@@ -63,10 +63,20 @@ def small_run(*, seed: int, steps: int = 300, lr: float = 3e-3, embedding_scale:
         embedding_scale: multiplies the initial embeddings.
         changes: fields of ``LlamaConfig``, such as ``ffn="relu"``.
     """
-    text = small_text()
     model = build(small_config(**changes), seed=seed)
     with torch.no_grad():
         model.tok_embeddings.weight.mul_(embedding_scale)
+    return trained(model, seed=seed, steps=steps, lr=lr)
+
+
+def trained(model: Llama, *, seed: int, steps: int = 300, lr: float = 3e-3) -> Run:
+    """Train a model, whatever became of its layers, as `small_run` does.
+
+    Args:
+        seed: of the order of the text.
+        steps: of 8 × 64 tokens.
+    """
+    text = small_text()
     recipe = TrainConfig(
         steps=steps,
         batch_size=BATCH_SIZE,
