@@ -2,6 +2,7 @@
 
 import ast
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ import nbformat
 import pytest
 
 from llama_minimal.course.badges import write_badges
+from llama_minimal.course.tolerance import NUMBER, read_tolerance
 
 ROOT = Path(__file__).parents[1]
 CHAPTERS = sorted((ROOT / "chapters").glob("[0-9]*.ipynb"))
@@ -31,6 +33,14 @@ SECTIONS = (
     "Exercises",
     "Recap",
 )
+# A cell whose answer is yes or no, and no number: the same ids, the same shape. Words and a count are better still.
+YES_NO, MOST_YES_NO = "yes-no", 2
+# Functions and methods that return whether something is so.
+BOOLEAN = set(
+    "bool all any isinstance issubclass hasattr callable allclose array_equal array_equiv equal isclose isnan isfinite "
+    "isinf startswith endswith issubset issuperset isdisjoint is_contiguous".split()
+)
+SHOWN_BOOLEAN = r"(^|[\s:=])(True|False)$|\w: (True|False)\b"
 # Sections that have no meaning for a chapter.
 WITHOUT = {"00_start_here": set(SECTIONS) - {"Recap"}}
 
@@ -66,8 +76,17 @@ def problems(notebook):
         streams = [output.name for output in cell.outputs if output.output_type == "stream"]
         if len(streams) != len(set(streams)):
             found.append(f"cell {number} has an output in pieces; make chapters joins them")
+        tags = cell.metadata.get("tags", ())
         for output in cell.outputs:
-            found += [f"cell {number} {what}" for what in output_problems(output, cell.metadata.get("tags", ()))]
+            found += [f"cell {number} {what}" for what in output_problems(output, tags)]
+        bare = bare_booleans(source, cell.outputs)
+        if YES_NO not in tags:
+            found += [f"cell {number} {what}; print the number and assert the claim" for what in bare]
+        elif not bare:
+            found.append(f"cell {number} has the tag {YES_NO} and prints no boolean; take the tag away")
+        found += [f"cell {number} {what}" for what in tolerance_problems(source, cell.outputs, tags)]
+    if (count := sum(YES_NO in cell.metadata.get("tags", ()) for cell in code_cells(notebook))) > MOST_YES_NO:
+        found.append(f"{count} cells have the tag {YES_NO}; {MOST_YES_NO} are allowed")
     if len(titles := headings(notebook, "#")) > 1:
         found.append(f"there is more than one title: # {titles[1]}")
     stored = sum(len(json.dumps(cell.outputs)) for cell in code_cells(notebook))
@@ -81,6 +100,53 @@ def asserts_nothing(value):
         return True
     name = value.func.attr if isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) else ""
     return name in ("allclose", "array_equal", "equal", "isclose")
+
+
+def shown_text(output):
+    return output.get("text", "") or output.get("data", {}).get("text/plain", "")
+
+
+def bare_booleans(source, outputs):
+    """Comparisons that are printed as they are, and lines of output that end with what such a print leaves."""
+    found = []
+    for call in ast.walk(ast.parse(source)):
+        if isinstance(call, ast.Call) and getattr(call.func, "id", "") in ("print", "display"):
+            found += [f"prints the bare {ast.unparse(part)}" for part in call.args if is_boolean(part)]
+    lines = [line.rstrip() for output in outputs for line in shown_text(output).splitlines()]
+    return found + [f"shows {line!r}" for line in lines if re.search(SHOWN_BOOLEAN, line)]
+
+
+def is_boolean(node):
+    """Whether an expression is by its form true or false, or shows something that is."""
+    match node:
+        case ast.Compare() | ast.UnaryOp(op=ast.Not()):
+            return True
+        case ast.BoolOp(values=parts):
+            return all(map(is_boolean, parts))
+        case ast.BinOp(left=left, op=ast.BitAnd() | ast.BitOr(), right=right):
+            return is_boolean(left) and is_boolean(right)
+        case ast.JoinedStr(values=parts) | ast.Tuple(elts=parts) | ast.List(elts=parts):
+            return any(map(is_boolean, parts))
+        case ast.FormattedValue(value=part) | ast.Starred(value=part) | ast.ListComp(elt=part):
+            return is_boolean(part)
+        case ast.GeneratorExp(elt=part):
+            return is_boolean(part)
+        case ast.Call(func=ast.Name(id=name)) if name in BOOLEAN:
+            return True
+        case ast.Call(func=ast.Attribute(value=owner, attr=name)):
+            return name in BOOLEAN or (name in ("item", "tolist") and is_boolean(owner))
+    return False
+
+
+def tolerance_problems(source, outputs, tags):
+    """More than 5 % of the largest number that is compared needs a reason."""
+    tolerance = read_tolerance(tags)
+    if tolerance is None or re.search(r"#.*\btolerance\b", source, re.IGNORECASE):
+        return
+    numbers = [word for output in outputs for word in NUMBER.findall(shown_text(output)) if not word.isdigit()]
+    largest = max((abs(float(word.replace(",", "").replace("−", "-"))) for word in numbers), default=0)
+    if max(tolerance.relative, tolerance.absolute / (largest or math.inf)) > 0.05:
+        yield f"allows more than 5 % ({', '.join(tags)}): give the reason in a comment with the word tolerance"
 
 
 def output_problems(output, tags):
@@ -269,6 +335,98 @@ def test_the_gate_refuses(notebook, message):
     assert any(message in problem for problem in problems(notebook))
 
 
+def printed(text, kind="stdout"):
+    if kind == "result":
+        return nbformat.v4.new_output("execute_result", {"text/plain": text}, execution_count=1)
+    return nbformat.v4.new_output("stream", name=kind, text=text)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "print(a == b)",
+        'print("same:", a == b)',
+        'print(f"same: {a < b}")',
+        'print(f"{name}: {np.allclose(a, b)!s:>7}")',
+        "print(torch.equal(a, b), 1)",
+        "print(bool(a.max() < b.min()))",
+        "print((a == b).all().item())",
+        "print(not a)",
+        "print(0 < a < 1 and all(a))",
+        "print((a > 0) & (b > 0))",
+        "print(token in text)",
+        "print(*(a == b for a in c))",
+        "print([np.isclose(a, b) for a in c])",
+        "for a in b:\n    print(a, isinstance(a, int))",
+        "display(a == b)",
+    ],
+)
+def test_the_gate_refuses_printed_comparisons(source):
+    assert any("prints the bare" in problem for problem in problems(notebook_of(source)))
+    assert problems(notebook_of(source, tags=["yes-no"])) == []
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        printed("same: True\n"),
+        printed("0.5\nFalse\n"),
+        printed("rms  True \n"),
+        printed("a=False\nb=1"),
+        printed("ours: True, by 0.5"),
+        printed("True", "result"),
+    ],
+)
+def test_the_gate_refuses_lines_that_end_with_a_boolean(output):
+    assert any("shows '" in problem for problem in problems(notebook_of("f()", outputs=[output])))
+    assert problems(notebook_of("f()", outputs=[output], tags=["yes-no"])) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("print((a == b).sum(), 'of 8')", "7 of 8\n"),
+        ("print(f'{(a == b).mean():.0%}')", "88%\n"),
+        ("print('the same 48 ids' if a == b else 'other ids')", "the same 48 ids\n"),
+        ("print(np.tri(2).astype(bool))", "[[ True False]\n [ True  True]]\n"),
+        ("print(config)", "LlamaConfig(dim=64, tie_embeddings=False)\n{'tie_embeddings': False}"),
+        ("print(max(a, key=lambda x: x > 0), a or b)", "3 4\n"),
+        ("assert a == b\nprint(a)", "That is True of llamas.\n"),
+    ],
+)
+def test_the_gate_lets_numbers_words_and_masks_pass(source, text):
+    assert problems(notebook_of(source, outputs=[printed(text)])) == []
+
+
+def test_the_gate_counts_cells_that_answer_yes_or_no():
+    cells = [notebook_of("print(a == b)", count=n, tags=["yes-no"]).cells[0] for n in (1, 2, 3)]
+    assert problems(nbformat.v4.new_notebook(cells=cells[:2])) == []
+    assert problems(nbformat.v4.new_notebook(cells=cells)) == ["3 cells have the tag yes-no; 2 are allowed"]
+    assert problems(notebook_of("print(3)", tags=["yes-no"])) == [
+        "cell 1 has the tag yes-no and prints no boolean; take the tag away"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("tag", "text", "refused"),
+    [
+        ("approx", "0.12", False),
+        ("approx-5%", "0.12", False),
+        ("approx-6%", "0.12", True),
+        ("approx-10%", "", True),
+        ("approx-abs-0.01", "0.008 and 0.52", False),
+        ("approx-abs-0.01", "0.008", True),
+        ("approx-abs-0.1", "48 heads, 1.25", True),
+    ],
+)
+def test_the_gate_asks_for_the_reason_of_a_wide_tolerance(tag, text, refused):
+    def found(source):
+        return problems(notebook_of(source, outputs=[printed(text)], tags=[tag]))
+
+    assert ["allows more than 5 %" in problem for problem in found("print(a)")] == [True] * refused
+    assert found("# Wide tolerance: twenty steps of Adam differ between processors.\nprint(a)") == []
+
+
 def test_the_gate_refuses_a_second_title():
     notebook = nbformat.v4.new_notebook(
         cells=[nbformat.v4.new_markdown_cell("# One"), nbformat.v4.new_markdown_cell("# Two")]
@@ -277,5 +435,5 @@ def test_the_gate_refuses_a_second_title():
 
 
 def test_the_gate_lets_good_cells_pass():
-    assert problems(notebook_of("assert a == b\nprint(np.allclose(a, b))")) == []
+    assert problems(notebook_of("assert a == b\nassert np.allclose(a, b)")) == []
     assert problems(notebook_of("f()", outputs=[ERROR], tags=["raises-exception"])) == []
