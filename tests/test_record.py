@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -150,9 +151,9 @@ def test_points_may_be_added_and_taken_away_without_running_the_others(chapters,
     now = content(chapters)["points"]
     assert now[:2] == was[2:]
     assert [entry["figures"] for entry in now[2:]] == [{}, {}]
-    put("powers", MODULE.replace("(2, 3)", "(3,)"), tmp_path)
+    put("powers", MODULE.replace("(2, 3)", "(3,)").replace("(0, 1)", "(1,)"), tmp_path)
     record.record("powers")
-    assert content(chapters)["points"] == was[2:]
+    assert (content(chapters)["points"], content(chapters)["seeds"]) == (was[3:], [1])
 
 
 def test_fresh_runs_all_anew_and_other_machines_are_remembered(chapters, monkeypatch):
@@ -229,10 +230,28 @@ def test_damaged_files_and_missing_chapters_are_explained(chapters, monkeypatch)
             record.record("powers")
     record.record("powers", fresh=True)
     assert len(recorded("powers")) == 4
+
+
+def test_without_chapters_runs_are_read_from_the_package_and_not_made(chapters, monkeypatch):
+    record.record("powers")
+    made = recorded("powers")
     monkeypatch.setattr(record, "CHAPTERS", chapters / "nowhere")
-    for call in (recorded, record.record):
+    for call in (recorded, record.record, record.status):
         with pytest.raises(ValueError, match="installed without its chapters; work in a checkout"):
             call("powers")
+    monkeypatch.setattr(record, "SHIPPED", chapters / "recorded")
+    assert recorded("powers") == made
+    assert record.status("powers").startswith("powers: 4 of 4")
+    with pytest.raises(ValueError, match="installed without its chapters; work in a checkout"):
+        record.record("powers")
+
+
+def test_a_built_package_has_the_recorded_runs_where_they_are_looked_for():
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert {ROOT / source: ROOT / target for source, target in build["force-include"].items()} == {
+        ROOT / "chapters" / "recorded": record.SHIPPED
+    }
+    assert (ROOT / "chapters" / "recorded").is_dir()  # without which nothing is built
 
 
 def test_the_variants_of_chapter_04_train_as_its_small_runs_do():

@@ -27,6 +27,7 @@ from llama_minimal.course.experiments import Experiment, Point, find, key, names
 from llama_minimal.files import hold_folder, replace_file
 
 CHAPTERS = Path(__file__).parents[2] / "chapters"
+SHIPPED = Path(__file__).with_name("recorded")  # where an installed package has them
 MAX_BYTES = 200_000
 _COMMAND = "python -m llama_minimal.course.record"
 
@@ -38,7 +39,7 @@ def recorded(name: str) -> list[dict[str, Any]]:
         ValueError: if there is no such experiment, or its run is missing, unfinished or made by other code.
     """
     experiment = find(name)
-    path = _path(name)
+    path = _folder() / f"{name}.json"
     if not path.exists():
         raise ValueError(f"{name} has not been recorded; run: {_COMMAND} {name}")
     content = _read(path)
@@ -75,7 +76,7 @@ def record(name: str, *, fresh: bool = False, say: Callable[[str], None] = lambd
     Raises:
         ValueError: if there is no such experiment, no place for its file, or the file would be too large.
     """
-    experiment, path = find(name), _path(name)
+    experiment, path = find(name), _folder(to_write=True) / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
     with hold_folder(path.parent):  # two at a time would spoil each other's times
         old = None if fresh or not path.exists() else _read(path)
@@ -89,13 +90,14 @@ def record(name: str, *, fresh: bool = False, say: Callable[[str], None] = lambd
             done.append(_run(experiment, point))
             _write(path, _head(experiment, old), _in_order(done, experiment), len(experiment.points))
         if old and not missing and done != old["points"]:  # the list has been cut, or put in another order
-            _write(path, {part: old[part] for part in old if part != "points"}, done, len(done))
+            head = {part: old[part] for part in old if part != "points"} | {"seeds": _seeds(experiment)}
+            _write(path, head, done, len(done))
     return path
 
 
 def status(name: str) -> str:
     """Return what an experiment is, and what of it has been recorded at what cost, in three lines."""
-    experiment, path = find(name), _path(name)
+    experiment, path = find(name), _folder() / f"{name}.json"
     content = _read(path) if path.exists() else None
     entries = _in_order(content["points"], experiment) if content else []
     line = f"{name}: {_progress(entries, experiment)}"
@@ -128,13 +130,15 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _path(name: str) -> Path:
-    if not CHAPTERS.is_dir():
-        raise ValueError(
-            f"recorded runs are kept in chapters/recorded/, and there is no folder {CHAPTERS}: the package was "
-            f"installed without its chapters; work in a checkout, installed with: pip install -e ."
-        )
-    return CHAPTERS / "recorded" / f"{name}.json"
+def _folder(*, to_write: bool = False) -> Path:
+    if CHAPTERS.is_dir():
+        return CHAPTERS / "recorded"
+    if SHIPPED.is_dir() and not to_write:
+        return SHIPPED
+    raise ValueError(
+        f"recorded runs are kept in chapters/recorded/, and there is no folder {CHAPTERS}: the package was installed "
+        f"without its chapters; work in a checkout, installed with: pip install -e ."
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -172,24 +176,30 @@ def _run(experiment: Experiment, point: Point) -> dict[str, Any]:
     return {"point": dict(point), "figures": figures, "cpu_seconds": round(seconds, 2)}
 
 
+def _seeds(experiment: Experiment) -> list[int]:
+    return sorted({point["seed"] for point in experiment.points if "seed" in point})
+
+
 def _shown(figures: dict[str, Any]) -> dict[str, float]:
     return {name: float(value) if isinstance(value, str) else value for name, value in figures.items()}
 
 
 def _head(experiment: Experiment, old: dict[str, Any] | None) -> dict[str, Any]:
     """Return what a file says before its points; other machines that ran some of them are named, too."""
-    head: dict[str, Any] = {"what": experiment.what, "budget": experiment.budget}
-    head["seeds"] = sorted({point["seed"] for point in experiment.points if "seed" in point})
-    head |= {
+    head: dict[str, Any] = {
+        "what": experiment.what,
+        "budget": experiment.budget,
+        "seeds": _seeds(experiment),
         "source": experiment.source,
         "date": date.today().isoformat(),
         "versions": versions(),
         "machine": machine(),
     }
-    if old:
-        head["earlier"] = old.get("earlier", [])
-        if any(old.get(part) != head[part] for part in ("versions", "machine")):
-            head["earlier"] = [*head["earlier"], {part: old.get(part) for part in ("date", "versions", "machine")}]
+    earlier = old.get("earlier", []) if old else []
+    if old and any(old.get(part) != head[part] for part in ("versions", "machine")):
+        earlier = [*earlier, {part: old.get(part) for part in ("date", "versions", "machine")}]
+    if earlier:
+        head["earlier"] = earlier
     return head
 
 

@@ -10,7 +10,8 @@ from llama_minimal.model import build
 
 WHAT = "Validation loss of a small LLaMA by feed-forward layer, inner width and learning rate."
 BUDGET = "500 steps of 8 × 64 tokens, two layers of width 64, vocabulary 300, stories from the valley, three seeds."
-TOLERANCE = 0.05
+# At this rate another processor's loss is 0.2 % away; at four times the rate, 2 %.
+CHECK = {"layer": "relu", "width": 256, "lr": 3e-3, "seed": 0}
 
 BENDS = {  # what each layer does to what w1 returns
     "relu": F.relu,
