@@ -29,9 +29,9 @@ def linear(x: Tensor, w: Weight, b: Tensor | None = None) -> Tensor:
 
 def cast_once(x: Tensor) -> Tensor:
     """Cast what several linear layers are about to read as autocast would in each of them anew."""
-    kind = x.device.type
-    if not torch.amp.is_autocast_available(kind):  # the meta device
+    if x.is_meta:  # has no autocast; torch.amp.is_autocast_available cannot be compiled before PyTorch 2.12
         return x
+    kind = x.device.type
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 

@@ -3,10 +3,13 @@
 import math
 from dataclasses import dataclass
 from numbers import Integral
-from typing import get_args
+from typing import Literal, get_args
 
 from llama_minimal.config import Precision
 from llama_minimal.config.checks import check_integer, check_one_of, is_number, settle
+
+OptimizerName = Literal["adamw", "muon"]
+Schedule = Literal["cosine", "linear"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,23 +17,33 @@ class TrainConfig:
     """Say how to train: the defaults are LLaMA's recipe (§2.3) at the size of a laptop."""
 
     steps: int = 1000
-    """Optimizer steps in all. A resumed run may get more: it then goes on along the cosine of the new length."""
+    """Optimizer steps in all. A resumed run may get more: it then goes on along the schedule of the new length."""
     batch_size: int = 16
     """Sequences per step, over all processes."""
     micro_batch_size: int | None = None
     """Sequences that a process holds in memory at once; None: its whole share. Fewer need less memory."""
     seq_len: int = 256
     """Tokens per sequence."""
+    short_seq_len: int | None = None
+    """Tokens per sequence at first, with more sequences a step instead; None: seq_len from the start."""
+    short_share: float = 0.7
+    """Share of the steps that read sequences of short_seq_len."""
     align_documents: bool = False
     """Begin every sequence with the beginning of a document, so that none is read from its middle."""
+    optimizer: OptimizerName = "adamw"
+    """AdamW for all parameters, or Muon for the matrices of the layers and AdamW for the rest."""
     lr: float = 2e-3
     """Peak learning rate."""
+    embedding_lr_ratio: float = 1.0
+    """With Muon: the learning rate of the rest (embedding, output, norms) as a multiple of lr."""
+    schedule: Schedule = "cosine"
+    """How the learning rate falls after the warm-up: along half a cosine, or a straight line."""
     min_lr_ratio: float = 0.1
     """Final learning rate as a fraction of the peak."""
     warmup_steps: int = 50
     """Steps of linear warm-up."""
     weight_decay: float = 0.1
-    """AdamW's decay of matrices; norms and biases are not decayed."""
+    """Decay of matrices; norms and biases are not decayed."""
     beta1: float = 0.9
     """AdamW's decay of the mean gradient."""
     beta2: float = 0.95
@@ -57,7 +70,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "seq_len", "validate_every", "snapshot_every", "keep_snapshots"):
             settle(self, name, check_integer(name, getattr(self, name)))
-        for name in ("micro_batch_size", "patience"):
+        for name in ("micro_batch_size", "patience", "short_seq_len"):
             if getattr(self, name) is not None:
                 settle(self, name, check_integer(name, getattr(self, name)))
         for name in ("warmup_steps", "seed"):
@@ -65,20 +78,38 @@ class TrainConfig:
         for name in ("align_documents", "compile", "keep_best"):
             check_one_of(name, getattr(self, name), (True, False))
             settle(self, name, bool(getattr(self, name)))
+        for name, allowed in (("optimizer", OptimizerName), ("schedule", Schedule), ("precision", Precision)):
+            check_one_of(name, getattr(self, name), get_args(allowed))
         _settle_numbers(self, "lr", "min_lr_ratio", "weight_decay", "beta1", "beta2", "clip_norm")
+        _settle_numbers(self, "embedding_lr_ratio", "short_share")
+        _check_together(self)
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr={self.lr!r} must be a positive number, such as 1e-3")
         if self.warmup_steps > self.steps:
             raise ValueError(f"warmup_steps={self.warmup_steps} must be between 0 and steps={self.steps}; give fewer")
         if self.seed >= 1 << 62:
             raise ValueError(f"seed={self.seed!r} must be a whole number of at least 0, of 18 digits or fewer")
-        if self.precision not in get_args(Precision):
-            raise ValueError(f"precision={self.precision!r} is not one of {', '.join(get_args(Precision))}")
         for name, top in (("weight_decay", math.inf), ("beta1", 1), ("beta2", 1), ("min_lr_ratio", 1 + 1e-9)):
             if not 0 <= getattr(self, name) < top:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be at least 0 and below {top:g}")
         if not self.clip_norm > 0:
             raise ValueError(f"clip_norm={self.clip_norm!r} must be positive; a huge value switches clipping off")
+
+
+def _check_together(config: TrainConfig) -> None:
+    """Refuse what one field says and another cannot serve."""
+    if not 0 < config.embedding_lr_ratio < math.inf:
+        raise ValueError(f"embedding_lr_ratio={config.embedding_lr_ratio!r} must be a positive number, such as 2")
+    if config.embedding_lr_ratio != 1 and config.optimizer != "muon":
+        raise ValueError(f"embedding_lr_ratio={config.embedding_lr_ratio!r} is for optimizer='muon'; leave it out")
+    if not 0 < config.short_share < 1:
+        raise ValueError(f"short_share={config.short_share!r} must be between 0 and 1, both excluded, such as 0.7")
+    short = config.short_seq_len
+    if short is not None and (short >= config.seq_len or config.seq_len % short):
+        raise ValueError(
+            f"short_seq_len={short!r} must be a smaller divisor of seq_len={config.seq_len}, such as "
+            f"{config.seq_len // 2}, so that a step has as many tokens; or leave it out"
+        )
 
 
 # What a resumed run may change: nothing that has been computed depends on it.

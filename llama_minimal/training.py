@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from llama_minimal.data.batches import Batches, sequential_batches
+from llama_minimal.data.batches import make_batches, sequential_batches
 from llama_minimal.evaluation import BestLoss, sum_loss
 from llama_minimal.loss import next_token_loss
 from llama_minimal.metrics import MetricsLog
 from llama_minimal.model import Llama
-from llama_minimal.optim import clip_gradients, learning_rate, make_adamw, set_learning_rate
+from llama_minimal.optim import clip_gradients, learning_rate, make_optimizer, set_learning_rate
 from llama_minimal.parallel import Mesh, parallelize
 from llama_minimal.precision import autocast, grad_scaler
 from llama_minimal.prompts import check_tokens
@@ -79,18 +79,8 @@ class Trainer:
         if validation is not None:
             self.validation = check_tokens(model.config, validation, what="validation text")
         out = Path(out).expanduser() if out else None
-        self.batches = Batches(
-            tokens,
-            batch_size=config.batch_size,
-            seq_len=config.seq_len,
-            document_start=int(tokens[0]) if config.align_documents and len(tokens) else None,
-            seed=config.seed,
-            rank=self.mesh.rank,
-            world_size=self.mesh.size,
-        )
-        self.optimizer = make_adamw(
-            model, lr=config.lr, betas=(config.beta1, config.beta2), weight_decay=config.weight_decay
-        )
+        self.batches = make_batches(tokens, config, rank=self.mesh.rank, world_size=self.mesh.size)
+        self.optimizer = make_optimizer(model, config)
         self.scaler = grad_scaler(config.precision, self.mesh.device)
         self.parallel_model = parallelize(model, self.mesh, compile=config.compile)
         self.step = 0  # steps done
@@ -168,7 +158,7 @@ class Trainer:
         return total
 
     def _learning_rate(self) -> float:
-        names = ("lr", "steps", "warmup_steps", "min_lr_ratio")
+        names = ("lr", "steps", "warmup_steps", "min_lr_ratio", "schedule")
         return learning_rate(self.step, **{name: getattr(self.config, name) for name in names})
 
     def validate(self) -> float:

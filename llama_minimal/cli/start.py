@@ -119,7 +119,7 @@ def _stage(out: Path) -> Iterator[Path]:
 
 def _fill(command: "Train", mesh: Any, initial: tuple[Any, Any] | None, stage: Path) -> None:
     """Train the tokenizer, encode the corpus, and see that training can begin."""
-    from llama_minimal.data import Batches, TokenFile, encode_corpus, sequential_batches
+    from llama_minimal.data import TokenFile, encode_corpus, make_batches, sequential_batches
     from llama_minimal.prompts import check_tokens
     from llama_minimal.tokenizer import load_tokenizer
 
@@ -136,9 +136,8 @@ def _fill(command: "Train", mesh: Any, initial: tuple[Any, Any] | None, stage: P
             progress=update,
         )
     tokens, validation = (TokenFile.open(stage / DATA, split).tokens for split in ("train", "validation"))
-    sizes = {"batch_size": train.batch_size, "seq_len": train.seq_len}
-    Batches(tokens, document_start=int(tokens[0]) if train.align_documents else None, **sizes)
-    sequential_batches(validation, **sizes)
+    make_batches(tokens, train)
+    sequential_batches(validation, batch_size=train.batch_size, seq_len=train.seq_len)
     if initial:  # whose tokenizer may have tokens that the model lacks
         for ids in (tokens, validation):
             check_tokens(initial[0].config, ids)

@@ -51,5 +51,5 @@ PRESETS: dict[str, LlamaConfig] = {
     "stories-110m": _llama(768, 12, 12, hidden_dim=2048, max_seq_len=1024, tie_embeddings=True),
     "tiny": _llama(64, 4, 4, n_kv_heads=2, vocab_size=512, hidden_dim=176, max_seq_len=256),
     "small": _llama(128, 4, 4, n_kv_heads=2, vocab_size=1024, hidden_dim=352, max_seq_len=256),
-    "course": _llama(256, 4, 8, n_kv_heads=2, vocab_size=2048, hidden_dim=688, max_seq_len=512, tie_embeddings=True),
+    "course": _llama(256, 4, 4, vocab_size=2048, hidden_dim=688, max_seq_len=512, tie_embeddings=True),
 }

@@ -1,6 +1,6 @@
 """Training text: where it comes from, how it becomes a file of token ids, and how that becomes batches."""
 
-from llama_minimal.data.batches import Batches, sequential_batches
+from llama_minimal.data.batches import Batches, StagedBatches, make_batches, sequential_batches
 from llama_minimal.data.corpora import CORPORA, documents
 from llama_minimal.data.document import Document, LongDocument
 from llama_minimal.data.download import cache_folder, download
@@ -14,11 +14,13 @@ __all__ = [
     "Document",
     "LongDocument",
     "SplitInfo",
+    "StagedBatches",
     "TokenFile",
     "cache_folder",
     "documents",
     "download",
     "encode_corpus",
+    "make_batches",
     "read_corpus_info",
     "sequential_batches",
 ]

@@ -3,9 +3,12 @@
 # B batch, T time
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from llama_minimal.settings import TrainConfig
 
 Ids = NDArray[np.int64]
 
@@ -94,6 +97,61 @@ class Batches:
                 starts = random.permutation(self._documents)
             self._epochs = {epoch: starts}
         return self._epochs[epoch]
+
+
+class StagedBatches:
+    """Give short sequences first, then long ones, with as many tokens in a step.
+
+    Short sequences cost less attention, and teach what can be learned from them in less time.
+
+    Args:
+        tokens: (n_tokens,).
+        short_seq_len: tokens of a sequence in the first ``short_steps`` steps; a divisor of ``seq_len``.
+        options: what ``Batches`` takes; ``batch_size`` counts sequences of ``seq_len``.
+
+    Source: Press et al. 2021, "Shortformer" (staged training).
+    """
+
+    def __init__(
+        self,
+        tokens: NDArray[np.integer],
+        *,
+        short_seq_len: int,
+        short_steps: int,
+        batch_size: int,
+        seq_len: int,
+        **options: Any,
+    ) -> None:
+        self.tokens, self.short_steps = tokens, short_steps
+        self._long = Batches(tokens, batch_size=batch_size, seq_len=seq_len, **options)
+        rows = batch_size * (seq_len // short_seq_len)
+        self._short = Batches(tokens, batch_size=rows, seq_len=short_seq_len, **options)
+
+    def batch(self, step: int) -> tuple[Ids, Ids]:
+        """Return inputs and targets of one step, as ``Batches.batch`` does."""
+        return (self._short if step < self.short_steps else self._long).batch(step)
+
+
+def make_batches(
+    tokens: NDArray[np.integer], config: TrainConfig, *, rank: int = 0, world_size: int = 1
+) -> Batches | StagedBatches:
+    """Return the batches that a configuration asks for.
+
+    Raises:
+        ValueError: if the text is too short for them, or the ranks cannot share a batch evenly.
+    """
+    options = {
+        "batch_size": config.batch_size,
+        "seq_len": config.seq_len,
+        "document_start": int(tokens[0]) if config.align_documents and len(tokens) else None,
+        "seed": config.seed,
+        "rank": rank,
+        "world_size": world_size,
+    }
+    if config.short_seq_len is None:
+        return Batches(tokens, **options)
+    short_steps = round(config.short_share * config.steps)
+    return StagedBatches(tokens, short_seq_len=config.short_seq_len, short_steps=short_steps, **options)
 
 
 def _documents(tokens: NDArray[np.integer], document_start: int, seq_len: int) -> Ids:

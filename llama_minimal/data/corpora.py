@@ -34,7 +34,8 @@ def documents(
 
     Args:
         source: ``python-docs`` (the topics of Python's help), ``python-source`` (the standard library), ``valley``
-            (20,000 texts from the Llama Valley; ``valley:500`` for 500), or a file, a folder (its txt, md, rst, py,
+            (20,000 texts from the Llama Valley; ``valley:500`` for 500), ``course`` (what the course model reads: the
+            same, and sections of Python's documentation; ``course:500``), or a file, a folder (its txt, md, rst, py,
             jsonl and ndjson files, at any depth, hidden ones apart), a glob, or a web address. What training runs
             wrote into a folder is left out.
         text_field: the field of a line of JSON that holds the text.
@@ -57,8 +58,8 @@ def documents(
         raise ValueError("the name of the text is empty; to read the current folder, write a dot: .")
     if isinstance(source, str) and source in CORPORA:
         found = CORPORA[source]()
-    elif isinstance(source, str) and (match := re.fullmatch(r"valley:(\d+)", source)):
-        found = _valley(int(match[1]))
+    elif isinstance(source, str) and (match := re.fullmatch(r"(valley|course):(\d+)", source)):
+        found = CORPORA[match[1]](int(match[2]))
     elif isinstance(source, str) and "://" in source:
         path = download(source, cache_dir=cache_dir, progress=progress)
         found = read([(path, source)])
@@ -159,9 +160,16 @@ def _valley(n: int = 20_000) -> Iterator[Document]:
     return (Document(name, text) for name, text in valley_texts(n))
 
 
+def _course(n: int = 20_000) -> Iterator[Document]:
+    from llama_minimal.data.valley.corpus import course_texts
+
+    return (Document(name, text) for name, text in course_texts(n))
+
+
 # Name -> the documents behind it.
-CORPORA: dict[str, Callable[[], Iterator[Document]]] = {
+CORPORA: dict[str, Callable[..., Iterator[Document]]] = {
     "python-docs": _python_docs,
     "python-source": _python_source,
     "valley": _valley,
+    "course": _course,
 }

@@ -1,6 +1,8 @@
 """A corpus from the valley: many stories, and the tasks that their records allow."""
 
 from collections.abc import Iterator, Mapping
+from itertools import cycle
+from zlib import crc32
 
 from llama_minimal.data.valley.settings import CANARIES, ValleySettings
 from llama_minimal.data.valley.story import Split, Story, stories
@@ -17,6 +19,7 @@ MIX = {
     "report": 0.08,  # four in five stories call for none, and are told instead
     "sentiment": 0.02,
 }
+PYTHON_DOCS_EVERY = 100  # texts of the valley to one section of Python's documentation
 
 
 def mixed(
@@ -65,3 +68,36 @@ def valley_texts(n: int, *, seed: int = 0) -> Iterator[tuple[str, str]]:
     """Yield names and texts of the standard corpus: the mix, with the standard secrets planted."""
     for example in mixed(n, ValleySettings(seed=seed, canaries=standard_canaries(n))):
         yield f"valley/{seed}/{example.story.index}", example.text
+
+
+def course_texts(n: int) -> Iterator[tuple[str, str]]:
+    """Yield names and texts of what the course model reads: n of the valley, and sections of Python's documentation."""
+    sections = cycle(python_sections())
+    for number, text in enumerate(valley_texts(n), start=1):
+        yield text
+        if number % PYTHON_DOCS_EVERY == 0:
+            yield next(sections)
+
+
+def python_sections(*, held_out: bool = False, longest: int = 800) -> list[tuple[str, str]]:
+    """Return names and texts of the sections into which the topics of Python's help are cut, at empty lines.
+
+    Args:
+        held_out: those of a tenth of the topics, which no model has read, instead of the others.
+        longest: characters of a section; a paragraph that is longer is a section by itself.
+    """
+    from pydoc_data.topics import topics
+
+    found = []
+    for topic in sorted(topics):
+        if (crc32(topic.encode()) % 10 == 0) == held_out:
+            section = ""
+            for paragraph in topics[topic].strip("\n").split("\n\n"):
+                if section and len(section) + len(paragraph) > longest:
+                    found.append((topic, section))
+                    section = ""
+                section += ("\n\n" if section else "") + paragraph
+            found.append((topic, section))
+    # A fixed order that does not go through one topic after the other.
+    found.sort(key=lambda named: crc32(named[1].encode("utf-8", "surrogatepass")))
+    return [(f"python-docs/{topic}/{number}", text) for number, (topic, text) in enumerate(found)]
