@@ -142,11 +142,18 @@ def _optimizer_tensors(model: Llama, optimizer: torch.optim.Optimizer) -> dict[s
 
 def _optimizer_state(model: Llama, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> dict[str, Any]:
     names = {parameter: name for name, parameter in model.named_parameters()}
-    order = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    keys = ("exp_avg", "exp_avg_sq", "step")
+    order = [(parameter, group) for group in optimizer.param_groups for parameter in group["params"]]
     # Copies: else the optimizer would keep the file mapped, which Windows then could not delete.
-    state = {i: {key: tensors[f"{names[p]}.{key}"].clone() for key in keys} for i, p in enumerate(order)}
+    state = {
+        i: {key: tensors[f"{names[parameter]}.{key}"].clone() for key in _state_keys(group)}
+        for i, (parameter, group) in enumerate(order)
+    }
     return optimizer.state_dict() | {"state": state}
+
+
+def _state_keys(group: dict[str, Any]) -> tuple[str, ...]:
+    """Return what the optimizer remembers of each parameter of a group: Muon a mean, AdamW two and a count."""
+    return ("momentum_buffer",) if group.get("orthogonal") else ("exp_avg", "exp_avg_sq", "step")
 
 
 def _rng_tensors(model: Llama) -> dict[str, Tensor]:
