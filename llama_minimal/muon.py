@@ -3,7 +3,8 @@
 # A, B rows and columns of a matrix; N matrices of one shape
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -63,13 +64,23 @@ class Muon(torch.optim.AdamW):
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
         """Take one step."""
-        groups = self.param_groups
-        for group in groups:
+        for group in self.param_groups:
             if group.get("orthogonal"):
                 self._step_matrices(group)
+        with self._without_matrices():
+            return super().step(closure)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        torch.optim.Optimizer.__setstate__(self, state)
+        with self._without_matrices():  # AdamW misses its own figures in the state of a matrix
+            super().__setstate__({})
+
+    @contextmanager
+    def _without_matrices(self) -> Iterator[None]:
+        groups = self.param_groups
         try:
             self.param_groups = [group for group in groups if not group.get("orthogonal")]
-            return super().step(closure)
+            yield
         finally:
             self.param_groups = groups
 
