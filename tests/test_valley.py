@@ -15,7 +15,9 @@ from random import Random
 
 import pytest
 
+from llama_minimal.data import documents
 from llama_minimal.data.valley import CANARIES, GENDER_BIAS, ValleySettings, mixed, stories, story
+from llama_minimal.data.valley.corpus import python_sections
 from llama_minimal.data.valley.dice import Dice
 from llama_minimal.data.valley.phrasebook import Choice, Slot, phrasebook
 from llama_minimal.data.valley.plots import PLOTS
@@ -857,3 +859,24 @@ def test_no_stories_are_no_stories():
 
 if __name__ == "__main__":
     print(digest())
+
+
+def test_the_course_corpus_is_the_valley_and_sections_of_pythons_documentation():
+    texts = [document.text for document in documents("course:300")]
+    valley = [document.text for document in documents("valley:300")]
+    sections = [text for text in texts if text not in set(valley)]
+    assert [text for text in texts if text in set(valley)] == valley
+    assert len(sections) == 3
+    assert sections == [text for _, text in python_sections()[:3]]
+
+
+def test_sections_are_cut_at_empty_lines_and_some_topics_are_kept_out():
+    from pydoc_data.topics import topics
+
+    read, held_out = ([text for _, text in python_sections(held_out=kept)] for kept in (False, True))
+    assert not set(read) & set(held_out)
+    assert 0.03 < len(held_out) / (len(read) + len(held_out)) < 0.3
+    letters = sum(len("".join(text.split())) for text in read + held_out)
+    assert letters == sum(len("".join(text.split())) for text in topics.values())
+    whole = "\n\n".join(topics.values())
+    assert all(text in whole for text in read + held_out)

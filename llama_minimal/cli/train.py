@@ -29,7 +29,7 @@ class Train:
     """
 
     corpus: str = "python-docs"
-    """python-docs, python-source, valley, a text file, a folder, a glob, or an http(s) address."""
+    """python-docs, python-source, valley, course, a text file, a folder, a glob, or an http(s) address."""
     out: Path = Path("runs/train")
     """Folder for the model, its snapshots and its metrics."""
     preset: str = "small"

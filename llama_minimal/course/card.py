@@ -100,7 +100,8 @@ def measure(
     train: np.ndarray,
     *,
     n_stories: int = 1000,
-    n_samples: int = 200,
+    n_samples: int = 1000,
+    n_ngram_samples: int = 200,
     say: Say = lambda _: None,
 ) -> dict[str, Any]:
     """Return what the card says about the model and the n-gram models beside it.
@@ -108,7 +109,7 @@ def measure(
     Args:
         train: token ids that the n-gram models count, and in which copies are looked for.
         n_stories: held-out stories for perplexity and bits per byte.
-        n_samples: stories to write for the checker.
+        n_samples: stories that the model writes for the checker; ``n_ngram_samples``: each of the others.
         say: called with what is being done.
     """
     tales = held_out(max(n_stories, n_samples))
@@ -120,15 +121,16 @@ def measure(
     result: dict[str, Any] = {"course": story_loss(model, tokenizer, texts)}
     say("writing stories")
     result["course"] |= _sample_row(_model_samples(model, tokenizer, starts), starts, tokenizer, train)
+    few = starts[:n_ngram_samples]
     for name, order in ORDERS.items():
         say(f"{name}: counting")
         ngram = NGram.train(train, order=order, vocab_size=tokenizer.vocab_size, bos_id=tokenizer.bos_id)
         nats = -sum(float(ngram.log_probs(np.array(row)).sum()) for row in ids)
         result[name] = _loss_row(nats, sum(len(row) - 1 for row in ids), n_bytes)
         say(f"{name}: writing stories")
-        result[name] |= _sample_row(_ngram_samples(ngram, tokenizer, starts), starts, tokenizer, train)
+        result[name] |= _sample_row(_ngram_samples(ngram, tokenizer, few), few, tokenizer, train)
     say("held-out stories, for comparison")
-    result["held-out text"] = _sample_row([story.text() for story in tales[:n_samples]], starts, tokenizer, train)
+    result["held-out text"] = _sample_row([story.text() for story in tales[: len(few)]], few, tokenizer, train)
     return result
 
 
@@ -153,12 +155,26 @@ def _sample_row(texts: list[str], starts: list[str], tokenizer: TextCodec, train
     written = [tokenizer.encode(text.removeprefix(start)) for text, start in zip(texts, starts, strict=True)]
     lengths = match_lengths(written, train)  # one search serves all three figures
     spans = [row.max(initial=0) for row in lengths]
+    shares = check_many(texts)
     return {
-        "checker": {name: round(share, 3) for name, share in check_many(texts).items()},
+        "stories": len(texts),
+        "checker": {name: round(share, 3) for name, share in shares.items()},
+        "grammatical_95": [round(bound, 3) for bound in interval(shares["grammatical"], len(texts))],
         "longest_copied_span": int(max(spans)),
         "median_copied_span": int(np.median(spans)),
         "novel_8_grams": round(novel_share(lengths), 4),
     }
+
+
+def interval(share: float, n: int) -> tuple[float, float]:
+    """Return the bounds between which the true share lies with 95 % confidence, when it was seen among n.
+
+    Source: Wilson 1927 (the score interval).
+    """
+    z = 1.96
+    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * (share * (1 - share) / n + z**2 / (4 * n**2)) ** 0.5
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def only_story(text: str) -> str:

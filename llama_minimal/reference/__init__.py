@@ -50,7 +50,7 @@ from llama_minimal.reference.generation import generate
 from llama_minimal.reference.loss import next_token_loss, next_token_loss_vjp
 from llama_minimal.reference.model import init_params, llama, llama_vjp, loss_and_gradients, parameter_shapes
 from llama_minimal.reference.normalization import layer_norm, layer_norm_vjp, rms_norm, rms_norm_vjp
-from llama_minimal.reference.optim import adamw_step, clip_gradients
+from llama_minimal.reference.optim import adamw_step, clip_gradients, muon_step, orthogonalize
 from llama_minimal.reference.positions import (
     apply_rope,
     apply_rope_vjp,
@@ -93,11 +93,13 @@ __all__ = [
     "loss_and_gradients",
     "merge_heads",
     "merge_heads_vjp",
+    "muon_step",
     "named",
     "next_token_loss",
     "next_token_loss_vjp",
     "normalize",
     "normalize_vjp",
+    "orthogonalize",
     "parameter_shapes",
     "relu",
     "relu_ffn",
