@@ -88,16 +88,17 @@ def python_sections(*, held_out: bool = False, longest: int = 800) -> list[tuple
     """
     from pydoc_data.topics import topics
 
-    found = []
+    found: dict[bool, dict[str, str]] = {False: {}, True: {}}  # text -> topic: topics repeat parts of each other
     for topic in sorted(topics):
-        if (crc32(topic.encode()) % 10 == 0) == held_out:
-            section = ""
-            for paragraph in topics[topic].strip("\n").split("\n\n"):
-                if section and len(section) + len(paragraph) > longest:
-                    found.append((topic, section))
-                    section = ""
-                section += ("\n\n" if section else "") + paragraph
-            found.append((topic, section))
+        kept = found[crc32(topic.encode()) % 10 == 0]
+        section = ""
+        for paragraph in topics[topic].strip("\n").split("\n\n"):
+            if section and len(section) + len(paragraph) > longest:
+                kept.setdefault(section, topic)
+                section = ""
+            section += ("\n\n" if section else "") + paragraph
+        kept.setdefault(section, topic)
+    sections = [text for text in found[held_out] if not held_out or text not in found[False]]
     # A fixed order that does not go through one topic after the other.
-    found.sort(key=lambda named: crc32(named[1].encode("utf-8", "surrogatepass")))
-    return [(f"python-docs/{topic}/{number}", text) for number, (topic, text) in enumerate(found)]
+    sections.sort(key=lambda text: crc32(text.encode("utf-8", "surrogatepass")))
+    return [(f"python-docs/{found[held_out][text]}/{number}", text) for number, text in enumerate(sections)]
