@@ -6,7 +6,8 @@ import torch
 import llama_minimal
 from llama_minimal import GREEDY, Sampling, generate
 from llama_minimal.checkpoint import COURSE
-from llama_minimal.course.card import checksums, held_out, only_story, read_card, story_loss
+from llama_minimal.config import read_json
+from llama_minimal.course.card import checksums, held_out, interval, only_story, read_card, story_loss
 from llama_minimal.data.valley import story
 from llama_minimal.data.valley.checker import check, check_many
 
@@ -33,9 +34,9 @@ def test_the_files_are_those_of_the_card():
 def test_it_is_small_and_of_the_promised_shape(course):
     model, tokenizer = course
     config = model.config
-    assert sum(file.stat().st_size for file in COURSE.iterdir()) <= 8_000_000
+    assert sum(file.stat().st_size for file in COURSE.iterdir()) <= 11_000_000
     assert config == llama_minimal.preset("course")
-    assert config.n_kv_heads < config.n_heads
+    assert config.n_kv_heads == config.n_heads == 4
     assert config.max_seq_len == 512
     assert tokenizer.vocab_size == config.vocab_size == 2048
     assert sum(p.numel() for p in model.parameters()) == CARD["parameters"]
@@ -54,8 +55,10 @@ def test_transformers_computes_the_same(course):
     ids = torch.tensor([tokenizer.encode(text, bos=True)])
     with torch.no_grad():
         torch.testing.assert_close(model(ids), twin(ids).logits, rtol=1e-4, atol=1e-4)
-    without_bos = ids[0, 1:].tolist()
-    assert transformers.AutoTokenizer.from_pretrained(COURSE)(text)["input_ids"] == without_bos
+    assert (
+        read_json(COURSE / "tokenizer.json")["pre_tokenizer"]["type"] == "ByteLevel"
+    )
+    assert transformers.AutoTokenizer.from_pretrained(COURSE)(text)["input_ids"] == ids[0].tolist()
 
 
 def test_it_reads_held_out_stories_as_well_as_its_card_says(course):
@@ -73,10 +76,26 @@ def test_it_beats_counting():
     assert all(measured["course"]["checker"]["grammatical"] > row["checker"]["grammatical"] for row in models[1:])
 
 
+def test_half_of_its_stories_hold_together():
+    """The bars that it was trained for, on 1,000 openings."""
+    course = CARD["measured"]["course"]
+    assert course["stories"] == 1000
+    assert course["grammatical_95"][0] >= 0.5
+    assert course["checker"]["names"] >= 0.9
+    assert course["bits_per_byte"] <= 0.16
+
+
+@pytest.mark.parametrize(("share", "n"), [(0.0, 20), (0.3, 40), (0.5, 1000), (1.0, 5)])
+def test_the_interval_holds_the_shares_that_a_test_would_not_refuse(share, n):
+    """Wilson's bounds are where the observed share lies 1.96 standard errors away, at the bound's own error."""
+    for bound in interval(share, n):
+        assert abs(bound - share) == pytest.approx(1.96 * (bound * (1 - bound) / n) ** 0.5, abs=1e-9)
+
+
 def test_it_writes_as_well_as_its_card_says(tales):
     claimed, n = CARD["measured"]["course"]["checker"], len(tales)
     for name, share in check_many(tales).items():
-        error = (claimed[name] * (1 - claimed[name]) * (1 / n + 1 / 200)) ** 0.5
+        error = (claimed[name] * (1 - claimed[name]) * (1 / n + 1 / CARD["measured"]["course"]["stories"])) ** 0.5
         assert abs(share - claimed[name]) < 4 * error + 0.05, name
 
 
