@@ -1,11 +1,12 @@
 """Exercises of chapter 02, attention."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
 from llama_minimal.course.exercises import Exercise
-from llama_minimal.reference.attention import attention, causal_mask, softmax
+from llama_minimal.reference.attention import causal_mask, softmax
 
 Attend = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
@@ -67,16 +68,17 @@ def _transposed(n_queries: int, n_keys: int) -> np.ndarray:
     return ~_strict(n_queries, n_keys)
 
 
-Triple = tuple[np.ndarray, np.ndarray, np.ndarray]
+Part = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-def _part(rows: int, keys: int, *, high: float = 0.0, blind: tuple[int, ...] = ()) -> Triple:
+def _part(rows: int, keys: int, *, high: float = 0.0, blind: tuple[int, ...] = ()) -> Part:
     """What a part of the keys leaves behind: maximum, sum and mixed values; nothing where a row is blind."""
     z = high + _normal(rows, keys)
-    z[list(blind)] = -np.inf
-    m = z.max(axis=-1, keepdims=True)
-    e = np.where(np.isinf(z), 0.0, np.exp(z - np.where(np.isinf(m), 0.0, m)))
-    return m, e.sum(axis=-1, keepdims=True), e @ _normal(keys, 4)
+    m, e = z.max(axis=-1, keepdims=True), np.exp(z - z.max(axis=-1, keepdims=True))
+    part = m, e.sum(axis=-1, keepdims=True), e @ _normal(keys, 4)
+    for array, empty in zip(part, (-np.inf, 0.0, 0.0), strict=True):
+        array[list(blind)] = empty
+    return part
 
 
 _PARTS = [
@@ -86,26 +88,18 @@ _PARTS = [
 ]
 
 
-def _merge(first: Triple, second: Triple, *, shrink: str = "both") -> Triple:
-    """Merge two parts, or make a mistake with the factors: shrink only the "first", "none", or "grow"."""
+def _merge(first: Part, second: Part, *, powers: tuple[int, int] = (1, 1), divide: bool = True) -> np.ndarray:
+    """Merge two parts, each brought to the common maximum: with a power of 0 not, with −1 upside down."""
     m = np.maximum(first[0], second[0])
     with np.errstate(over="ignore", invalid="ignore"):
-        sign = -1 if shrink == "grow" else 1
-        factors = [np.exp(sign * (part[0] - m)) for part in (first, second)]
-        factors[0] = np.ones_like(m) if shrink == "none" else factors[0]
-        factors[1] = np.ones_like(m) if shrink in ("none", "first") else factors[1]
-        total, out = (factors[0] * a + factors[1] * b for a, b in zip(first[1:], second[1:], strict=True))
-    return m, total, out
+        one, two = (np.exp(a * np.where(a, part[0] - m, 0.0)) for part, a in zip((first, second), powers, strict=True))
+        out = one * first[2] + two * second[2]
+        return out / (one * first[1] + two * second[1]) if divide else out
 
 
-def _merged_divided(first: Triple, second: Triple) -> Triple:
-    m, total, out = _merge(first, second)
-    return m, total, out / total
-
-
-def _merged_logarithm(first: Triple, second: Triple) -> Triple:
-    m, total, out = _merge(first, second)
-    return m + np.log(total), total, out
+def _merged_outputs(first: Part, second: Part) -> np.ndarray:
+    with np.errstate(invalid="ignore"):
+        return (first[2] / first[1] + second[2] / second[1]) / 2
 
 
 _SINKS = [
@@ -115,48 +109,33 @@ _SINKS = [
 ]
 
 
-def _sink_gradient(z: np.ndarray, s: float, d_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    weights = softmax(np.append(z, np.full((len(z), 1), s), axis=-1))  # (T, S + 1)
-    mean = (weights[:, :-1] * d_weights).sum(axis=-1, keepdims=True)
-    return weights[:, :-1] * (d_weights - mean), -(weights[:, -1:] * mean).sum()
-
-
-def _sink_altered(of_s: Callable[[np.ndarray, float], object]) -> Callable:
-    """Return the right d_z, and something else made of the right parts of d_s, (T,), and of d_s."""
-
-    def wrong(z: np.ndarray, s: float, d_weights: np.ndarray) -> tuple:
-        d_z, d_s = _sink_gradient(z, s, d_weights)
-        each = [_sink_gradient(z[t : t + 1], s, d_weights[t : t + 1])[1] for t in range(len(z))]
-        return d_z, of_s(np.array(each), d_s)
-
-    return wrong
-
-
-def _sink_ignored(z: np.ndarray, s: float, d_weights: np.ndarray) -> tuple[np.ndarray, float]:
-    weights = softmax(z)
-    return weights * (d_weights - (weights * d_weights).sum(axis=-1, keepdims=True)), 0.0
-
-
-def _sink_elementwise(z: np.ndarray, s: float, d_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    weights = softmax(np.append(z, np.full((len(z), 1), s), axis=-1))[:, :-1]
-    return weights * (1 - weights) * d_weights, _sink_gradient(z, s, d_weights)[1]
-
-
-def _sink_overflows(z: np.ndarray, s: float, d_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _sink_gradient(
+    z: np.ndarray, s: float, d_weights: np.ndarray, *, of_sink: float = 1.0, others: bool = True, shift: bool = True
+) -> np.ndarray:
+    """Return the gradient; or scale that of s, leave out the other keys, or let large scores overflow."""
+    z = np.append(z, np.full((len(z), 1), s), axis=-1)  # (T, S + 1)
     with np.errstate(over="ignore", invalid="ignore"):
-        total = np.exp(s) + np.exp(z).sum(axis=-1, keepdims=True)
-        weights = np.exp(z) / total
-        mean = (weights * d_weights).sum(axis=-1, keepdims=True)
-        return weights * (d_weights - mean), -(np.exp(s) / total * mean).sum()
+        weights = softmax(z) if shift else np.exp(z) / np.exp(z).sum(axis=-1, keepdims=True)
+    d_weights = np.append(d_weights, np.zeros((len(z), 1)), axis=-1)
+    mean = (weights * d_weights).sum(axis=-1, keepdims=True)
+    gradient = weights * (d_weights - mean) if others else weights * (1 - weights) * d_weights
+    gradient[:, -1] *= of_sink
+    return gradient
+
+
+def _sink_ignored(z: np.ndarray, s: float, d_weights: np.ndarray) -> np.ndarray:
+    weights = softmax(z)
+    gradient = weights * (d_weights - (weights * d_weights).sum(axis=-1, keepdims=True))
+    return np.append(gradient, np.zeros((len(z), 1)), axis=-1)
 
 
 _HIDDEN = np.where(np.tri(4, dtype=bool), _normal(4, 4), -np.inf)
 _ROWS = [(_normal(3, 8),), (1000.0 * _normal(2, 5),), (_HIDDEN,)]
 
 
-def _entropy(z: np.ndarray, axis: int = -1) -> np.ndarray:
-    p = softmax(z) if axis == -1 else softmax(z.T).T
-    return -(p * np.log(np.where(p > 0, p, 1.0))).sum(axis=axis)
+def _entropy(z: np.ndarray) -> np.ndarray:
+    p = softmax(z)
+    return -(p * np.log(np.where(p > 0, p, 1.0))).sum(axis=-1)
 
 
 def _careless_entropy(z: np.ndarray) -> np.ndarray:
@@ -178,18 +157,17 @@ def _induction(
     *,
     column: int = 1,
     row: int = 0,
-    which: slice = slice(None),
+    of: slice = slice(None),
     over: Callable = np.sum,
-    everywhere: bool = False,
 ) -> np.ndarray:
     """Mean weight on the tokens after earlier occurrences; or of another column, row, occurrence or mean."""
     ids = list(np.asarray(ids))
     found = []
     for t in range(len(ids) - row):
-        earlier = [s + column for s in range(t) if ids[s] == ids[t]][which]
+        earlier = [s + column for s in range(t) if ids[s] == ids[t]][of]
         if earlier:
-            found.append(over(maps[:, :, t + row, [max(s, 0) for s in earlier]], axis=-1))
-    return np.sum(found, axis=0) / (len(ids) if everywhere else len(found))
+            found.append(over(maps[:, :, t + row, earlier], axis=-1))
+    return np.sum(found, axis=0) / len(found)
 
 
 EXERCISES = {
@@ -225,17 +203,12 @@ EXERCISES = {
         right=_merge,
         cases=_PARTS,
         mistakes={
-            "sums measured from two different maxima are added: bring both to the common maximum first": lambda a, b: (
-                _merge(a, b, shrink="none")
-            ),
-            "only the first part is corrected; the second may have the smaller maximum": lambda a, b: _merge(
-                a, b, shrink="first"
-            ),
-            "the factor is upside down: a part with a smaller maximum must shrink, so it is e^(its m − the new m)": (
-                lambda a, b: _merge(a, b, shrink="grow")
-            ),
-            "the values are divided by the sum already; a triple that can be merged again is not": _merged_divided,
-            "m is not the maximum but the logarithm of the sum; then ℓ would have to be 1": _merged_logarithm,
+            "sums measured from two maxima are added: bring both to the larger": partial(_merge, powers=(0, 0)),
+            "only the first part is brought to the larger maximum": partial(_merge, powers=(1, 0)),
+            "only the second part is brought to the larger maximum": partial(_merge, powers=(0, 1)),
+            "upside down: what was measured from a smaller maximum must shrink": partial(_merge, powers=(-1, -1)),
+            "the values are not divided by the sum at the end": partial(_merge, divide=False),
+            "this is the mean of the two outputs; the part with the higher scores deserves more": _merged_outputs,
         },
     ),
     "sink_gradient": Exercise(
@@ -243,22 +216,14 @@ EXERCISES = {
         cases=_SINKS,
         mistakes={
             "s takes no part: these are the gradients of a softmax over the scores alone": _sink_ignored,
-            "d_z is right, and d_s is zero: raising s takes weight from every key of the row": _sink_altered(
-                lambda each, d_s: 0.0
+            "the last column is 0, but raising s takes weight from every key": partial(_sink_gradient, of_sink=0.0),
+            "the last column has the wrong sign: at its weight the gradient is 0, minus the row's mean": partial(
+                _sink_gradient, of_sink=-1.0
             ),
-            "d_z is right, and d_s has the wrong sign: the gradient at the new weight is 0, minus the row's mean": (
-                _sink_altered(lambda each, d_s: -d_s)
+            "a score changes all the weights: subtract the row's mean": partial(_sink_gradient, others=False),
+            "large scores overflow to nan: subtract the row's maximum, s included": partial(
+                _sink_gradient, shift=False
             ),
-            "d_z is right, and d_s has one number for each row: all rows share one s, so add them up": _sink_altered(
-                lambda each, d_s: each
-            ),
-            "d_z is right, and d_s is the mean over the rows; it should be their sum": _sink_altered(
-                lambda each, d_s: each.mean()
-            ),
-            "d_z lacks the other keys: a score changes the weights of all of them, not its own alone": (
-                _sink_elementwise
-            ),
-            "large scores overflow to nan: subtract the row's maximum first, from s as well": _sink_overflows,
         },
     ),
     "tokens_looked_at": Exercise(
@@ -268,13 +233,11 @@ EXERCISES = {
             "a weight of zero gives 0 · log 0, which is nan; it should count nothing": _careless_entropy,
             "this is the exponent; the number of tokens is e to that power": _entropy,
             "the sign is lost: the logarithms of shares are negative": lambda z: np.exp(-_entropy(z)),
-            "e and 2 are mixed: the logarithm and the power need the same base": lambda z: np.exp(
+            "logarithms to the base 2, and powers of e: take one base for both": lambda z: np.exp(
                 _entropy(z) / np.log(2)
             ),
-            "2 and e are mixed: the logarithm and the power need the same base": lambda z: 2 ** _entropy(z),
-            "this is 1 / Σ A², another measure; here it is e to the power of −Σ A log A": lambda z: (
-                1 / (softmax(z) ** 2).sum(axis=-1)
-            ),
+            "logarithms to the base e, and powers of 2: take one base for both": lambda z: 2 ** _entropy(z),
+            "this is 1 / Σ A², another measure": lambda z: 1 / (softmax(z) ** 2).sum(axis=-1),
             "this is one number, the mean; return one for each row": lambda z: np.exp(_entropy(z)).mean(),
         },
     ),
@@ -282,27 +245,11 @@ EXERCISES = {
         right=_induction,
         cases=_READINGS,
         mistakes={
-            "these are the earlier occurrences themselves; take the tokens right after them": lambda maps, ids: (
-                _induction(maps, ids, column=0)
-            ),
-            "these are the tokens before the earlier occurrences; take those right after them": lambda maps, ids: (
-                _induction(maps, ids, column=-1)
-            ),
-            "only the latest earlier occurrence counts here; add up all of them": lambda maps, ids: _induction(
-                maps, ids, which=slice(-1, None)
-            ),
-            "only the first earlier occurrence counts here; add up all of them": lambda maps, ids: _induction(
-                maps, ids, which=slice(1)
-            ),
-            "the weights of several occurrences are averaged; add them up": lambda maps, ids: _induction(
-                maps, ids, over=np.mean
-            ),
-            "the sum is divided by all tokens; divide by those that have occurred before": lambda maps, ids: _induction(
-                maps, ids, everywhere=True
-            ),
-            "this is the row of the token after the repeated one; the repeated one itself asks": lambda maps, ids: (
-                _induction(maps, ids, row=1)
-            ),
+            "these are the earlier occurrences; take the tokens right after them": partial(_induction, column=0),
+            "only the latest occurrence counts here; add up all of them": partial(_induction, of=slice(-1, None)),
+            "only the first occurrence counts here; add up all of them": partial(_induction, of=slice(1)),
+            "the weights of several occurrences are averaged; add them up": partial(_induction, over=np.mean),
+            "this is the next row: the repeated token itself asks": partial(_induction, row=1),
         },
     ),
 }
