@@ -133,15 +133,10 @@ _HIDDEN = np.where(np.tri(4, dtype=bool), _normal(4, 4), -np.inf)
 _ROWS = [(_normal(3, 8),), (1000.0 * _normal(2, 5),), (_HIDDEN,)]
 
 
-def _entropy(z: np.ndarray) -> np.ndarray:
-    p = softmax(z)
-    return -(p * np.log(np.where(p > 0, p, 1.0))).sum(axis=-1)
-
-
-def _careless_entropy(z: np.ndarray) -> np.ndarray:
+def _entropy(z: np.ndarray, *, careless: bool = False) -> np.ndarray:
     p = softmax(z)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.exp(-(p * np.log(p)).sum(axis=-1))
+        return -(p * np.log(p if careless else np.where(p > 0, p, 1.0))).sum(axis=-1)
 
 
 def _maps(n: int) -> np.ndarray:
@@ -230,7 +225,7 @@ EXERCISES = {
         right=lambda z: np.exp(_entropy(z)),
         cases=_ROWS,
         mistakes={
-            "a weight of zero gives 0 · log 0, which is nan; it should count nothing": _careless_entropy,
+            "a weight of zero gives 0 · log 0, which is nan": lambda z: np.exp(_entropy(z, careless=True)),
             "this is the exponent; the number of tokens is e to that power": _entropy,
             "the sign is lost: the logarithms of shares are negative": lambda z: np.exp(-_entropy(z)),
             "logarithms to the base 2, and powers of e: take one base for both": lambda z: np.exp(
