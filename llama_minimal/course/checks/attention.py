@@ -1,11 +1,12 @@
 """Exercises of chapter 02, attention."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
 from llama_minimal.course.exercises import Exercise
-from llama_minimal.reference.attention import attention, causal_mask, softmax
+from llama_minimal.reference.attention import causal_mask, softmax
 
 Attend = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
@@ -19,10 +20,6 @@ def _normal(*shape: int) -> np.ndarray:
 _MATRICES = [(_normal(3, 4),), (_normal(2, 5, 5),)]
 _LARGE = [(1000.0 * _normal(2, 4),)]
 _APART = [(np.array([[0.0, 1], [2000, 2001]]),)]  # a maximum for each row
-_HEADS = [
-    (_normal(2, H, 3, 8), _normal(2, K, 3, 8), _normal(2, K, 3, 8))  #
-    for H, K in ((4, 2), (6, 2), (3, 1))
-]
 
 
 def _softmax_over(axis: int | None) -> Callable[[np.ndarray], np.ndarray]:
@@ -43,14 +40,6 @@ def _overflows(x: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore", invalid="ignore"):
         e = np.exp(x)
         return e / e.sum(axis=-1, keepdims=True)
-
-
-def _grouped(share: Callable[[np.ndarray, int], np.ndarray]) -> Attend:
-    def answer(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
-        groups = q.shape[1] // k.shape[1]
-        return attention(q, share(k, groups), share(v, groups))
-
-    return answer
 
 
 def _masked_late(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -79,12 +68,101 @@ def _transposed(n_queries: int, n_keys: int) -> np.ndarray:
     return ~_strict(n_queries, n_keys)
 
 
-_WINDOWS = [(5, 2), (4, 1), (3, 3), (6, 10)]
+Part = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-def _window(n: int, width: int, *, first: int = 0, reach: int = 0, both: bool = False) -> np.ndarray:
-    distance = np.arange(n)[:, None] - np.arange(n)[None, :]
-    return np.abs(distance) < width if both else (distance >= first) & (distance < width + reach)
+def _part(rows: int, keys: int, *, high: float = 0.0, blind: tuple[int, ...] = ()) -> Part:
+    """What a part of the keys leaves behind: maximum, sum and mixed values; nothing where a row is blind."""
+    z = high + _normal(rows, keys)
+    m, e = z.max(axis=-1, keepdims=True), np.exp(z - z.max(axis=-1, keepdims=True))
+    part = m, e.sum(axis=-1, keepdims=True), e @ _normal(keys, 4)
+    for array, empty in zip(part, (-np.inf, 0.0, 0.0), strict=True):
+        array[list(blind)] = empty
+    return part
+
+
+_PARTS = [
+    (_part(3, 5), _part(3, 5)),
+    (_part(4, 2, high=2.0, blind=(1,)), _part(4, 6, blind=(0, 3))),
+    (_part(2, 3, high=-900.0), _part(2, 3, high=900.0)),  # e¹⁸⁰⁰ is infinite
+]
+
+
+def _merge(first: Part, second: Part, *, powers: tuple[int, int] = (1, 1), divide: bool = True) -> np.ndarray:
+    """Merge two parts, each brought to the common maximum: with a power of 0 not, with −1 upside down."""
+    m = np.maximum(first[0], second[0])
+    with np.errstate(over="ignore", invalid="ignore"):
+        one, two = (np.exp(a * np.where(a, part[0] - m, 0.0)) for part, a in zip((first, second), powers, strict=True))
+        out = one * first[2] + two * second[2]
+        return out / (one * first[1] + two * second[1]) if divide else out
+
+
+def _merged_outputs(first: Part, second: Part) -> np.ndarray:
+    with np.errstate(invalid="ignore"):
+        return (first[2] / first[1] + second[2] / second[1]) / 2
+
+
+_SINKS = [
+    (_normal(3, 4), 0.5, _normal(3, 4)),
+    (_normal(2, 5), -1.0, _normal(2, 5)),
+    (3000.0 + _normal(2, 3), 3000.5, _normal(2, 3)),
+]
+
+
+def _sink_gradient(
+    z: np.ndarray, s: float, d_weights: np.ndarray, *, of_sink: float = 1.0, others: bool = True, shift: bool = True
+) -> np.ndarray:
+    """Return the gradient; or scale that of s, leave out the other keys, or let large scores overflow."""
+    z = np.append(z, np.full((len(z), 1), s), axis=-1)  # (T, S + 1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        weights = softmax(z) if shift else np.exp(z) / np.exp(z).sum(axis=-1, keepdims=True)
+    d_weights = np.append(d_weights, np.zeros((len(z), 1)), axis=-1)
+    mean = (weights * d_weights).sum(axis=-1, keepdims=True)
+    gradient = weights * (d_weights - mean) if others else weights * (1 - weights) * d_weights
+    gradient[:, -1] *= of_sink
+    return gradient
+
+
+def _sink_ignored(z: np.ndarray, s: float, d_weights: np.ndarray) -> np.ndarray:
+    weights = softmax(z)
+    gradient = weights * (d_weights - (weights * d_weights).sum(axis=-1, keepdims=True))
+    return np.append(gradient, np.zeros((len(z), 1)), axis=-1)
+
+
+_HIDDEN = np.where(np.tri(4, dtype=bool), _normal(4, 4), -np.inf)
+_ROWS = [(_normal(3, 8),), (1000.0 * _normal(2, 5),), (_HIDDEN,)]
+
+
+def _entropy(z: np.ndarray, *, careless: bool = False) -> np.ndarray:
+    p = softmax(z)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return -(p * np.log(p if careless else np.where(p > 0, p, 1.0))).sum(axis=-1)
+
+
+def _maps(n: int) -> np.ndarray:
+    return softmax(np.where(np.tri(n, dtype=bool), _normal(2, 3, n, n), -np.inf))
+
+
+_READINGS = [(_maps(len(ids)), np.array(ids)) for ids in ([5, 1, 2, 5, 1, 2, 5], [7, 7, 7, 3, 7], [4, 9, 4, 4, 8, 9])]
+
+
+def _induction(
+    maps: np.ndarray,
+    ids: np.ndarray,
+    *,
+    column: int = 1,
+    row: int = 0,
+    of: slice = slice(None),
+    over: Callable = np.sum,
+) -> np.ndarray:
+    """Mean weight on the tokens after earlier occurrences; or of another column, row, occurrence or mean."""
+    ids = list(np.asarray(ids))
+    found = []
+    for t in range(len(ids) - row):
+        earlier = [s + column for s in range(t) if ids[s] == ids[t]][of]
+        if earlier:
+            found.append(over(maps[:, :, t + row, earlier], axis=-1))
+    return np.sum(found, axis=0) / len(found)
 
 
 EXERCISES = {
@@ -116,49 +194,57 @@ EXERCISES = {
             "the mask comes after the softmax, so the rows no longer sum to one": _masked_late,
         },
     ),
-    "share_heads": Exercise(
-        right=_grouped(lambda kv, groups: np.repeat(kv, groups, axis=1)),
-        cases=_HEADS,
+    "merge": Exercise(
+        right=_merge,
+        cases=_PARTS,
         mistakes={
-            "the kv heads are tiled (0 1 0 1), so query head 1 reads kv head 1; LLaMA repeats them (0 0 1 1)": _grouped(
-                lambda kv, groups: np.tile(kv, (1, groups, 1, 1))
+            "sums measured from two maxima are added: bring both to the larger": partial(_merge, powers=(0, 0)),
+            "only the first part is brought to the larger maximum": partial(_merge, powers=(1, 0)),
+            "only the second part is brought to the larger maximum": partial(_merge, powers=(0, 1)),
+            "upside down: what was measured from a smaller maximum must shrink": partial(_merge, powers=(-1, -1)),
+            "the values are not divided by the sum at the end": partial(_merge, divide=False),
+            "this is the mean of the two outputs; the part with the higher scores deserves more": _merged_outputs,
+        },
+    ),
+    "sink_gradient": Exercise(
+        right=_sink_gradient,
+        cases=_SINKS,
+        mistakes={
+            "s takes no part: these are the gradients of a softmax over the scores alone": _sink_ignored,
+            "the last column is 0, but raising s takes weight from every key": partial(_sink_gradient, of_sink=0.0),
+            "the last column has the wrong sign: at its weight the gradient is 0, minus the row's mean": partial(
+                _sink_gradient, of_sink=-1.0
             ),
-            "all query heads read kv head 0": _grouped(
-                lambda kv, groups: np.repeat(kv[:, :1], groups * kv.shape[1], axis=1)
-            ),
-            "the scores are not divided by √Dh": lambda q, k, v: _grouped(lambda kv, n: np.repeat(kv, n, axis=1))(
-                q * np.sqrt(q.shape[-1]), k, v
+            "a score changes all the weights: subtract the row's mean": partial(_sink_gradient, others=False),
+            "large scores overflow to nan: subtract the row's maximum, s included": partial(
+                _sink_gradient, shift=False
             ),
         },
     ),
-    "sliding_window": Exercise(
-        right=_window,
-        cases=_WINDOWS,
+    "tokens_looked_at": Exercise(
+        right=lambda z: np.exp(_entropy(z)),
+        cases=_ROWS,
         mistakes={
-            "the window is one token too wide: a token and width − 1 before it": lambda n, width: _window(
-                n, width, reach=1
+            "a weight of zero gives 0 · log 0, which is nan": lambda z: np.exp(_entropy(z, careless=True)),
+            "this is the exponent; the number of tokens is e to that power": _entropy,
+            "the sign is lost: the logarithms of shares are negative": lambda z: np.exp(-_entropy(z)),
+            "logarithms to the base 2, and powers of e: take one base for both": lambda z: np.exp(
+                _entropy(z) / np.log(2)
             ),
-            "the window is one token too narrow: a token and width − 1 before it": lambda n, width: _window(
-                n, width, reach=-1
-            ),
-            "a token does not see itself": lambda n, width: _window(n, width, first=1),
-            "the window looks into the future, too": lambda n, width: _window(n, width, both=True),
-            "every token sees the whole future: the distance must be 0 or more": lambda n, width: _window(
-                n, width, first=-n
-            ),
-            "it is transposed: rows are queries, columns are keys": lambda n, width: _window(n, width).T,
-            "nothing is cut off: this is the causal mask": lambda n, width: _window(n, n),
+            "logarithms to the base e, and powers of 2: take one base for both": lambda z: 2 ** _entropy(z),
+            "this is 1 / Σ A², another measure": lambda z: 1 / (softmax(z) ** 2).sum(axis=-1),
+            "this is one number, the mean; return one for each row": lambda z: np.exp(_entropy(z)).mean(),
         },
     ),
-    "kv_bytes": Exercise(
-        right=2 * 80 * 8 * 128 * 4096 * 2,
-        tolerance=1e-10,
+    "induction": Exercise(
+        right=_induction,
+        cases=_READINGS,
         mistakes={
-            "this is half of it: either the values are missing, or the 2 bytes of a bf16": 80 * 8 * 128 * 4096 * 2,
-            "this is a quarter of it: keys and values, of 2 bytes a number": 80 * 8 * 128 * 4096,
-            "this is one layer; there are 80": 2 * 8 * 128 * 4096 * 2,
-            "this is right to three digits; give it to the byte": 1.34e9,
-            "this is for 64 kv heads; grouped queries need 8": 2 * 80 * 64 * 128 * 4096 * 2,
+            "these are the earlier occurrences; take the tokens right after them": partial(_induction, column=0),
+            "only the latest occurrence counts here; add up all of them": partial(_induction, of=slice(-1, None)),
+            "only the first occurrence counts here; add up all of them": partial(_induction, of=slice(1)),
+            "the weights of several occurrences are averaged; add them up": partial(_induction, over=np.mean),
+            "this is the next row: the repeated token itself asks": partial(_induction, row=1),
         },
     ),
 }
