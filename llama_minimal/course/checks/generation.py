@@ -176,7 +176,6 @@ EXERCISES = {
     ),
     "balance": Exercise(
         right=round(_TEXTS),
-        tolerance=1e-9,
         mistakes={
             "this is right; now round it to a whole number": _TEXTS,
             "cut off, not rounded": int(_TEXTS),
