@@ -162,9 +162,10 @@ class Trainer:
         return learning_rate(self.step, **{name: getattr(self.config, name) for name in names})
 
     def validate(self) -> float:
-        """Return the mean loss over the validation text, in nats per token."""
+        """Return the mean loss over the validation text, in nats per token, in sequences as long as the last ones."""
         batch_size = self.config.micro_batch_size or self.config.batch_size
-        batches = sequential_batches(self.validation, batch_size=batch_size, seq_len=self.config.seq_len)
+        seq_len = self.batches.seq_len_at(max(0, self.step - 1))
+        batches = sequential_batches(self.validation, batch_size=batch_size, seq_len=seq_len)
         mine = islice(batches, self.mesh.rank, None, self.mesh.size)
         with autocast(self.config.precision, self.mesh.device):
             total, count = self.mesh.sum(*sum_loss(self.model, mine, device=self.mesh.device))

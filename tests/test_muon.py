@@ -197,6 +197,7 @@ def test_short_sequences_come_first_and_a_step_has_as_many_tokens():
     batches = make_batches(TOKENS, config)
     shapes = [batches.batch(step)[0].shape for step in range(12)]
     assert shapes == [(16, 4)] * 6 + [(4, 16)] * 6
+    assert [batches.seq_len_at(step) for step in range(12)] == [4] * 6 + [16] * 6
     whole = {"batch_size": 4, "seq_len": 16}
     for step in (6, 11):  # afterwards they are what they would have been without the first stage
         for ours, plain in zip(batches.batch(step), Batches(TOKENS, **whole).batch(step), strict=True):

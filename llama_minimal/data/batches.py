@@ -80,6 +80,10 @@ class Batches:
         windows = np.stack([self.tokens[start : start + self.seq_len + 1] for start in starts]).astype(np.int64)
         return windows[:, :-1], windows[:, 1:]
 
+    def seq_len_at(self, step: int) -> int:
+        """Return how long the sequences of a step are, in tokens."""
+        return self.seq_len
+
     def epochs(self, step: int) -> float:
         """Return how many epochs ``step`` steps make."""
         return step * self.batch_size / self.windows_per_epoch
@@ -129,7 +133,14 @@ class StagedBatches:
 
     def batch(self, step: int) -> tuple[Ids, Ids]:
         """Return inputs and targets of one step, as ``Batches.batch`` does."""
-        return (self._short if step < self.short_steps else self._long).batch(step)
+        return self._at(step).batch(step)
+
+    def seq_len_at(self, step: int) -> int:
+        """Return how long the sequences of a step are, in tokens."""
+        return self._at(step).seq_len
+
+    def _at(self, step: int) -> Batches:
+        return self._short if step < self.short_steps else self._long
 
 
 def make_batches(
