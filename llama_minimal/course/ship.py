@@ -3,6 +3,7 @@
 `make pretrain` trains first, and afterward measures with ``llama-minimal evaluate course --write-card``.
 """
 
+import math
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from llama_minimal.checkpoint import COURSE, load, save
 from llama_minimal.config import read_json
 from llama_minimal.course.card import CARD, checksums, versions, write_card
+from llama_minimal.course.record import machine
 from llama_minimal.data import read_corpus_info
 from llama_minimal.metrics import METRICS, read_metrics
 
@@ -18,11 +20,13 @@ from llama_minimal.metrics import METRICS, read_metrics
 def ship(run: Path, target: Path = COURSE) -> None:
     """Write a finished run as a Hugging Face folder in bfloat16, with the first half of its card."""
     flags, corpus = read_json(run / "run.json"), read_corpus_info(run / "data")
-    curve = [row for row in read_metrics(run / METRICS) if "validation_loss" in row]
+    metrics = read_metrics(run / METRICS)
+    curve = [row for row in metrics if "validation_loss" in row]
     model, tokenizer = load(run, dtype=torch.bfloat16)
     save(model, target, tokenizer, format="huggingface")
     train = flags["train"]
-    tokens = train["steps"] * train["batch_size"] * train["seq_len"]
+    step_tokens = train["batch_size"] * train["seq_len"]
+    tokens, validation = train["steps"] * step_tokens, corpus.validation
     card = {
         "what": "The course model of llama_minimal: a small LLaMA that writes stories from the Llama Valley.",
         "license": "MIT",
@@ -33,9 +37,12 @@ def ship(run: Path, target: Path = COURSE) -> None:
             "tokens_seen": tokens,
             "epochs": round(tokens / corpus.train.tokens, 2),
             "validation_loss": round(min(row["validation_loss"] for row in curve), 4),
+            "minutes": round(sum(step_tokens / row["tokens_per_second"] for row in metrics) / 60, 1),
+            "nats_to_bits_per_byte": round(validation.tokens / validation.bytes / math.log(2), 5),
             "curve": [[row["step"], round(row["validation_loss"], 4)] for row in curve],
         },
         "trained_with": versions(),
+        "trained_on": machine(),
         "sha256": checksums(target),
     }
     write_card(card, target)
