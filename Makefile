@@ -18,7 +18,7 @@ DEMO   ?= --steps 900 --batch-size 8 --lr 4e-3
 # The recipe of the course model; benchmarks/course_model.md says why.
 COMPILE := $(if $(shell command -v g++ || command -v clang++),--compile)
 COURSE ?= --corpus course:160000 --preset course --vocab-size 2048 --pattern gpt2 --validation-fraction 0.003 \
-  --align-documents --steps 22000 --batch-size 4 --seq-len 512 --short-seq-len 256 --optimizer muon --lr 1.5e-3 \
+  --align-documents --steps 19500 --batch-size 4 --seq-len 512 --short-seq-len 256 --optimizer muon --lr 1.5e-3 \
   --embedding-lr-ratio 2 --weight-decay 0.2 --schedule linear --min-lr-ratio 0 --warmup-steps 300 \
   --precision bf16 $(COMPILE) --validate-every 500 --snapshot-every 500 --samples 5
 READY  := $(VENV)/.ready
