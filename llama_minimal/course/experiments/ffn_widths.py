@@ -33,6 +33,9 @@ POINTS = [
         (1.5e-3, ARMS.items()),
         (6e-3, ARMS.items()),
         (12e-3, ARMS.items()),
+        # The same sizes with two matrices (3 · 166 = 2 · 249) and without a bend, at the rate that is their best.
+        (6e-3, [("relu", width) for width in (249, 252, 258, 261, 264, 270, 276)]),
+        (3e-3, [("product", width) for width in (166, 168, 172, 174, 176, 180, 184)]),
     )
     for layer, width in arms
     for seed in (0, 1, 2)
