@@ -4,6 +4,7 @@
 """
 
 import math
+import statistics
 import sys
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def ship(run: Path, target: Path = COURSE) -> None:
             "tokens_seen": tokens,
             "epochs": round(tokens / corpus.train.tokens, 2),
             "validation_loss": round(min(row["validation_loss"] for row in curve), 4),
-            "minutes": round(sum(step_tokens / row["tokens_per_second"] for row in metrics) / 60, 1),
+            "seconds_per_step": round(statistics.median(step_tokens / row["tokens_per_second"] for row in metrics), 4),
             "nats_to_bits_per_byte": round(validation.tokens / validation.bytes / math.log(2), 5),
             "curve": [[row["step"], round(row["validation_loss"], 4)] for row in curve],
         },
