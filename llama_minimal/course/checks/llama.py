@@ -13,6 +13,9 @@ _SIZES = [  # dim, layers, heads, kv heads, ffn width, vocabulary, tied
     (2048, 16, 32, 8, 8192, 128256, True),
     (64, 4, 4, 2, 176, 512, False),
     (12, 1, 6, 1, 16, 10, True),
+    (96, 3, 12, 4, 272, 700, False),
+    (40, 5, 5, 5, 48, 90, True),
+    (30, 2, 3, 1, 64, 77, False),
 ]
 _OF_ONE_GPU = 6 * 65.2e9 * 380  # operations per second
 _UTILIZATION = _OF_ONE_GPU / 312e12

@@ -5,7 +5,7 @@ from llama_minimal.course.exercises import Exercise
 EXERCISES = {
     "mean": Exercise(
         right=lambda numbers: sum(numbers) / len(numbers),
-        cases=[([3.0, 5.0, 10.0],), ([1.0, 2.0],)],
+        cases=[([3.0, 5.0, 10.0],), ([1.0, 2.0],), ([4.0, -1.0, 0.5, 9.0, 2.5],)],
         mistakes={
             "this is the sum; divide by how many there are": lambda numbers: sum(numbers),
             "this is the median; sum and divide": lambda numbers: sorted(numbers)[len(numbers) // 2],
