@@ -90,13 +90,12 @@ def test_what_is_wrong_with_a_pair_is_named():
 
 
 def test_the_worst_number_of_an_array_is_shown():
-    def off(x):
-        return x + np.where(x == 6, 0.5, 0) + np.where(x == 2, -0.1, 0) + np.where(x == 9, 0.2, 0)
-
-    exercise = Exercise(right=lambda x: x, cases=[(np.arange(12.0).reshape(3, 4),)])
-    assert "3 of 12 numbers are wrong; the worst is at (1, 2): it gives 6.5, and should give 6" in diagnose(
-        exercise, off
-    )
+    x = np.arange(12.0).reshape(3, 4)
+    off = x + np.where(x == 6, 0.5, 0) + np.where(x == 2, -0.1, 0) + np.where(x == 9, 0.2, 0)
+    shown = difference(off, x, 1e-6)
+    assert shown == "3 of 12 numbers are wrong; the worst is at (1, 2): it gives 6.5, and should give 6"
+    off[2, 3] = np.nan
+    assert "the worst is at (2, 3): it gives nan, and should give 11" in difference(off, x, 1e-6)
 
 
 @pytest.mark.parametrize(

@@ -94,14 +94,16 @@ COLUMNS = {  # kind of outcome -> heading
 
 def table(reports: list[Report]) -> str:
     """Write the counts of all exercises, and their sum."""
-    total = Report(name="all")
-    for report in reports:
-        total.counts += report.counts
     lines = [f"{'exercise':38} {'mutants':>8} " + " ".join(f"{head:>17}" for head in COLUMNS.values()) + "    told"]
-    for report in [*reports, total]:
+    for report in [*reports, total(reports)]:
         numbers = " ".join(f"{report.counts[kind]:17,}" for kind in COLUMNS)
         lines.append(f"{report.name:38} {report.counts.total():8,} {numbers} {report.share:7.0%}")
     return "\n".join(lines)
+
+
+def total(reports: list[Report]) -> Report:
+    """Add up what became of the mutants of all exercises."""
+    return Report(name="all", counts=sum((report.counts for report in reports), Counter()))
 
 
 def examples(reports: list[Report], kinds: Iterable[str], most: int) -> str:

@@ -152,13 +152,28 @@ def _accepted(exercise: Exercise, attempt: Any) -> Outcome:
         same = np.allclose(attempt, exercise.right, rtol=2 * exercise.tolerance, atol=0)
         return Outcome(kind="equal" if same else "passed", text=f"{attempt} for {exercise.right}")
     rng = np.random.default_rng(0)
-    drawn = [exercise.draw(rng) for _ in range(DRAWS)] if exercise.draw else []
+    drawn = [_another(exercise, rng) for _ in range(DRAWS)]
     for kind, cases in (("passed", exercise.cases), ("elsewhere", drawn)):
         for case in cases:
             said = _differs(exercise, attempt, case)
             if said:
                 return Outcome(kind=kind, text=said)
     return Outcome(kind="equal")
+
+
+def _another(exercise: Exercise, rng: np.random.Generator) -> tuple:
+    """Draw a case: as the exercise says, or like one of its own with other numbers in its arrays."""
+    if exercise.draw:
+        return exercise.draw(rng)
+    return tuple(_like(value, rng) for value in exercise.cases[rng.integers(len(exercise.cases))])
+
+
+def _like(value: Any, rng: np.random.Generator) -> Any:
+    if not isinstance(value, np.ndarray) or value.dtype.kind != "f" or not value.size:
+        return value
+    if (value >= 0).all() and np.allclose(value.sum(axis=-1), 1):
+        return rng.permutation(value, axis=-1)  # probabilities
+    return value * rng.uniform(0.5, 1.5, size=value.shape)
 
 
 def _differs(exercise: Exercise, attempt: Any, case: tuple) -> str:

@@ -44,6 +44,16 @@ def _parameters(
     return ends(tied) * vocab_size * dim + n_layers * layer + last * dim
 
 
+def _sizes(rng: np.random.Generator) -> tuple:
+    kv_heads, group, head_dim = (int(n) for n in rng.integers(1, 6, size=3))
+    n_heads = kv_heads * group
+    return n_heads * head_dim, *(int(n) for n in (rng.integers(1, 9), n_heads, kv_heads)), *_ends(rng)
+
+
+def _ends(rng: np.random.Generator) -> tuple:
+    return int(rng.integers(1, 99)), int(rng.integers(1, 99)), bool(rng.integers(2))
+
+
 def _counting(**wrong: object) -> Callable[..., int]:
     return lambda *sizes: _parameters(*sizes, **wrong)
 
@@ -127,6 +137,7 @@ EXERCISES = {
     "parameters": Exercise(
         right=_parameters,
         cases=_SIZES,
+        draw=_sizes,
         mistakes={
             "the final norm is missing": _counting(last=0),
             "all norms are missing": _counting(norms=0, last=0),

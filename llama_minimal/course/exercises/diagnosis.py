@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from llama_minimal.course.exercises.comparing import all_equal, equal, rounding
 from llama_minimal.course.exercises.kinds import KINDS, parts
 from llama_minimal.course.exercises.look import Look
@@ -13,6 +15,7 @@ from llama_minimal.course.exercises.registry import Exercise
 from llama_minimal.course.exercises.running import Run, argument_names, run
 from llama_minimal.course.exercises.shapes import SHAPES
 from llama_minimal.course.exercises.values import MASKS, VALUES, constant_factor, sign
+from llama_minimal.course.exercises.wording import difference
 
 STRICT = 1e-6  # an exercise may accept three digits; what is said of a wrong answer is true to six
 Predicate = Callable[[Look], str]
@@ -71,8 +74,10 @@ def predicate(answer: Answer, strict: bool) -> str:
         said = kind(given, wanted, answer.tolerance)
         if said:
             return said
+    others = [one for i, one in enumerate(answer.given) if i not in answer.bad]
     for prefix, mine, right, part in parts(given, wanted, answer.tolerance):
-        for found in _predicates(answer, _look(answer, mine, right), part):
+        look = _look(answer, mine, right, others if part is None else [one[part] for one in others])
+        for found in _predicates(answer, look, part):
             try:
                 said = found()
             except Exception:  # an answer that nobody thought of
@@ -84,7 +89,7 @@ def predicate(answer: Answer, strict: bool) -> str:
     return ""
 
 
-def _look(answer: Answer, given: list, wanted: list) -> Look:
+def _look(answer: Answer, given: list, wanted: list, others: Sequence = ()) -> Look:
     return Look(
         given=given,
         wanted=wanted,
@@ -92,6 +97,7 @@ def _look(answer: Answer, given: list, wanted: list) -> Look:
         names=argument_names(answer.exercise, answer.attempt),
         tolerance=max(min(answer.tolerance, STRICT), rounding(answer.made.answers)),
         warned=answer.made.warned,
+        others=tuple(np.asarray(one) for one in others),
     )
 
 
@@ -106,7 +112,13 @@ def _predicates(answer: Answer, look: Look, part: int | None) -> Iterator[Callab
     if part is None:
         yield lambda: _twice_wrong(answer, look)
     if answer.exercise.cases and not answer.slow:
-        yield lambda: probe(look, _part_of(answer.attempt, part), _part_of(answer.exercise.right, part))
+        yield lambda: _by_probe(answer, look, part)
+
+
+def _by_probe(answer: Answer, look: Look, part: int | None) -> str:
+    """Say what an answer depends on wrongly, and show a number of it."""
+    said = probe(look, _part_of(answer.attempt, part), _part_of(answer.exercise.right, part))
+    return f"{said}; {difference(look.given[0], look.wanted[0], look.tolerance)}" if said else ""
 
 
 def _twice_wrong(answer: Answer, look: Look) -> str:

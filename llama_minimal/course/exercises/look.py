@@ -19,6 +19,7 @@ class Look:
         names: how the reader calls the arguments.
         tolerance: up to which two numbers are the same.
         warned: what NumPy warned of while the answer ran.
+        others: what the answer gave in the cases where it is right.
     """
 
     given: list[np.ndarray]
@@ -27,6 +28,7 @@ class Look:
     names: list[str]
     tolerance: float
     warned: tuple[str, ...] = ()
+    others: tuple[np.ndarray, ...] = ()
 
     def __post_init__(self) -> None:
         """Let whole numbers be numbers like all others, so that −b, b / 2 and √b are what they should be."""

@@ -58,17 +58,22 @@ UNITS = {
     "a hundredth (percent)": 0.01,
     "an eighth (bits for bytes)": 1 / 8,
 }
+ABOUT = (2.0, 0.5, 3.0, 1 / 3, 4.0, 0.25, 6.0, 1 / 6, 8.0, 10.0, 0.1, 1024.0, 1 / 1024, -1.0)
 
 
 def constant(look: Look) -> str:
     """One and the same number everywhere."""
     first = look.given[0].ravel()[:1]
-    if look.size < 2 or not first.size or not all(look.near(a, np.full_like(a, first[0])) for a in look.given):
+    if (
+        look.size < 2
+        or not first.size
+        or not all(look.near(a, np.full_like(a, first[0])) for a in (*look.given, *look.others))
+    ):
         return ""
     wanted = np.concatenate([b.ravel() for b in look.wanted])
     if look.near(wanted, np.full_like(wanted, wanted[0])):
         return ""
-    return f"it gives {first[0]:.4g} everywhere" + ("" if look.ndim else ", whatever the arguments are")
+    return f"it gives {first[0] + 0.0:.4g} everywhere" + ("" if look.ndim else ", whatever the arguments are")
 
 
 def transform(look: Look) -> str:
@@ -87,7 +92,10 @@ def units(look: Look) -> str:
         if wanted and abs(given * size / wanted - 1) < 5e-3:
             exactly = "" if look.near(np.array(given * size), np.array(wanted)) else ", and rounded"
             return f"this is the right answer in units of {unit}{exactly}"
-    return ""
+    ratio = given / wanted if wanted else 0.0
+    about = next((factor for factor in ABOUT if abs(ratio / factor - 1) < 5e-3), 0.0)
+    exact = about and look.near(np.array(given), np.array(about * wanted))
+    return f"this is about {times(about)} the right answer" if about and not exact else ""
 
 
 def constant_factor(look: Look) -> str:
