@@ -64,36 +64,39 @@ def mutants(source: str, count: int, seed: int = 0) -> list[Mutant]:
     """
     rng = random.Random(seed)
     tree = ast.parse(source)
-    single = list(_changed(tree))
+    single = _places(tree)
     rng.shuffle(single)
-    double = (twice for once in itertools.cycle(single) for twice in _one_more(once, rng)) if single else iter(())
-    found = {ast.unparse(tree): None}
-    for changed, said in itertools.chain(single, itertools.islice(double, 2 * count)):
+    once = [_changed(tree, *place) for place in single]
+    twice = (_again(*rng.choice(once), rng) for _ in range(2 * count)) if once else ()
+    found = {ast.unparse(tree): ""}
+    for changed, said in itertools.chain(once, twice):
         if len(found) > count:
             break
         found.setdefault(ast.unparse(changed), said)
     return [Mutant(source=text, change=said) for text, said in found.items() if said]
 
 
-def _one_more(once: tuple[ast.AST, str], rng: random.Random) -> Iterator[tuple[ast.AST, str]]:
-    tree, said = once
-    again = list(_changed(ast.parse(ast.unparse(tree))))
-    if again:
-        changed, second = rng.choice(again)
-        yield changed, f"{said}; {second}"
+def _again(tree: ast.AST, said: str, rng: random.Random) -> tuple[ast.AST, str]:
+    tree = ast.parse(ast.unparse(tree))
+    places = _places(tree)
+    if not places:
+        return tree, said
+    changed, second = _changed(tree, *rng.choice(places))
+    return changed, f"{said}; {second}"
 
 
-def _changed(tree: ast.AST) -> Iterator[tuple[ast.AST, str]]:
-    """Give every tree that differs in one place."""
+def _places(tree: ast.AST) -> list[tuple[int, ast.AST]]:
+    """List the numbers of nodes with what may stand in their place."""
     names = sorted({argument.arg for argument in ast.walk(tree) if isinstance(argument, ast.arg)})
-    for number, node in enumerate(ast.walk(tree)):
-        for new in _instead(node, names):
-            changed = copy.deepcopy(tree)
-            target = next(itertools.islice(ast.walk(changed), number, None))
-            changed = ast.fix_missing_locations(_Replace(target, new).visit(changed))
-            before, after = _shown(node), _shown(new)
-            if before != after:
-                yield changed, f"{before} → {after}"
+    return [(number, new) for number, node in enumerate(ast.walk(tree)) for new in _instead(node, names)]
+
+
+def _changed(tree: ast.AST, number: int, new: ast.AST) -> tuple[ast.AST, str]:
+    """Change a tree in one place, and say what was there and what is there now."""
+    changed = copy.deepcopy(tree)
+    target = next(itertools.islice(ast.walk(changed), number, None))
+    said = f"{_shown(target)} → {_shown(new)}"
+    return ast.fix_missing_locations(_Replace(target, new).visit(changed)), said
 
 
 class _Replace(ast.NodeTransformer):
