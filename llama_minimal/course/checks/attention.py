@@ -191,6 +191,12 @@ EXERCISES = {
             ),
             "the mask is transposed: tokens see the future and not the past": _causal(mask_of=_transposed),
             "a token does not see itself": _causal(mask_of=_strict),
+            "a token does not see itself, and the first, which then sees nothing, looks at all": _causal(
+                mask_of=_strict, forbidden=-1e9
+            ),
+            "the mask is upside down: where it is True, the score stays": _causal(
+                mask_of=lambda n, m: ~causal_mask(n, m)
+            ),
             "the mask comes after the softmax, so the rows no longer sum to one": _masked_late,
         },
     ),

@@ -13,6 +13,9 @@ _SIZES = [  # dim, layers, heads, kv heads, ffn width, vocabulary, tied
     (2048, 16, 32, 8, 8192, 128256, True),
     (64, 4, 4, 2, 176, 512, False),
     (12, 1, 6, 1, 16, 10, True),
+    (96, 3, 12, 4, 272, 700, False),
+    (40, 5, 5, 5, 48, 90, True),
+    (30, 2, 3, 1, 64, 77, False),
 ]
 _OF_ONE_GPU = 6 * 65.2e9 * 380  # operations per second
 _UTILIZATION = _OF_ONE_GPU / 312e12
@@ -39,6 +42,16 @@ def _parameters(
     attention = square * dim**2 + kv * dim * kv_dim(dim, n_heads, n_kv_heads)
     layer = attention + ffn * dim * hidden_dim + norms * dim
     return ends(tied) * vocab_size * dim + n_layers * layer + last * dim
+
+
+def _sizes(rng: np.random.Generator) -> tuple:
+    kv_heads, group, head_dim = (int(n) for n in rng.integers(1, 6, size=3))
+    n_heads = kv_heads * group
+    return n_heads * head_dim, *(int(n) for n in (rng.integers(1, 9), n_heads, kv_heads)), *_ends(rng)
+
+
+def _ends(rng: np.random.Generator) -> tuple:
+    return int(rng.integers(1, 99)), int(rng.integers(1, 99)), bool(rng.integers(2))
 
 
 def _counting(**wrong: object) -> Callable[..., int]:
@@ -124,6 +137,7 @@ EXERCISES = {
     "parameters": Exercise(
         right=_parameters,
         cases=_SIZES,
+        draw=_sizes,
         mistakes={
             "the final norm is missing": _counting(last=0),
             "all norms are missing": _counting(norms=0, last=0),

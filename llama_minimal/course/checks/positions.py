@@ -138,7 +138,8 @@ EXERCISES = {
     ),
     "theta": Exercise(
         right=_theta,
-        cases=[(2048, 128), (8192, 64), (100, 4)],
+        cases=[(2048, 128), (8192, 64), (100, 4), (700, 6)],
+        draw=lambda rng: (int(rng.integers(20, 9999)), 2 * int(rng.integers(2, 99))),
         mistakes={
             "this is for one radian; a round has 2π of them": lambda n, head_dim: n ** (head_dim / (head_dim - 2)),
             "the exponent is turned over": lambda n, head_dim: (n / (2 * np.pi)) ** ((head_dim - 2) / head_dim),
