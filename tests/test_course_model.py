@@ -55,9 +55,7 @@ def test_transformers_computes_the_same(course):
     ids = torch.tensor([tokenizer.encode(text, bos=True)])
     with torch.no_grad():
         torch.testing.assert_close(model(ids), twin(ids).logits, rtol=1e-4, atol=1e-4)
-    assert (
-        read_json(COURSE / "tokenizer.json")["pre_tokenizer"]["type"] == "ByteLevel"
-    )
+    assert read_json(COURSE / "tokenizer.json")["pre_tokenizer"]["type"] == "ByteLevel"
     assert transformers.AutoTokenizer.from_pretrained(COURSE)(text)["input_ids"] == ids[0].tolist()
 
 
