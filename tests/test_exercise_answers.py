@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from llama_minimal.course.exercises import CHAPTERS, exercises, find, judge
-from llama_minimal.reference.attention import attention, causal_mask, softmax
+from llama_minimal.reference.attention import causal_mask, softmax
 
 ALL = {f"{chapter}.{name}": exercise for chapter in CHAPTERS for name, exercise in exercises(chapter).items()}
 
