@@ -132,7 +132,7 @@ READERS = [  # exercise, answer, what is said
     ("feedforward.swiglu", lambda x, w1, w2, w3: 0.0 * x, "it gives 0 everywhere"),
     ("feedforward.input_gradient", lambda d_out, x, w1, w2, w3: x, "this is `x` as it was given"),
     ("feedforward.input_gradient", no_return, "is its return missing?"),
-    ("feedforward.break_even", -16512, "the sign is turned"),
+    ("feedforward.break_even", -33023, "the sign is turned"),
     ("generation.top_p", lambda p, top_p: p, "this is `p` as it was given"),
     ("generation.penalty", lambda logits, seen, penalty: logits, "this is `logits` as it was given"),
 ]

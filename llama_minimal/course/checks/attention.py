@@ -225,6 +225,9 @@ EXERCISES = {
             "large scores overflow to nan: subtract the row's maximum, s included": partial(
                 _sink_gradient, shift=False
             ),
+            "these are the gradients of the weights; go on through the softmax to the scores": lambda z, s, d_weights: (
+                np.append(d_weights, np.zeros((len(z), 1)), axis=-1)
+            ),
         },
     ),
     "tokens_looked_at": Exercise(
@@ -251,6 +254,9 @@ EXERCISES = {
             "only the first occurrence counts here; add up all of them": partial(_induction, of=slice(1)),
             "the weights of several occurrences are averaged; add them up": partial(_induction, over=np.mean),
             "this is the next row: the repeated token itself asks": partial(_induction, row=1),
+            "divided by all tokens; the mean is over those that occurred before": lambda maps, ids: (
+                _induction(maps, ids) * sum(t in list(ids[:i]) for i, t in enumerate(ids)) / len(ids)
+            ),
         },
     ),
 }
