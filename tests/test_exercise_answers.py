@@ -62,6 +62,12 @@ def layer_norm_over_both(x, eps):
     return (x - x.mean(axis=axes, keepdims=True)) / np.sqrt(x.var(axis=axes, keepdims=True) + eps)
 
 
+def gradient_with_one_maximum(z, y, epsilon):
+    e = np.exp(z - z.max())
+    shares = (1 - epsilon) * np.eye(z.shape[1])[y] + epsilon / z.shape[1]
+    return (e / e.sum(axis=-1, keepdims=True) - shares) / len(y)
+
+
 READERS = [  # exercise, answer, what is said
     ("start_here.mean", lambda numbers: np.median(numbers), "this is the median; sum and divide"),
     ("start_here.mean", lambda numbers: -sum(numbers) / len(numbers), "the sign is turned"),

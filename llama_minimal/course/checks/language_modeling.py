@@ -169,7 +169,7 @@ EXERCISES = {
     ),
     "smoothed_gradient": Exercise(
         right=_smoothed,
-        cases=[(*_TARGETS[0], 0.1), (*_TARGETS[1], 0.3), (_Z[:2, :3], np.array([2, 0]), 0.0)],
+        cases=[(*case, 0.1 + 0.1 * i) for i, case in enumerate(_TARGETS)] + [(_Z[:2, :3], np.array([2, 0]), 0.0)],
         mistakes={
             "the truth is not smoothed: this is the gradient of the plain loss": lambda z, y, e: _smoothed(z, y, 0.0),
             "divide by the number of rows: the loss is a mean": lambda z, y, e: len(y) * _smoothed(z, y, e),

@@ -15,7 +15,6 @@ _SIZES = [  # dim, layers, heads, kv heads, ffn width, vocabulary, tied
     (12, 1, 6, 1, 16, 10, True),
     (96, 3, 12, 4, 272, 700, False),
     (40, 5, 5, 5, 48, 90, True),
-    (30, 2, 3, 1, 64, 77, False),
 ]
 _OF_ONE_GPU = 6 * 65.2e9 * 380  # operations per second
 _UTILIZATION = _OF_ONE_GPU / 312e12
@@ -45,13 +44,8 @@ def _parameters(
 
 
 def _sizes(rng: np.random.Generator) -> tuple:
-    kv_heads, group, head_dim = (int(n) for n in rng.integers(1, 6, size=3))
-    n_heads = kv_heads * group
-    return n_heads * head_dim, *(int(n) for n in (rng.integers(1, 9), n_heads, kv_heads)), *_ends(rng)
-
-
-def _ends(rng: np.random.Generator) -> tuple:
-    return int(rng.integers(1, 99)), int(rng.integers(1, 99)), bool(rng.integers(2))
+    kv_heads, group, head_dim, n_layers, *ends = rng.integers(1, 9, size=6).tolist()
+    return kv_heads * group * head_dim, n_layers, kv_heads * group, kv_heads, *ends, bool(rng.integers(2))
 
 
 def _counting(**wrong: object) -> Callable[..., int]:
