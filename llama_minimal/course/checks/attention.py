@@ -5,6 +5,7 @@ from functools import partial
 
 import numpy as np
 
+from llama_minimal.course.checks.softmax_parts import merge, merged_outputs, part
 from llama_minimal.course.exercises import Exercise
 from llama_minimal.reference.attention import causal_mask, softmax
 
@@ -68,38 +69,11 @@ def _transposed(n_queries: int, n_keys: int) -> np.ndarray:
     return ~_strict(n_queries, n_keys)
 
 
-Part = tuple[np.ndarray, np.ndarray, np.ndarray]
-
-
-def _part(rows: int, keys: int, *, high: float = 0.0, blind: tuple[int, ...] = ()) -> Part:
-    """What a part of the keys leaves behind: maximum, sum and mixed values; nothing where a row is blind."""
-    z = high + _normal(rows, keys)
-    m, e = z.max(axis=-1, keepdims=True), np.exp(z - z.max(axis=-1, keepdims=True))
-    part = m, e.sum(axis=-1, keepdims=True), e @ _normal(keys, 4)
-    for array, empty in zip(part, (-np.inf, 0.0, 0.0), strict=True):
-        array[list(blind)] = empty
-    return part
-
-
 _PARTS = [
-    (_part(3, 5), _part(3, 5)),
-    (_part(4, 2, high=2.0, blind=(1,)), _part(4, 6, blind=(0, 3))),
-    (_part(2, 3, high=-900.0), _part(2, 3, high=900.0)),  # e¹⁸⁰⁰ is infinite
+    (part(_RNG, 3, 5), part(_RNG, 3, 5)),
+    (part(_RNG, 4, 2, high=2.0, blind=(1,)), part(_RNG, 4, 6, blind=(0, 3))),
+    (part(_RNG, 2, 3, high=-900.0), part(_RNG, 2, 3, high=900.0)),  # e¹⁸⁰⁰ is infinite
 ]
-
-
-def _merge(first: Part, second: Part, *, powers: tuple[int, int] = (1, 1), divide: bool = True) -> np.ndarray:
-    """Merge two parts, each brought to the common maximum: with a power of 0 not, with −1 upside down."""
-    m = np.maximum(first[0], second[0])
-    with np.errstate(over="ignore", invalid="ignore"):
-        one, two = (np.exp(a * np.where(a, part[0] - m, 0.0)) for part, a in zip((first, second), powers, strict=True))
-        out = one * first[2] + two * second[2]
-        return out / (one * first[1] + two * second[1]) if divide else out
-
-
-def _merged_outputs(first: Part, second: Part) -> np.ndarray:
-    with np.errstate(invalid="ignore"):
-        return (first[2] / first[1] + second[2] / second[1]) / 2
 
 
 _SINKS = [
@@ -201,15 +175,15 @@ EXERCISES = {
         },
     ),
     "merge": Exercise(
-        right=_merge,
+        right=merge,
         cases=_PARTS,
         mistakes={
-            "sums measured from two maxima are added: bring both to the larger": partial(_merge, powers=(0, 0)),
-            "only the first part is brought to the larger maximum": partial(_merge, powers=(1, 0)),
-            "only the second part is brought to the larger maximum": partial(_merge, powers=(0, 1)),
-            "upside down: what was measured from a smaller maximum must shrink": partial(_merge, powers=(-1, -1)),
-            "the values are not divided by the sum at the end": partial(_merge, divide=False),
-            "this is the mean of the two outputs; the part with the higher scores deserves more": _merged_outputs,
+            "sums measured from two maxima are added: bring both to the larger": partial(merge, powers=(0, 0)),
+            "only the first part is brought to the larger maximum": partial(merge, powers=(1, 0)),
+            "only the second part is brought to the larger maximum": partial(merge, powers=(0, 1)),
+            "upside down: what was measured from a smaller maximum must shrink": partial(merge, powers=(-1, -1)),
+            "the values are not divided by the sum at the end": partial(merge, divide=False),
+            "this is the mean of the two outputs; the part with the higher scores deserves more": merged_outputs,
         },
     ),
     "sink_gradient": Exercise(

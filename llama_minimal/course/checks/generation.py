@@ -169,6 +169,9 @@ EXERCISES = {
                 logits, list(range(len(logits))), penalty
             ),
             "a token that is in the text twice is penalized twice; once is enough": _penalized_each_time,
+            "exchanged: positive logits are divided, negative multiplied": lambda logits, seen, penalty: _penalized(
+                logits, seen, 1 / penalty
+            ),
             "the penalty is subtracted; it divides or multiplies": lambda logits, seen, penalty: np.where(
                 np.isin(np.arange(len(logits)), seen), logits - penalty, logits
             ),
@@ -178,7 +181,7 @@ EXERCISES = {
         right=round(_TEXTS),
         mistakes={
             "this is right; now round it to a whole number": _TEXTS,
-            "cut off, not rounded": int(_TEXTS),
+            "cut off instead of rounded, or the embeddings are left out": int(_TEXTS),
             "these are 64 kv heads; LLaMA-2 70B has 8": round(_TEXTS / 8),
             "twice too many: keys and values both count, for 4,096 tokens, with 2 bytes a number": round(2 * _TEXTS),
             "half of it: a weight has 2 bytes, too": round(_TEXTS / 2),
