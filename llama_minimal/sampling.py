@@ -23,7 +23,7 @@ NEVER = float("-inf")  # the logit of probability 0
 
 
 def top_k_filter(logits: Tensor, k: int) -> Tensor:
-    """Keep the k most likely tokens of each row, (B, V) -> (B, V) (Fan et al. 2018."""
+    """Keep the k most likely tokens of each row, (B, V) -> (B, V) (Fan et al. 2018)."""
     kth = logits.topk(min(k, logits.size(-1)), dim=-1).values[..., -1:]
     return logits.masked_fill(logits < kth, NEVER)
 
