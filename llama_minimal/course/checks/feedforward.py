@@ -40,6 +40,10 @@ def _two_features(gate: Callable, up: Callable) -> Callable[[np.ndarray], np.nda
     return answer
 
 
+def _with_up_for_gate(d_out: np.ndarray, x: np.ndarray, w1: np.ndarray, w2: np.ndarray, w3: np.ndarray) -> Pair:
+    return _glu_gradients()(d_out, x, w1, w2, w3)[0], (d_out @ w2 * (x @ w3.T)).T @ x
+
+
 def _glu_gradients(
     slope: Callable[[np.ndarray, np.ndarray], np.ndarray] = lambda g, s: s * (1 - s),
     passed: Callable[[np.ndarray, np.ndarray], np.ndarray] = lambda g, s: s,
@@ -101,7 +105,7 @@ EXERCISES = {
         cases=_PAIRS,
         mistakes={
             "this is one feature, silu(x₁)·x₂; a second adds what is missing": lambda x: silu(x[:, :1]) * x[:, 1:],
-            "the second feature has the right gate, −x₁; its way up needs the other sign": _two_features(
+            "the second feature needs one minus more or less, in w3 or in w2: its sign is wrong": _two_features(
                 lambda a, b: -a, lambda a, b: b
             ),
             "the second gate is x₁ again; it should be −x₁": _two_features(lambda a, b: a, lambda a, b: b),
@@ -129,6 +133,7 @@ EXERCISES = {
             "the slope of the sigmoid is missing in w1's gradient": _glu_gradients(lambda g, s: 1),
             "the slope of the sigmoid is σ(1 − σ), not σ": _glu_gradients(lambda g, s: s),
             "w3's gradient takes the gate before its bend": _glu_gradients(passed=lambda g, s: g),
+            "w3's gradient takes what goes up; the product rule multiplies by the gate": _with_up_for_gate,
             "w3's gradient forgets the gate": _glu_gradients(passed=lambda g, s: 1),
             "w1's gradient forgets what goes up: the product rule multiplies by it": _glu_gradients(up_counts=False),
             "the two are in the other order: first w1's, then w3's": lambda *case: _glu_gradients()(*case)[::-1],
