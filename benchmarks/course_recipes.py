@@ -1,7 +1,7 @@
 """Time the former and the present recipe of the course model side by side, and draw their curves over minutes.
 
 python benchmarks/course_recipes.py           times steps of each in turn; writes course_recipes.json
-python benchmarks/course_recipes.py --draw    draws course_recipes.svg from that file and from the model's card
+python benchmarks/course_recipes.py --draw    draws course_recipes.svg from that file, the sweep and the card
 """
 
 import argparse
@@ -19,7 +19,8 @@ from llama_minimal.settings import TrainConfig
 from llama_minimal.training import Trainer
 
 HERE = Path(__file__).parent
-RESULTS, FIGURE = HERE / "course_recipes.json", HERE / "course_recipes.svg"
+RESULTS, FIGURE, SWEEP = HERE / "course_recipes.json", HERE / "course_recipes.svg", HERE / "course_sweep.json"
+FORMER_STEPS = 14_500
 COMMON = {"batch_size": 4, "seq_len": 512, "precision": "bf16", "compile": True, "warmup_steps": 2}
 MUON = {"optimizer": "muon", "schedule": "linear", "embedding_lr_ratio": 2.0, **COMMON}
 # Name -> shape, and what decides the time of a step. The present recipe reads short sequences first.
@@ -46,31 +47,37 @@ def measure(rounds: int, steps: int) -> dict[str, list[float]]:
     return seconds
 
 
+def minutes(seconds: dict[str, list[float]], curve: list[list[float]], *, short: int) -> list[float]:
+    """Return when the points of a curve are reached, if the first ``short`` steps read short sequences."""
+    step = {name: statistics.median(values) for name, values in seconds.items()}
+    return [(min(n, short) * step["present, short"] + max(0, n - short) * step["present, long"]) / 60 for n, _ in curve]
+
+
 def draw(saved: dict) -> None:
-    """Draw bits per byte of the validation text over minutes on two quiet cores, for both recipes."""
+    """Draw bits per byte of held-out stories over minutes on two quiet cores, for both recipes."""
     import matplotlib
 
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "course"  # the same figure, the same bytes
     import matplotlib.pyplot as plt
 
-    step = {name: statistics.median(values) for name, values in saved["seconds"].items()}
-    card = read_card()
-    recipe, bits = card["recipe"], card["training"]["nats_to_bits_per_byte"]
-    turn = recipe["short_share"] * recipe["steps"]
-    minutes = [
-        (min(n, turn) * step["present, short"] + max(0, n - turn) * step["present, long"]) / 60
-        for n, _ in card["training"]["curve"]
-    ]
+    seconds, arms, card = saved["seconds"], json.loads(SWEEP.read_text())["arms"], read_card()
+    former = statistics.median(seconds["former"]) / 60
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    former = [(n * step["former"] / 60, b) for n, b in saved["former_curve"]]
-    axes.plot(*zip(*former, strict=True), color="#888", label="former recipe")
-    axes.plot(minutes, [loss * bits for _, loss in card["training"]["curve"]], color="#c33", label="present recipe")
-    if "short_curve" in saved:
-        fast = [(n, b) for n, b in saved["short_curve"]]
-        axes.plot(*zip(*fast, strict=True), color="#c33", linestyle=":", label="present recipe, fewer steps")
-    axes.set(xlabel="minutes on two quiet cores", ylabel="bits per byte, validation text", ylim=(0.15, 0.6))
-    axes.set_title("The present recipe passes the former one's end early", fontsize=10)
+    curve = arms["former recipe"]["curve"]
+    axes.plot([n * former for n, _ in curve], [bits for _, bits in curve], color="#777", marker=".")
+    axes.plot(FORMER_STEPS * former, saved["former_bits_per_byte"], "o", color="#777", label="former recipe")
+    for name, style in (("lr 2e-3", ":"), ("long: 4 layers", "-")):
+        curve = arms[name]["curve"]
+        short = curve[-1][0] if name == "lr 2e-3" else round(0.7 * curve[-1][0])
+        where = minutes(seconds, curve, short=short)
+        axes.plot(where, [bits for _, bits in curve], color="#c33", linestyle=style, marker=".")
+    steps = card["recipe"]["steps"]
+    end = minutes(seconds, [[steps, 0]], short=round(card["recipe"]["short_share"] * steps))
+    axes.plot(end, card["measured"]["course"]["bits_per_byte"], "o", color="#c33", label="present recipe")
+    axes.axhline(saved["former_bits_per_byte"], color="#777", linewidth=0.6)
+    axes.set(xlabel="minutes on two quiet cores", ylabel="bits per byte of held-out stories", ylim=(0.14, 0.4))
+    axes.set_title("The present recipe is where the former one ended in a third of the time", fontsize=10)
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(FIGURE, metadata={"Date": None})

@@ -74,13 +74,13 @@ def test_it_beats_counting():
     assert all(measured["course"]["checker"]["grammatical"] > row["checker"]["grammatical"] for row in models[1:])
 
 
-def test_half_of_its_stories_hold_together():
-    """The bars that it was trained for, on 1,000 openings."""
+def test_most_of_its_stories_hold_together():
+    """What it was trained for, on 1,000 openings; the first course model: 0.160, 24 % and 72 % of the names."""
     course = CARD["measured"]["course"]
     assert course["stories"] == 1000
-    assert course["grammatical_95"][0] >= 0.5
-    assert course["checker"]["names"] >= 0.9
-    assert course["bits_per_byte"] <= 0.16
+    assert course["grammatical_95"][0] >= 0.65
+    assert course["checker"]["names"] >= 0.85
+    assert course["bits_per_byte"] <= 0.155
 
 
 @pytest.mark.parametrize(("share", "n"), [(0.0, 20), (0.3, 40), (0.5, 1000), (1.0, 5)])
