@@ -46,7 +46,7 @@ demo: $(READY)  ## Train on Python's documentation, measure, write three samples
 	@echo "  $(BIN)/llama-minimal train --corpus your_file.txt --out runs/mine"
 	@echo "  make lab     opens the notebooks of the course"
 
-pretrain: $(READY)  ## Train the course model anew, 90 minutes; stop with Ctrl-C, go on with the same command
+pretrain: $(READY)  ## Train the course model anew, an hour or two; stop with Ctrl-C, go on with the same command
 	@if [ -e runs/course/run.json ]; then $(BIN)/llama-minimal train --out runs/course --resume; \
 	  else $(BIN)/llama-minimal train --out runs/course $(COURSE); fi
 	$(BIN)/python -m llama_minimal.course.ship runs/course
