@@ -338,11 +338,10 @@ def test_every_flag_is_compared_unless_nothing_depends_on_it(run):
             value = getattr(owner, name)
             others = {bool: not value, int: 2 * value if isinstance(value, int) and value else 2, float: 0.123}
             other = others.get(type(value), "other")
-            if name == "precision":
-                other = "bf16"
-            elif part == "train" and value is None:
-                other = 2
-            changed = replace(owner, **{name: other})
+            chosen = {"precision": "bf16", "optimizer": "muon", "schedule": "linear"}
+            other = chosen.get(name, 2 if part == "train" and value is None else other)
+            needed = {"optimizer": "muon"} if name == "embedding_lr_ratio" else {}
+            changed = replace(owner, **{name: other} | needed)
             command = changed if part is None else replace(saved, **{part: changed})
             try:
                 compared(command, saved)
