@@ -54,8 +54,6 @@ def documents(
     if separator is not None and (not separator.strip() or len(separator.splitlines()) > 1):
         raise ValueError(f"separator={separator!r} must be one line that is not empty, such as '<|endoftext|>'")
     read = partial(_read, text_field=text_field, separator=separator and separator.strip())
-    if source == "":
-        raise ValueError("the name of the text is empty; to read the current folder, write a dot: .")
     if isinstance(source, str) and source in CORPORA:
         found = CORPORA[source]()
     elif isinstance(source, str) and (match := re.fullmatch(r"(valley|course):(\d+)", source)):
