@@ -1,0 +1,237 @@
+"""Exercises of chapter 10, data parallelism."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from llama_minimal.course.exercises import Exercise
+
+_RNG = np.random.default_rng(10)
+_COUNTS = np.array([[3.0, 5, 0], [20, 1, 7]])
+_SHARDS = _RNG.normal(size=(3, 4))
+
+
+def _ring(P: int, rank: int, sent: int, step: int) -> tuple:
+    """Exchange s sends piece rank + sent + step·s, and receives that of the neighbor on the other side."""
+    return tuple(((rank + sent + step * s) % P, (rank + sent + step * (s + 1)) % P) for s in range(P - 1))
+
+
+def _factors(counts: np.ndarray) -> np.ndarray:
+    return counts * len(counts) / counts.sum()
+
+
+def _two_floors(n: float, G: int, K: int) -> tuple:
+    return 2 * (G - 1) / G * n, 2 * (K - 1) / K * n / G
+
+
+def _devices(
+    N: float, stage: int, budget: float, *, state: int = 12, least: int = 1, rounded: Callable = math.ceil
+) -> int:
+    cut = (0, state, state + 2, state + 4)[stage]
+    rest = budget - (state + 4 - cut) * N
+    if rest < 0 or (rest == 0 and cut):
+        return 0
+    return max(least, rounded(cut * N / rest)) if cut else 1
+
+
+def _all_cut(N: float, stage: int, budget: float) -> int:
+    return _devices(N, 3, budget) if _devices(N, stage, budget) else 0
+
+
+def _clip(shards: np.ndarray, max_norm: float, joint: Callable = np.linalg.norm) -> np.ndarray:
+    """Clip by a joint norm, a function of all shards, or of each rank's own norm."""
+    norm = joint(np.linalg.norm(shards, axis=1)) + 0.0 * shards
+    return shards * np.minimum(1.0, max_norm / np.where(norm == 0, 1e-300, norm))
+
+
+def _clip_by(joint: Callable[[np.ndarray], np.ndarray]) -> Callable:
+    return lambda shards, max_norm: _clip(shards, max_norm, joint)
+
+
+def _finish(
+    ready: np.ndarray,
+    bytes: np.ndarray,
+    size: int,
+    delay: float,
+    bandwidth: float,
+    *,
+    queue: bool = True,
+    overlap: bool = True,
+    first: bool = False,
+    wait: bool = True,
+) -> float:
+    """The time of the last bucket, or what it would be with one of the rules left out."""
+    free = 0.0
+    for start in range(0, len(ready), size):
+        part = slice(start, start + size)
+        leaves = float(ready[part][0 if first else -1]) if overlap else float(ready[-1])
+        begins = max(free, leaves) if queue and wait else (free if queue else leaves)
+        free = begins + delay + float(bytes[part].sum()) / bandwidth
+    return free
+
+
+def _timeline(n: int, size: int, delay: float, bandwidth: float) -> tuple:
+    return np.cumsum(_RNG.uniform(0.5, 1.5, size=n)), _RNG.uniform(0.5, 2, size=n), size, delay, bandwidth
+
+
+_TIMELINES = [_timeline(12, 3, 0.5, 1.1), _timeline(7, 2, 0.1, 4.0), _timeline(5, 1, 0.3, 0.7)]
+
+EXERCISES = {
+    "left_ring": Exercise(
+        right=lambda P, rank: _ring(P, rank, 1, 1),
+        cases=[(4, 0), (4, 3), (3, 1), (6, 2)],
+        mistakes={
+            "this is the chapter's ring, which sends to the right": lambda P, rank: _ring(P, rank, -1, -1),
+            "a rank begins with its own piece, so another rank than r ends up with piece r": lambda P, rank: _ring(
+                P, rank, 0, 1
+            ),
+            "in the end rank r owns piece r + 1; begin one piece earlier": lambda P, rank: _ring(P, rank, 2, 1),
+            "each pair is turned: the number of the piece sent comes first": lambda P, rank: tuple(
+                pair[::-1] for pair in _ring(P, rank, 1, 1)
+            ),
+            "the exchanges are in the reverse order": lambda P, rank: _ring(P, rank, 1, 1)[::-1],
+            "the pieces are not counted around the circle: take them modulo P": lambda P, rank: tuple(
+                (rank + 1 + s, rank + 2 + s) for s in range(P - 1)
+            ),
+            "one exchange too many: there are P − 1": lambda P, rank: (
+                *_ring(P, rank, 1, 1),
+                ((rank + P) % P, (rank + P + 1) % P),
+            ),
+        },
+    ),
+    "factors": Exercise(
+        right=_factors,
+        cases=[(_COUNTS,), (np.array([[4.0, 2], [1, 1], [0, 8]]),)],
+        mistakes={
+            "DDP divides by the number of ranks; multiply by it": lambda counts: counts / counts.sum(),
+            "this is for the gradient of the summed loss; here each micro-batch gives its mean": lambda counts: (
+                np.full_like(counts, len(counts) / counts.sum())
+            ),
+            "this is the mean of means: every micro-batch weighs the same": lambda counts: np.full_like(
+                counts, 1 / counts.shape[1]
+            ),
+            "each rank divides by its own targets; divide by those of all ranks": lambda counts: (
+                counts / counts.sum(axis=1, keepdims=True)
+            ),
+            "the sum goes over the ranks only; take all micro-batches of all ranks": lambda counts: (
+                counts * len(counts) / counts.sum(axis=0, keepdims=True)
+            ),
+            "this multiplies by the number of micro-batches; it is the ranks that DDP averages over": lambda counts: (
+                counts * counts.shape[1] / counts.sum()
+            ),
+            "this multiplies by ranks times micro-batches; DDP averages over the ranks only": lambda counts: (
+                counts * counts.size / counts.sum()
+            ),
+        },
+    ),
+    "two_floors": Exercise(
+        right=_two_floors,
+        cases=[(960.0, 8, 4), (960.0, 4, 2), (1200.0, 2, 5), (960.0, 8, 2)],
+        mistakes={
+            "between nodes only a piece of 1/G travels, after the reduce-scatter": lambda n, G, K: (
+                2 * (G - 1) / G * n,
+                2 * (K - 1) / K * n,
+            ),
+            "inside a node there are two halves: reduce-scatter and all-gather": lambda n, G, K: (
+                (G - 1) / G * n,
+                2 * (K - 1) / K * n / G,
+            ),
+            "between nodes an all-reduce has two halves, too": lambda n, G, K: (
+                2 * (G - 1) / G * n,
+                (K - 1) / K * n / G,
+            ),
+            "both are half: an all-reduce has two halves": lambda n, G, K: (
+                (G - 1) / G * n,
+                (K - 1) / K * n / G,
+            ),
+            "the two are turned: first inside, then between": lambda n, G, K: _two_floors(n, G, K)[::-1],
+            "a ring of K sends (K − 1)/K of the piece in each half, not the whole of it": lambda n, G, K: (
+                2 * (G - 1) / G * n,
+                2 * n / G,
+            ),
+            "this is for all devices of a node; one device was asked": lambda n, G, K: (
+                2 * (G - 1) * n,
+                2 * (K - 1) / K * n,
+            ),
+            "this cuts the piece by K, too, and then counts the ring's pieces of it": lambda n, G, K: (
+                2 * (G - 1) / G * n,
+                2 * (K - 1) / K * n / (G * K),
+            ),
+        },
+    ),
+    "devices": Exercise(
+        right=_devices,
+        cases=[(7, 0, 112), (7, 0, 111), (7, 1, 43), (7, 1, 28), (7, 2, 28), (7, 2, 20), (65, 3, 80), (1, 3, 80)],
+        mistakes={
+            "only what the stage cuts is divided by the devices; the rest stays whole on each": _all_cut,
+            "rounded down: then it does not fit": lambda N, stage, budget: _devices(
+                N, stage, budget, rounded=math.floor
+            ),
+            "rounded to the nearest: then it may not fit": lambda N, stage, budget: _devices(
+                N, stage, budget, rounded=round
+            ),
+            "that is one device too many": lambda N, stage, budget: (
+                _devices(N, stage, budget) + 1 if stage and _devices(N, stage, budget) else _devices(N, stage, budget)
+            ),
+            "stage 1 cuts the 12 bytes of the optimizer, 2 also the gradients, 3 also the weights": (
+                lambda N, stage, budget: _devices(N, min(stage + 1, 3), budget)
+            ),
+            "this takes every stage for stage 3, and never says 0": lambda N, stage, budget: _devices(N, 3, budget),
+            "the optimizer's state has 12 bytes: the float32 copy of the weights belongs to it": (
+                lambda N, stage, budget: _devices(N, stage, budget, state=8)
+            ),
+            "what stays whole is taken from the budget of each device first": lambda N, stage, budget: (
+                max(1, math.ceil((0, 12, 14, 16)[stage] * N / budget)) if _devices(N, stage, budget) else 0
+            ),
+        },
+    ),
+    "clip": Exercise(
+        right=_clip,
+        cases=[(_SHARDS, 1.0), (_SHARDS, 100.0), (0 * _SHARDS, 1.0), (5 * _SHARDS, 2.0)],
+        mistakes={
+            "each rank still clips by its own norm, so the direction changes": _clip_by(lambda norms: norms[:, None]),
+            "norms do not add up; their squares do": _clip_by(np.sum),
+            "this takes the mean of the norms": _clip_by(np.mean),
+            "this takes the largest norm of a rank; all of them count": _clip_by(np.max),
+            "the root is missing: this is the squared norm": _clip_by(lambda norms: (norms**2).sum()),
+            "the squares are averaged over the ranks; add them": _clip_by(lambda norms: np.sqrt((norms**2).mean())),
+            "small gradients are stretched: the factor is at most 1": lambda shards, max_norm: (
+                shards * max_norm / max(np.linalg.norm(shards), 1e-300)
+            ),
+            "nothing is clipped": lambda shards, max_norm: 1.0 * shards,
+        },
+    ),
+    "finish": Exercise(
+        right=_finish,
+        cases=_TIMELINES,
+        mistakes={
+            "buckets do not wait for the network: one is sent at a time": lambda ready, bytes, size, delay, bandwidth: (
+                _finish(ready, bytes, size, delay, bandwidth, queue=False)
+            ),
+            "nothing overlaps: here every bucket waits for the whole backward pass": (
+                lambda ready, bytes, size, delay, bandwidth: _finish(
+                    ready, bytes, size, delay, bandwidth, overlap=False
+                )
+            ),
+            "a bucket leaves with its last gradient, not with its first": (
+                lambda ready, bytes, size, delay, bandwidth: _finish(ready, bytes, size, delay, bandwidth, first=True)
+            ),
+            "buckets do not wait for their gradients: this is the network's time alone": (
+                lambda ready, bytes, size, delay, bandwidth: _finish(ready, bytes, size, delay, bandwidth, wait=False)
+            ),
+            "the delay is missing; each bucket has it once": lambda ready, bytes, size, delay, bandwidth: _finish(
+                ready, bytes, size, 0.0, bandwidth
+            ),
+            "each layer pays the delay; a bucket pays it once": lambda ready, bytes, size, delay, bandwidth: _finish(
+                ready, bytes + delay * bandwidth, size, 0.0, bandwidth
+            ),
+            "each layer travels alone, without buckets": lambda ready, bytes, size, delay, bandwidth: _finish(
+                ready, bytes, 1, delay, bandwidth
+            ),
+            "bytes are divided by the bandwidth, not multiplied": lambda ready, bytes, size, delay, bandwidth: _finish(
+                ready, bytes, size, delay, 1 / bandwidth
+            ),
+        },
+    ),
+}
