@@ -1,6 +1,7 @@
 """One norm for gradients that are spread over processes: every entry counts once, whoever holds it."""
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -8,6 +9,17 @@ from torch.distributed.tensor import DTensor
 
 from llama_minimal.parallel.data import local
 from llama_minimal.parallel.mesh import Mesh
+
+
+def add_up_partial_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Sum the gradients of norms over processes that each normalized a part of the sequence.
+
+    PyTorch 2.13 leaves them as sums yet to be made (``Partial``), and its optimizers step along a process's own part.
+    """
+    for parameter in parameters:
+        gradient = parameter.grad
+        if isinstance(gradient, DTensor) and gradient.placements != parameter.placements:
+            parameter.grad = gradient.redistribute(placements=parameter.placements)
 
 
 @torch.no_grad()

@@ -133,7 +133,7 @@ class Pipeline(Parallel):
 
     def _exchange(self) -> None:
         """Add up the gradients of what several stages have: a tied embedding, a shared layer."""
+        super()._exchange()
         for parameters, group in self._shared:
             for parameter in parameters:
                 dist.all_reduce(local(parameter.grad), group=group)
-        super()._exchange()

@@ -15,7 +15,7 @@ from llama_minimal.loss import next_token_loss
 from llama_minimal.model import Llama
 from llama_minimal.optim import clip_gradients
 from llama_minimal.parallel.data import accumulating, average_gradients
-from llama_minimal.parallel.gradients import clip_spread_gradients
+from llama_minimal.parallel.gradients import add_up_partial_gradients, clip_spread_gradients
 from llama_minimal.parallel.loss import parallel_next_token_loss
 from llama_minimal.parallel.mesh import Mesh
 from llama_minimal.parallel.tensor import first_id
@@ -71,6 +71,9 @@ class Parallel:
             return self.loss(self.module(x), y, weights)[0]
 
     def _exchange(self) -> None:
+        """Complete the gradients, where the backward pass left each process a part of a sum."""
+        if self.mesh.size_of("tensor") > 1:
+            add_up_partial_gradients(self.model.parameters())
         if self.mesh.size_of("data") > 1 and not self.averages_itself:
             average_gradients(self.model.parameters(), self.mesh.group("data"))
 
