@@ -17,10 +17,10 @@ from llama_minimal.data.batches import make_batches, sequential_batches
 from llama_minimal.evaluation import BestLoss, sum_loss
 from llama_minimal.loss import next_token_loss
 from llama_minimal.metrics import MetricsLog
+from llama_minimal.mixed_precision import autocast, grad_scaler
 from llama_minimal.model import Llama
 from llama_minimal.optim import clip_gradients, learning_rate, make_optimizer, set_learning_rate
 from llama_minimal.parallel import Mesh, parallelize
-from llama_minimal.precision import autocast, grad_scaler
 from llama_minimal.prompts import check_tokens
 from llama_minimal.run_folder import SNAPSHOTS
 from llama_minimal.settings import FREE_ON_RESUME, TrainConfig
