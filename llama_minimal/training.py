@@ -14,10 +14,11 @@ import torch
 from llama_minimal.data.batches import make_batches, sequential_batches
 from llama_minimal.evaluation import BestLoss
 from llama_minimal.metrics import MetricsLog
+from llama_minimal.mixed_precision import grad_scaler
+from llama_minimal.mixed_precision import autocast, grad_scaler
 from llama_minimal.model import Llama
 from llama_minimal.optim import learning_rate, make_optimizer, set_learning_rate
 from llama_minimal.parallel import Mesh, parallelize
-from llama_minimal.precision import grad_scaler
 from llama_minimal.prompts import check_tokens
 from llama_minimal.run_folder import SNAPSHOTS
 from llama_minimal.settings import FREE_ON_RESUME, TrainConfig

@@ -12,7 +12,7 @@ from llama_minimal.parallel.mesh import Mesh
 from llama_minimal.parallel.stages import Cut, new_groups
 from llama_minimal.parallel.tensor import splits_sequences
 from llama_minimal.parallel.whole import Parallel, Scale
-from llama_minimal.precision import autocast
+from llama_minimal.mixed_precision import autocast
 from llama_minimal.reference.parallel import order
 
 

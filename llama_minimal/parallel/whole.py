@@ -19,7 +19,7 @@ from llama_minimal.parallel.gradients import add_up_partial_gradients, clip_spre
 from llama_minimal.parallel.loss import parallel_next_token_loss
 from llama_minimal.parallel.mesh import Mesh
 from llama_minimal.parallel.tensor import first_id
-from llama_minimal.precision import autocast
+from llama_minimal.mixed_precision import autocast
 
 Scale = Callable[[Tensor], Tensor]
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray]  # inputs, targets (B, T) and weights (B, T)
