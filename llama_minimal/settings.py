@@ -90,7 +90,12 @@ class TrainConfig:
         for name in ("align_documents", "compile", "keep_best", "activation_checkpointing", "shard"):
             check_one_of(name, getattr(self, name), (True, False))
             settle(self, name, bool(getattr(self, name)))
-        for name, allowed in (("optimizer", OptimizerName), ("schedule", Schedule), ("precision", Precision), _SCHEDULES):
+        for name, allowed in (
+            ("optimizer", OptimizerName),
+            ("schedule", Schedule),
+            ("precision", Precision),
+            _SCHEDULES,
+        ):
             check_one_of(name, getattr(self, name), get_args(allowed))
         if self.balance is not None:
             settle(self, "balance", tuple(check_integer("balance", layers) for layers in self.balance))

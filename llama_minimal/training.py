@@ -15,7 +15,6 @@ from llama_minimal.data.batches import make_batches, sequential_batches
 from llama_minimal.evaluation import BestLoss
 from llama_minimal.metrics import MetricsLog
 from llama_minimal.mixed_precision import grad_scaler
-from llama_minimal.mixed_precision import autocast, grad_scaler
 from llama_minimal.model import Llama
 from llama_minimal.optim import learning_rate, make_optimizer, set_learning_rate
 from llama_minimal.parallel import Mesh, parallelize

@@ -63,4 +63,3 @@ class _ParallelCrossEntropy(torch.autograd.Function):
         probability, column, is_mine = ctx.saved_tensors
         d_logits = probability.scatter_add(-1, column, -is_mine.to(probability.dtype))
         return d_logits.mul_(d_losses[:, None]).to(ctx.dtype), None, None, None
-

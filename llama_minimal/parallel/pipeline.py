@@ -6,13 +6,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from llama_minimal.mixed_precision import autocast
 from llama_minimal.model import Llama
 from llama_minimal.parallel.data import accumulating, local
 from llama_minimal.parallel.mesh import Mesh
 from llama_minimal.parallel.stages import Cut, new_groups
 from llama_minimal.parallel.tensor import splits_sequences
 from llama_minimal.parallel.whole import Parallel, Scale
-from llama_minimal.mixed_precision import autocast
 from llama_minimal.reference.parallel import order
 
 

@@ -26,9 +26,7 @@ from llama_minimal.model import Llama
 Plan = dict[str, ParallelStyle]
 
 
-def split_matrices(
-    model: Llama, mesh: DeviceMesh, *, by_sequence: bool = True, split_logits: bool = True
-) -> None:
+def split_matrices(model: Llama, mesh: DeviceMesh, *, by_sequence: bool = True, split_logits: bool = True) -> None:
     """Give each process its part of every matrix, in place; the names of the parameters stay.
 
     Args:

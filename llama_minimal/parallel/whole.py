@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from llama_minimal.config import Precision
 from llama_minimal.loss import next_token_loss
+from llama_minimal.mixed_precision import autocast
 from llama_minimal.model import Llama
 from llama_minimal.optim import clip_gradients
 from llama_minimal.parallel.data import accumulating, average_gradients
@@ -19,7 +20,6 @@ from llama_minimal.parallel.gradients import add_up_partial_gradients, clip_spre
 from llama_minimal.parallel.loss import parallel_next_token_loss
 from llama_minimal.parallel.mesh import Mesh
 from llama_minimal.parallel.tensor import first_id
-from llama_minimal.mixed_precision import autocast
 
 Scale = Callable[[Tensor], Tensor]
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray]  # inputs, targets (B, T) and weights (B, T)
