@@ -13,7 +13,12 @@ Schedule = Literal["cosine", "linear"]
 PipelineSchedule = Literal["1f1b", "gpipe"]
 
 
-_SCHEDULES = ("pipeline_schedule", PipelineSchedule)
+_CHOICES = {
+    "optimizer": OptimizerName,
+    "schedule": Schedule,
+    "precision": Precision,
+    "pipeline_schedule": PipelineSchedule,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,12 +95,7 @@ class TrainConfig:
         for name in ("align_documents", "compile", "keep_best", "activation_checkpointing", "shard"):
             check_one_of(name, getattr(self, name), (True, False))
             settle(self, name, bool(getattr(self, name)))
-        for name, allowed in (
-            ("optimizer", OptimizerName),
-            ("schedule", Schedule),
-            ("precision", Precision),
-            _SCHEDULES,
-        ):
+        for name, allowed in _CHOICES.items():
             check_one_of(name, getattr(self, name), get_args(allowed))
         if self.balance is not None:
             settle(self, "balance", tuple(check_integer("balance", layers) for layers in self.balance))

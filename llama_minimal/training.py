@@ -29,7 +29,13 @@ from llama_minimal.snapshot import (
     save_snapshot,
     snapshots,
 )
-from llama_minimal.training_checks import TrainingDivergedError, check_finite, check_later, check_trainable
+from llama_minimal.training_checks import (
+    TrainingDivergedError,
+    check_finite,
+    check_later,
+    check_layout,
+    check_trainable,
+)
 
 __all__ = ["Trainer", "TrainingDivergedError"]
 
@@ -72,6 +78,7 @@ class Trainer:
         self.model, self.config, self.validation = model, config, validation
         self.mesh = mesh or Mesh(device=next(model.parameters()).device)
         check_trainable(model, config, has_validation=validation is not None)
+        check_layout(model.config, config, self.mesh)
         tokens = check_tokens(model.config, tokens, what="training text")
         if validation is not None:
             self.validation = check_tokens(model.config, validation, what="validation text")

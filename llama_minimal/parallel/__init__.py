@@ -19,7 +19,7 @@ from llama_minimal.parallel.data import replicate, shard_parameters
 from llama_minimal.parallel.mesh import Mesh, default_device, open_mesh
 from llama_minimal.parallel.pipeline import Pipeline
 from llama_minimal.parallel.stages import make_cut
-from llama_minimal.parallel.tensor import split_matrices, splits_sequences
+from llama_minimal.parallel.tensor import check_divisible, split_matrices, splits_sequences
 from llama_minimal.parallel.whole import Parallel
 
 __all__ = ["Mesh", "Parallel", "check_compiler", "default_device", "open_mesh", "parallelize"]
@@ -51,12 +51,13 @@ def parallelize(
             CPU, and there is no C++ compiler.
     """
     options: dict[str, Any] = {"precision": precision}
-    is_pipeline = mesh.size_of("pipeline") > 1
+    is_pipeline, n_parts = mesh.size_of("pipeline") > 1, mesh.size_of("tensor")
+    check_divisible(model.config, n_parts)  # before anything is changed
     if is_pipeline:
         cut = make_cut(model.config, mesh.size_of("pipeline"), balance)
         cut.apply_to(model, mesh.rank_of("pipeline"))
         options |= {"cut": cut, "schedule": schedule}
-    if mesh.size_of("tensor") > 1:
+    if n_parts > 1:
         split_matrices(model, mesh.torch_mesh["tensor"], by_sequence=splits_sequences(model.config))
     if activation_checkpointing:
         for block in model.blocks():

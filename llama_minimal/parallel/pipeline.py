@@ -63,7 +63,7 @@ class Pipeline(Parallel):
         self, inputs: Tensor, targets: Tensor, *, scale: Scale, micro_batch_size: int | None = None
     ) -> Tensor:
         """Do what ``Parallel.forward_backward`` does; only the last stage knows Σ loss, and the others return 0."""
-        size = micro_batch_size or self.default_micro_batch_size(len(inputs))
+        size = micro_batch_size or default_micro_batch_size(len(inputs), self.n)
         micro_batches = list(zip(inputs.split(size), targets.split(size), strict=True))
         todo = order(self.schedule, self.n, len(micro_batches))[self.stage]
         last_backward = [m for kind, m in todo if kind == "B"][-1]
@@ -81,10 +81,6 @@ class Pipeline(Parallel):
         self._finish_sending()
         self._exchange()
         return total
-
-    def default_micro_batch_size(self, n_rows: int) -> int:
-        """Return a size that gives four micro-batches for each stage, where there are so many sequences."""
-        return max(1, n_rows // (4 * self.n))
 
     def _forward(self, x: Tensor, y: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return what came into this stage, and what leaves it: hidden states, or Σ loss."""
@@ -137,3 +133,8 @@ class Pipeline(Parallel):
         for parameters, group in self._shared:
             for parameter in parameters:
                 dist.all_reduce(local(parameter.grad), group=group)
+
+
+def default_micro_batch_size(n_rows: int, n_stages: int) -> int:
+    """Return a size that gives four micro-batches for each stage, where there are so many sequences."""
+    return max(1, n_rows // (4 * n_stages))
