@@ -45,9 +45,8 @@ def split_matrices(model: Llama, mesh: DeviceMesh, *, by_sequence: bool = True, 
     check_divisible(model.config, mesh.size())
     is_tied = model.output is not None and model.tok_embeddings is not None and model.config.tie_embeddings
     for block in model.blocks():
-        parallelize_module(block, mesh, block_plan(by_sequence=by_sequence))
-    plan = ends_plan(by_sequence=by_sequence, split_logits=split_logits)
-    parallelize_module(model, mesh, {name: style for name, style in plan.items() if getattr(model, name) is not None})
+        parallelize_module(block, mesh, _of(block, block_plan(by_sequence=by_sequence)))
+    parallelize_module(model, mesh, _of(model, ends_plan(by_sequence=by_sequence, split_logits=split_logits)))
     if is_tied:
         model.output.weight = model.tok_embeddings.weight  # PyTorch 2.13 makes two parameters of one
     if by_sequence and model.tok_embeddings is None:
@@ -89,6 +88,12 @@ def ends_plan(*, by_sequence: bool, split_logits: bool) -> Plan:
         "norm": _Norm(between),
         "output": ColwiseParallel(input_layouts=between, output_layouts=Shard(-1) if split_logits else Replicate()),
     }
+
+
+def _of(module: nn.Module, plan: Plan) -> Plan:
+    """Return a plan without the parts that a module lacks: w3 of ReLU's feed-forward, the ends of a stage."""
+    there = dict(module.named_modules())
+    return {name: style for name, style in plan.items() if name in there}
 
 
 class _Norm(ParallelStyle):
