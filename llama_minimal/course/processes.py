@@ -37,13 +37,17 @@ from torch import nn
 
 {functions}
 
-dist.init_process_group("gloo", timeout=timedelta(seconds={timeout}))
+# torchrun (2.13) keeps its store when it starts all again, with the addresses of those that have gone: use other names.
+store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+store = dist.PrefixStore("start " + os.environ["TORCHELASTIC_RESTART_COUNT"], store)
+dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds={timeout}))
 try:
     result = {name}(rank, size, **pickle.loads((folder / "arguments").read_bytes()))
     (folder / f"result-{{rank}}").write_bytes(pickle.dumps(result))
     dist.barrier()  # nobody leaves early, and takes the connections of the others along
 except BaseException:
-    (folder / f"error-{{time.monotonic_ns():020d}}-{{rank}}").write_text(traceback.format_exc())
+    when = f"{{int(os.environ['TORCHELASTIC_RESTART_COUNT']):03d}}-{{time.monotonic_ns():020d}}"
+    (folder / f"error-{{when}}-{{rank}}").write_text(traceback.format_exc())
     raise
 dist.destroy_process_group()
 """
@@ -177,17 +181,18 @@ def _number(path: Path) -> int:
 
 
 def _first_error(folder: Path, errors: str) -> str:
-    """Say which rank failed first and how: what the others then complain of is that it has gone."""
-    killed = re.search(r"exitcode: -(\d+)\) local_rank: (\d+)", errors)
-    if killed:
-        return f"rank {killed[2]} was killed (signal {killed[1]})"
-    failed = re.search(r"exitcode: \d+\) local_rank: (\d+)", errors)
-    found = sorted(folder.glob("error-*"))
-    rank = found[0].name.rsplit("-", 1)[1] if found else failed[1] if failed else None
-    if rank is None:
+    """Say which rank failed first in the last start, and how: the others then complain that it has gone."""
+    failures = re.findall(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+)", errors)  # as torchrun found them
+    if not failures:
         return "torchrun failed:\n" + _last_lines(errors)
-    logs = sorted(folder.glob(f"logs/*/attempt_*/{rank}/stderr.log"))
-    text = found[0].read_text() if found else logs[-1].read_text(errors="replace") if logs else ""
+    code, rank = failures[-1]
+    last = max(folder.glob("logs/*/attempt_*"), key=_number)
+    found = sorted(folder.glob(f"error-{_number(last):03d}-*"))
+    if int(code) < 0:
+        return f"rank {rank} was killed (signal {-int(code)})"
+    if found:
+        rank = found[0].name.rsplit("-", 1)[1]
+    text = found[0].read_text() if found else (last / rank / "stderr.log").read_text(errors="replace")
     return f"rank {rank} failed:\n{_last_lines(text)}"
 
 
