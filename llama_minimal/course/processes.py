@@ -37,7 +37,8 @@ from torch import nn
 
 {functions}
 
-# torchrun (2.13) keeps its store when it starts all again, with the addresses of those that have gone: use other names.
+# When torchrun (2.13) starts all again, its store still has the addresses of those that have
+# gone. So each start uses names of its own.
 store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
 store = dist.PrefixStore("start " + os.environ["TORCHELASTIC_RESTART_COUNT"], store)
 dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds={timeout}))

@@ -12,9 +12,10 @@ _COUNTS = np.array([[3.0, 5, 0], [20, 1, 7]])
 _SHARDS = _RNG.normal(size=(3, 4))
 
 
-def _ring(P: int, rank: int, sent: int, step: int) -> tuple:
+def _ring(P: int, rank: int, sent: int, step: int, exchanges: int = -1) -> np.ndarray:
     """Exchange s sends piece rank + sent + step·s, and receives that of the neighbor on the other side."""
-    return tuple(((rank + sent + step * s) % P, (rank + sent + step * (s + 1)) % P) for s in range(P - 1))
+    s = np.arange(P + exchanges)
+    return np.stack([rank + sent + step * s, rank + sent + step * (s + 1)], axis=1) % P
 
 
 def _factors(counts: np.ndarray) -> np.ndarray:
@@ -87,17 +88,14 @@ EXERCISES = {
                 P, rank, 0, 1
             ),
             "in the end rank r owns piece r + 1; begin one piece earlier": lambda P, rank: _ring(P, rank, 2, 1),
-            "each pair is turned: the number of the piece sent comes first": lambda P, rank: tuple(
-                pair[::-1] for pair in _ring(P, rank, 1, 1)
+            "each pair is turned: the number of the piece sent comes first": lambda P, rank: _ring(P, rank, 1, 1)[
+                :, ::-1
+            ],
+            "the exchanges are in the reverse order": lambda P, rank: np.flip(_ring(P, rank, 1, 1), 0).copy(),
+            "pieces are not counted around the circle: take their numbers modulo P": lambda P, rank: (
+                rank + np.arange(P - 1)[:, None] + [1, 2]
             ),
-            "the exchanges are in the reverse order": lambda P, rank: _ring(P, rank, 1, 1)[::-1],
-            "the pieces are not counted around the circle: take them modulo P": lambda P, rank: tuple(
-                (rank + 1 + s, rank + 2 + s) for s in range(P - 1)
-            ),
-            "one exchange too many: there are P − 1": lambda P, rank: (
-                *_ring(P, rank, 1, 1),
-                ((rank + P) % P, (rank + P + 1) % P),
-            ),
+            "one exchange too many: there are P − 1": lambda P, rank: _ring(P, rank, 1, 1, exchanges=0),
         },
     ),
     "factors": Exercise(
