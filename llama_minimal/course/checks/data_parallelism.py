@@ -88,9 +88,9 @@ EXERCISES = {
                 P, rank, 0, 1
             ),
             "in the end rank r owns piece r + 1; begin one piece earlier": lambda P, rank: _ring(P, rank, 2, 1),
-            "each pair is turned: the number of the piece sent comes first": lambda P, rank: _ring(P, rank, 1, 1)[
-                :, ::-1
-            ],
+            "each pair is turned: the number of the piece sent comes first": lambda P, rank: (
+                _ring(P, rank, 1, 1) @ [[0, 1], [1, 0]]
+            ),
             "the exchanges are in the reverse order": lambda P, rank: np.flip(_ring(P, rank, 1, 1), 0).copy(),
             "pieces are not counted around the circle: take their numbers modulo P": lambda P, rank: (
                 rank + np.arange(P - 1)[:, None] + [1, 2]
