@@ -21,6 +21,12 @@ __all__ = ["process_script", "run_processes", "torchrun"]
 
 GRACE = 45.0  # seconds; torchrun itself kills what has not ended 30 s after it was told to
 LINES = 6  # of a failing rank's error
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "PYTHONUNBUFFERED": "1",  # what a killed process has printed is not lost
+    # Else (torch 2.13) processes that are started again find addresses of those that have gone: pytorch issue 135712.
+    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+}
 
 SCRIPT = """\
 import os, pickle, sys, time, traceback
@@ -37,11 +43,7 @@ from torch import nn
 
 {functions}
 
-# When torchrun (2.13) starts all again, its store still has the addresses of those that have
-# gone. So each start uses names of its own.
-store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
-store = dist.PrefixStore("start " + os.environ["TORCHELASTIC_RESTART_COUNT"], store)
-dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds={timeout}))
+dist.init_process_group("gloo", timeout=timedelta(seconds={timeout}))
 try:
     result = {name}(rank, size, **pickle.loads((folder / "arguments").read_bytes()))
     (folder / f"result-{{rank}}").write_bytes(pickle.dumps(result))
@@ -133,7 +135,7 @@ def _launch(command: list[str], n: int, timeout: float, max_restarts: int, folde
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+        env=os.environ | ENVIRONMENT,
         start_new_session=True,
     )
     try:
