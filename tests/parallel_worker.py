@@ -33,7 +33,8 @@ SHAPES = {
     "transformer": replace(
         SHAPE, n_kv_heads=8, norm="layer", norm_placement="post", ffn="relu", position="sinusoidal", bias=True
     ),
-    "of eight": replace(SHAPE, n_layers=8, n_heads=16, n_kv_heads=8, share_layers=2, tie_embeddings=True),
+    "eight kv heads": replace(SHAPE, n_heads=16, n_kv_heads=8, share_layers=2, tie_embeddings=True),
+    "eight layers": replace(SHAPE, n_layers=8, share_layers=2, tie_embeddings=True),
 }
 RECIPE = TrainConfig(
     steps=20, batch_size=8, seq_len=8, lr=3e-3, warmup_steps=4, clip_norm=0.5, validate_every=20, micro_batch_size=1
@@ -45,7 +46,8 @@ def layouts(size, shape):
     for tensor, pipeline in itertools.product([1, 2, 4, 8], repeat=2):
         if size % (tensor * pipeline) == 0 and shape.n_kv_heads % tensor == 0 and shape.n_layers >= pipeline:
             for shard in [False, True][: 1 + (size > tensor * pipeline)]:
-                yield tensor, pipeline, shard
+                if shape.n_layers < 8 or pipeline == 8:
+                    yield tensor, pipeline, shard
 
 
 def runs(size, shapes):
@@ -54,7 +56,12 @@ def runs(size, shapes):
         for tensor, pipeline, shard in layouts(size, SHAPES[name]):
             for schedule in ["1f1b", "gpipe"][: 1 + (pipeline > 1 and name == "llama")]:
                 key = f"{name}: {tensor=} {pipeline=} {shard=} {schedule}"
-                yield key, SHAPES[name], tensor, pipeline, {"shard": shard, "pipeline_schedule": schedule}
+                # DTensor is slow: beside it as few micro-batches as there can be.
+                rows = RECIPE.batch_size * tensor * pipeline // size
+                micro = max(1, rows // max(2 if size < 8 else 1, pipeline)) if tensor > 1 else 1
+                changes = {"shard": shard, "pipeline_schedule": schedule, "micro_batch_size": micro}
+                changes["activation_checkpointing"] = shard
+                yield key, SHAPES[name], tensor, pipeline, changes
 
 
 def keys(size, shapes):

@@ -19,7 +19,11 @@ from llama_minimal.parallel import Mesh
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gloo over torchrun is tested on Linux and macOS")
 
 WORKER = Path(parallel_worker.__file__)
-SHAPES_OF = {2: ["llama", "tied and shared", "one layer", "transformer"], 4: ["tied and shared"], 8: ["of eight"]}
+SHAPES_OF = {
+    2: ["llama", "tied and shared", "one layer", "transformer"],
+    4: ["tied and shared"],
+    8: ["eight kv heads", "eight layers"],
+}
 
 
 def torchrun(n, *arguments, timeout=600):
@@ -69,8 +73,8 @@ def test_a_layout_trains_as_one_process_does(trained, n, key):
     """Only the order of sums differs: losses within 1e-5 at each of 20 steps, parameters within 1e-4 at the end."""
     curves, folder = trained(n)
     metrics, parameters = one_process(key.split(": ")[0])
-    for name in ("loss", "grad_norm"):
-        np.testing.assert_allclose([m[name] for m in curves[key]], [m[name] for m in metrics], rtol=1e-5)
+    for name, rtol in (("loss", 1e-5), ("grad_norm", 1e-4)):
+        np.testing.assert_allclose([m[name] for m in curves[key]], [m[name] for m in metrics], rtol=rtol)
     assert curves[key][-1]["validation_loss"] == pytest.approx(metrics[-1]["validation_loss"], rel=1e-5)
     found = load_file(folder / f"{key}.safetensors")
     assert found.keys() == parameters.keys()
