@@ -7,6 +7,7 @@ One process group serves all layouts. The first process writes, for each layout,
 
 import itertools
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -69,7 +70,8 @@ def keys(size, shapes):
 
 
 def train(mesh, shape, **changes):
-    trainer = Trainer(build(shape), TOKENS, replace(RECIPE, **changes), mesh=mesh, validation=TOKENS[:300])
+    model = build(shape, device=mesh.device)
+    trainer = Trainer(model, TOKENS, replace(RECIPE, **changes), mesh=mesh, validation=TOKENS[:300])
     return trainer, list(trainer.run())
 
 
@@ -78,17 +80,25 @@ def whole(trainer, mesh):
     mine = {}
     for name, parameter in trainer.model.named_parameters():
         value = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
-        mine[whole_name(name, trainer.model.config)] = value.detach().clone()
+        mine[whole_name(name, trainer.model.config)] = value.detach().cpu()
     gathered = [None] * mesh.size
     dist.all_gather_object(gathered, mine)
     return {name: value for part in gathered for name, value in part.items()}
 
 
+def losses(out):
+    curves = json.loads((out / "curves.json").read_text())
+    return {key: [metrics["loss"] for metrics in curve] for key, curve in curves.items()}
+
+
 def main(out, shapes):
-    dist.init_process_group("gloo")
+    device = os.environ.get("DEVICE", "cpu")
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if device == "cuda" else "gloo")
     curves = {}
     for key, shape, tensor, pipeline, changes in runs(dist.get_world_size(), shapes):
-        with open_mesh("cpu", tensor=tensor, pipeline=pipeline) as mesh:
+        with open_mesh(device, tensor=tensor, pipeline=pipeline) as mesh:
             trainer, metrics = train(mesh, shape, **changes)
             parameters = whole(trainer, mesh)
         if dist.get_rank() == 0:
