@@ -34,7 +34,9 @@ SHAPES = {
     "transformer": replace(
         SHAPE, n_kv_heads=8, norm="layer", norm_placement="post", ffn="relu", position="sinusoidal", bias=True
     ),
-    "eight kv heads": replace(SHAPE, n_heads=16, n_kv_heads=8, share_layers=2, tie_embeddings=True),
+    # For eight processes, with no more layers than there have to be.
+    "two layers": replace(SHAPE, n_layers=2, n_heads=16, n_kv_heads=8, tie_embeddings=True),
+    "four layers": replace(SHAPE, n_heads=16, n_kv_heads=8, share_layers=2, tie_embeddings=True),
     "eight layers": replace(SHAPE, n_layers=8, share_layers=2, tie_embeddings=True),
 }
 RECIPE = TrainConfig(
@@ -47,7 +49,7 @@ def layouts(size, shape):
     for tensor, pipeline in itertools.product([1, 2, 4, 8], repeat=2):
         if size % (tensor * pipeline) == 0 and shape.n_kv_heads % tensor == 0 and shape.n_layers >= pipeline:
             for shard in [False, True][: 1 + (size > tensor * pipeline)]:
-                if shape.n_layers < 8 or pipeline == 8:
+                if size < 8 or shape.n_layers == max(2, pipeline):
                     yield tensor, pipeline, shard
 
 
