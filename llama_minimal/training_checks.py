@@ -50,7 +50,7 @@ def check_layout(shape: LlamaConfig, config: TrainConfig, mesh: Mesh) -> None:
         ValueError: naming the values that could.
     """
     data, tensor, stages = (mesh.size_of(name) for name in ("data", "tensor", "pipeline"))
-    if config.optimizer == "muon" and (tensor > 1 or (config.shard and data > 1)):
+    if config.optimizer == "muon" and (tensor > 1 or (config.shard and mesh.torch_mesh is not None)):
         raise ValueError(
             "optimizer='muon' needs whole matrices, and tensor and shard leave each process a part of them; "
             "give optimizer='adamw', or divide the work by sequences and pipeline stages alone"
