@@ -15,8 +15,8 @@ from llama_minimal.training import Trainer
 
 WHAT = "Validation loss of LLaMAs of several widths, each trained with the same number of operations."
 BUDGET = (
-    "4e10, 1.6e11 and 6.4e11 floating-point operations, counted by llama_minimal.cost, the backward pass as two forward "
-    "ones; steps of 8 × 64 tokens, two layers, vocabulary 300, stories of which none is read twice, three seeds."
+    "4e10, 1.6e11 and 6.4e11 floating-point operations, by llama_minimal.cost, the backward pass as two forward "
+    "passes; steps of 8 × 64 tokens, two layers, vocabulary 300, stories of which none is read twice, three seeds."
 )
 CHECK = {"dim": 40, "layers": 2, "budget": 4e10, "seed": 0}
 
