@@ -71,6 +71,10 @@ class MixedBatches:
         """Return how long the sequences of a step are, in tokens."""
         return self.seq_len
 
+    def shares(self) -> dict[str, float]:
+        """Return the share of the rows that each source gives."""
+        return {name: part / sum(self._parts) for name, part in zip(self.tokens, self._parts, strict=True)}
+
     def rows(self, step: int) -> dict[str, int]:
         """Return how many rows of each source ``step`` steps read."""
         periods, rest = divmod(step * self.batch_size, len(self._order))

@@ -45,6 +45,10 @@ class StagedBatches:
         """Return how long the sequences of a step are, in tokens."""
         return self._at(step).seq_len
 
+    def shares(self) -> dict[str, float]:
+        """Return the share of the rows that each of several sources gives."""
+        return self._long.shares()
+
     def epochs(self, step: int) -> Any:
         """Return how many epochs ``step`` steps make, of each source if there are several."""
         early = self._short.epochs(min(step, self.short_steps))
