@@ -19,8 +19,10 @@ from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 
 from llama_minimal.config import LlamaConfig
+from llama_minimal.loss import IGNORE, next_token_loss
 from llama_minimal.model import build
 from llama_minimal.parallel import open_mesh
+from llama_minimal.parallel.loss import parallel_next_token_loss
 from llama_minimal.parallel.stages import whole_name
 from llama_minimal.settings import TrainConfig
 from llama_minimal.training import Trainer
@@ -65,6 +67,8 @@ def runs(size, shapes):
                 changes = {"shard": shard, "pipeline_schedule": schedule, "micro_batch_size": micro}
                 changes["activation_checkpointing"] = shard
                 yield key, SHAPES[name], tensor, pipeline, changes
+                if shard and name == "tied and shared":
+                    yield f"{key} bf16", SHAPES[name], tensor, pipeline, changes | {"precision": "bf16"}
 
 
 def keys(size, shapes):
@@ -74,7 +78,11 @@ def keys(size, shapes):
 def train(mesh, shape, **changes):
     model = build(shape, device=mesh.device)
     trainer = Trainer(model, TOKENS, replace(RECIPE, **changes), mesh=mesh, validation=TOKENS[:300])
-    return trainer, list(trainer.run())
+    metrics = list(trainer.run())
+    # A model that was just validated is what a snapshot would write: slices in float32, not what was gathered.
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+    assert not changes.get("shard") or all(isinstance(p, DTensor) for p in model.parameters())
+    return trainer, metrics
 
 
 def whole(trainer, mesh):
@@ -88,6 +96,28 @@ def whole(trainer, mesh):
     return {name: value for part in gathered for name, value in part.items()}
 
 
+def check_loss():
+    """The loss of split logits and its gradient, against the whole ones: targets that do not count, weights, bf16."""
+    size, rank = dist.get_world_size(), dist.get_rank()
+    generator = torch.Generator().manual_seed(0)
+    for vocab_size, dtype, tolerance in ((61, torch.float64, 1e-12), (4 * size, torch.bfloat16, 1e-2)):
+        logits = (30 * torch.randn(2, 5, vocab_size, generator=generator)).to(dtype).requires_grad_()
+        targets = torch.randint(vocab_size, (2, 5), generator=generator)
+        targets[0, 1:3] = IGNORE
+        weights = torch.rand(2, 5, generator=generator, dtype=torch.float64)
+        width = -(-vocab_size // size)
+        mine = logits.detach()[..., rank * width : (rank + 1) * width].requires_grad_()
+        total, count = parallel_next_token_loss(mine, targets, weights, first=rank * width, group=dist.group.WORLD)
+        expected, expected_count = next_token_loss(logits, targets, weights)
+        (total / count).backward()
+        (expected / expected_count).backward()
+        torch.testing.assert_close(total, expected, rtol=tolerance, atol=0)
+        assert count == expected_count
+        torch.testing.assert_close(
+            mine.grad, logits.grad[..., rank * width : (rank + 1) * width], rtol=tolerance, atol=tolerance
+        )
+
+
 def losses(out):
     curves = json.loads((out / "curves.json").read_text())
     return {key: [metrics["loss"] for metrics in curve] for key, curve in curves.items()}
@@ -98,6 +128,8 @@ def main(out, shapes):
     if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    if device == "cpu":
+        check_loss()
     curves = {}
     for key, shape, tensor, pipeline, changes in runs(dist.get_world_size(), shapes):
         with open_mesh(device, tensor=tensor, pipeline=pipeline) as mesh:
