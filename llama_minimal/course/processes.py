@@ -29,7 +29,7 @@ ENVIRONMENT = {
 }
 
 SCRIPT = """\
-import os, pickle, sys, time, traceback
+import gc, os, pickle, sys, time, traceback
 from datetime import timedelta
 from pathlib import Path
 
@@ -52,6 +52,7 @@ except BaseException:
     when = f"{{int(os.environ['TORCHELASTIC_RESTART_COUNT']):03d}}-{{time.monotonic_ns():020d}}"
     (folder / f"error-{{when}}-{{rank}}").write_text(traceback.format_exc())
     raise
+gc.collect()  # what still holds the group (DDP in a reference cycle) would abort at the very end
 dist.destroy_process_group()
 """
 
@@ -191,12 +192,11 @@ def _first_error(folder: Path, errors: str) -> str:
     code, rank = failures[-1]
     last = max(folder.glob("logs/*/attempt_*"), key=_number)
     found = sorted(folder.glob(f"error-{_number(last):03d}-*"))
-    if int(code) < 0:
-        return f"rank {rank} was killed (signal {-int(code)})"
-    if found:
-        rank = found[0].name.rsplit("-", 1)[1]
-    text = found[0].read_text() if found else (last / rank / "stderr.log").read_text(errors="replace")
-    return f"rank {rank} failed:\n{_last_lines(text)}"
+    if int(code) < 0 or not found:
+        how = f"was killed (signal {-int(code)})" if int(code) < 0 else "failed"
+        text = (last / rank / "stderr.log").read_text(encoding="utf-8", errors="replace")
+        return f"rank {rank} {how}\n{_last_lines(text)}".strip()
+    return f"rank {found[0].name.rsplit('-', 1)[1]} failed\n{_last_lines(found[0].read_text())}"
 
 
 def _last_lines(text: str) -> str:
