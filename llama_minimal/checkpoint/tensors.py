@@ -83,6 +83,7 @@ def fill(slots: Llama | Slots, tensors: Iterable[tuple[str, Stored]], source: Pa
         if not _is_finite(part):
             raise ValueError(f"{source}: {name} holds NaN or infinity; the checkpoint is damaged, get it again")
         slot.memory.copy_(part.to(slot.memory.dtype))  # Apple's devices cannot read float64
+        del part  # before the next one is read
     if missing or unknown:
         parts = [f"{what} {_shorten(names)}" for what, names in (("lacks", missing), ("has unknown", unknown)) if names]
         raise ValueError(f"{source} {' and '.join(parts)}; do its config and its weights belong together?")
