@@ -80,8 +80,7 @@ def beam_search(
         cache.select(parents + [0] * (beam_size - len(parents)))  # idle rows repeat row 0
         newest = [sequence[-1] for sequence, _ in opened] + [0] * (beam_size - len(opened))
         position = torch.full((beam_size, 1), len(prompt) + length - 1, device=tokens.device)
-        newest = torch.tensor(newest, device=tokens.device)[:, None]
-        logits = model.next_logits(newest, positions=position, cache=cache)
+        logits = model.next_logits(torch.tensor(newest, device=model.device)[:, None], positions=position, cache=cache)
     if length == n_steps:
         finished += [Beam(sequence, total / length**length_penalty, "length") for sequence, total in opened]
     return sorted(finished, key=lambda beam: -beam.score)[:beam_size]

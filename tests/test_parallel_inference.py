@@ -38,7 +38,8 @@ def folder(tmp_path_factory):
     """Models on disk: float64, so that the order of sums does not matter, and one in 16 bits."""
     folder = tmp_path_factory.mktemp("models")
     for i, (name, changes) in enumerate(SHAPES.items()):
-        save(draw_model(seed=i, **(BASE | changes)).double(), folder / f"shape-{name}")
+        model = draw_model(seed=i, **(BASE | changes)).double()
+        save(model, folder / f"shape-{name}", format="meta" if name == "grouped" else "auto")
     save(draw_model(**BASE).bfloat16(), folder / "shape-half")
     save(draw_model(**BASE, dim=128, hidden_dim=256, vocab_size=512), folder / "large")
     save(draw_model(n_layers=1, n_heads=3, n_kv_heads=3, dim=36), folder / "odd")
@@ -218,6 +219,16 @@ def test_torchrun_reads_the_prompt_from_standard_input_once(folder, capsys):
     done = torchrun(2, "-m", "llama_minimal", "generate", "course", "-p", "-", "--tensor", 2, *flags, stdin="Once\n")
     assert done.returncode == 0, done.stderr
     assert done.stdout == printed(capsys, "generate", "course", "-p", "Once", *flags)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices, and there are not so many")
+@pytest.mark.parametrize("flag", ["--tensor", "--pipeline"])
+def test_two_gpus_write_what_one_writes(capsys, flag):
+    flags = ["-p", "Once", "--temperature", 0, "--max-new-tokens", 24, "--dtype", "float32", "--device", "cuda"]
+    done = torchrun(2, "-m", "llama_minimal", "generate", "course", flag, 2, *flags)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == printed(capsys, "generate", "course", *flags)
 
 
 def test_without_torchrun_the_message_says_how_to_start(capsys):
