@@ -48,6 +48,7 @@ def generate(
     """Continue every prompt; row i writes exactly what its prompt alone would write with seed + i.
 
     Args:
+        model: in one process; or what ``parallel.inference.distribute`` returns, then every process calls this.
         tokenizer: needed for prompts that are text and for stop strings.
         prompts: texts, or lists of token ids, of any lengths.
         max_new_tokens: the most to write; less if the context of ``max_seq_len`` tokens is full before.
@@ -124,6 +125,8 @@ def decode(
     Rows whose context is full go on with meaningless tokens: ``generate`` ends them in time.
     """
     check_prompts(model.config, prompts, max_new_tokens)
+    if compile and not isinstance(model, Llama):
+        raise ValueError("compile=True is for a model in one process; leave it out")
     seed = check_choice(sampling, seed)
     device = model.device
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)

@@ -29,7 +29,8 @@ from llama_minimal.parallel.inference import distribute, load_distributed
 from llama_minimal.settings import GREEDY, Sampling
 from llama_minimal.tokenizer import Tokenizer
 
-LAYOUTS = {1: [(1, 1)], 2: [(2, 1), (1, 2)], 4: [(4, 1), (2, 2), (1, 4)]}  # processes -> (tensor, pipeline)
+LAYOUTS = {2: [(2, 1), (1, 2)], 4: [(4, 1), (2, 2), (1, 4)]}  # processes -> (tensor, pipeline)
+SHAPES = {2: ["biased", "grouped", "shared", "tied", "transformer"], 4: ["grouped", "shared", "transformer"]}
 PROMPTS = [[1, 2, 3], [7, 60, 9, 11, 13, 2], [5]]  # of unequal lengths
 SAMPLED = Sampling(temperature=0.9, top_p=0.95, repetition_penalty=1.1)
 TOKENS = np.random.default_rng(0).integers(0, 61, 100).astype(np.uint16)
@@ -83,9 +84,9 @@ class LiveBytes(TorchDispatchMode):
 
 
 def memory_of_loading(folder, mesh):
-    """Return bytes: the most while loading, what stays, and the largest whole tensor."""
+    """Return bytes: the most that were live while loading, and what stays."""
     with LiveBytes() as live:
-        model, _ = load_distributed(folder, mesh)
+        model, _ = load_distributed(folder, mesh)  # what is read is counted as whole tensors, though it is mapped
     tables = model.part.positions.tables
     kept = sum(t.untyped_storage().nbytes() for t in [*model.parameters(), *tables])
     return {"peak": live.peak, "kept": kept}
@@ -125,15 +126,22 @@ def commands(folder, text, layout):
 def refusals(folder):
     """Return why models cannot be split by all processes that there are, one way or the other."""
     size, reasons = dist.get_world_size(), {}
+    model, tokenizer = load(folder / "odd")
     for name, sizes in (("tensor", {"tensor": size}), ("pipeline", {"pipeline": size}), ("data", {})):
         with open_mesh("cpu", **sizes) as mesh:
-            model, _ = load(folder / "odd")
-            for how in (lambda: distribute(model, mesh), lambda: load_distributed(folder / "odd", mesh)):  # noqa: B023
-                try:
-                    how()
-                except ValueError as error:
-                    reasons.setdefault(name, []).append(str(error))
+            reasons[name] = [reason(distribute, model, mesh), reason(load_distributed, folder / "odd", mesh)]
+    with open_mesh("cpu", tensor=size) as mesh:
+        whole, _ = load_distributed(folder / "grouped", mesh)
+        reasons["compile"] = reason(generate, whole, tokenizer, [[1]], compile=True)
     return reasons
+
+
+def reason(function, *args, **options):
+    """Return why a function refuses its arguments."""
+    try:
+        function(*args, **options)
+    except ValueError as error:
+        return str(error)
 
 
 def run(folder, layout):
@@ -141,18 +149,15 @@ def run(folder, layout):
     tensor, pipeline = layout
     found = {}
     with open_mesh("cpu", tensor=tensor, pipeline=pipeline) as mesh:
-        for path in sorted(folder.glob("shape-*")):
-            if path.name == "shape-half":  # in 16 bits, numbers differ
-                model, _ = load_distributed(path, mesh)
-                found[path.name] = {"logits": model(torch.tensor([PROMPTS[1]])).float().tolist()}
-                continue
-            loaded, _ = load_distributed(path, mesh)
-            found[path.name] = written(loaded)
-            found[path.name]["cache"] = cache_shapes(loaded)
-            split = distribute(load(path)[0], mesh)
+        for name in SHAPES[mesh.size]:
+            loaded, _ = load_distributed(folder / name, mesh)
+            found[name] = written(loaded) | {"cache": cache_shapes(loaded)}
+            split = distribute(load(folder / name)[0], mesh)
             mine, theirs = (dict(model.named_parameters()) for model in (split, loaded))
             assert mine.keys() == theirs.keys()
-            assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+            assert all(torch.equal(mine[key], theirs[key]) for key in mine)
+        half, _ = load_distributed(folder / "half", mesh)
+        found["half"] = half(torch.tensor([PROMPTS[1]])).float().tolist()
         found["memory"] = memory_of_loading(folder / "large", mesh)
         tokenizer = Tokenizer.train(["ab ba " * 9], vocab_size=259)
         found["streamed"] = "".join(stream(loaded, tokenizer, [1, 2], max_new_tokens=9, stop_ids=[]))

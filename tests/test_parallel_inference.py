@@ -30,6 +30,8 @@ SHAPES = {
     "transformer": {"norm": "layer", "norm_placement": "post", "ffn": "relu", "position": "sinusoidal", "bias": True},
 }
 LAYOUTS = [(n, layout) for n in (2, 4) for layout in inference_worker.LAYOUTS[n]]
+CASES = [(n, layout, shape) for n, layout in LAYOUTS for shape in inference_worker.SHAPES[n]]
+EACH_CASE = pytest.mark.parametrize(("n", "layout", "shape"), CASES, ids=lambda value: str(value).replace(", ", "x"))
 EACH_LAYOUT = pytest.mark.parametrize(("n", "layout"), LAYOUTS, ids=lambda value: str(value).replace(", ", "x"))
 
 
@@ -39,8 +41,8 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     for i, (name, changes) in enumerate(SHAPES.items()):
         model = draw_model(seed=i, **(BASE | changes)).double()
-        save(model, folder / f"shape-{name}", format="meta" if name == "grouped" else "auto")
-    save(draw_model(**BASE).bfloat16(), folder / "shape-half")
+        save(model, folder / name, format="meta" if name == "grouped" else "auto")
+    save(draw_model(**BASE).bfloat16(), folder / "half")
     save(draw_model(**BASE, dim=128, hidden_dim=256, vocab_size=512), folder / "large")
     save(draw_model(n_layers=1, n_heads=3, n_kv_heads=3, dim=36), folder / "odd")
     (folder / "text.txt").write_text("A cricket lived in the garden. The air was warm.\n" * 60)
@@ -96,20 +98,17 @@ def found(folder, tmp_path_factory):
 @pytest.fixture(scope="module")
 def alone(folder):
     """What one process writes with each model, as a JSON file would hold it."""
-    return {
-        name: json.loads(json.dumps(inference_worker.written(load(folder / f"shape-{name}")[0]))) for name in SHAPES
-    }
+    return {name: json.loads(json.dumps(inference_worker.written(load(folder / name)[0]))) for name in SHAPES}
 
 
 def of_layout(found, n, layout):
     return [process["x".join(map(str, layout))] for process in found(n)]
 
 
-@EACH_LAYOUT
-@pytest.mark.parametrize("shape", SHAPES)
+@EACH_CASE
 def test_every_process_writes_what_one_alone_writes(found, alone, n, layout, shape):
     for process in of_layout(found, n, layout):
-        several, one = process[f"shape-{shape}"], alone[shape]
+        several, one = process[shape], alone[shape]
         for kind in ("greedy", "sampled", "beams"):
             assert several[kind] == one[kind]
         np.testing.assert_allclose(several["logits"], one["logits"], rtol=1e-9, atol=1e-9)
@@ -120,27 +119,26 @@ def test_every_process_writes_what_one_alone_writes(found, alone, n, layout, sha
 @EACH_LAYOUT
 def test_all_processes_have_the_same_bits(found, n, layout):
     """So that they choose the same token where two are almost equal, in 16 bits too."""
-    logits = [process["shape-half"]["logits"] for process in of_layout(found, n, layout)]
+    logits = [process["half"] for process in of_layout(found, n, layout)]
     assert all(other == logits[0] for other in logits)
 
 
 @EACH_LAYOUT
 def test_in_16_bits_the_logits_are_as_good_as_one_processs(found, folder, n, layout):
-    model = load(folder / "shape-half")[0]
+    model = load(folder / "half")[0]
     tokens = torch.tensor([inference_worker.PROMPTS[1]])
     with torch.no_grad():
         in_16 = model(tokens).double()
         exact = model.double()(tokens)
-    several = torch.tensor(of_layout(found, n, layout)[0]["shape-half"]["logits"]).double()
+    several = torch.tensor(of_layout(found, n, layout)[0]["half"]).double()
     assert (several - exact).norm() < 1.5 * (in_16 - exact).norm()
 
 
-@EACH_LAYOUT
-@pytest.mark.parametrize("shape", SHAPES)
+@EACH_CASE
 def test_the_cache_holds_the_layers_and_kv_heads_of_its_process_only(found, n, layout, shape):
     tensor, _ = layout
     n_kv_heads = (BASE | SHAPES[shape])["n_kv_heads"]
-    processes = [process[f"shape-{shape}"]["cache"] for process in of_layout(found, n, layout)]
+    processes = [process[shape]["cache"] for process in of_layout(found, n, layout)]
     assert all(len(parts) == 1 and parts[0][1:] == [n_kv_heads // tensor, 9] for parts in processes)
     assert sum(parts[0][0] for parts in processes) == BASE["n_layers"] * tensor
 
@@ -166,6 +164,7 @@ def test_a_text_is_streamed_alike(found, n, layout):
 @pytest.mark.parametrize("n", [2, 4])
 def test_what_cannot_be_split_is_refused_with_the_values_that_would(found, n):
     for process in found(n):
+        assert process["refusals"]["compile"] == "compile=True is for a model in one process; leave it out"
         tensor, pipeline, data = (process["refusals"][name] for name in ("tensor", "pipeline", "data"))
         assert len(tensor) == len(pipeline) == len(data) == 2  # in memory, and from a file
         assert all(f"tensor={n} does not divide n_kv_heads=3" in reason for reason in tensor)

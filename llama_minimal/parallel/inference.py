@@ -35,6 +35,7 @@ class Distributed(nn.Module):
         super().__init__()
         self.part, self.mesh, self.config = part, mesh, part.config
         self.stage, self.n_stages = mesh.rank_of("pipeline"), mesh.size_of("pipeline")
+        self.train(part.training)
 
     @property
     def eos_ids(self) -> tuple[int, ...] | None:

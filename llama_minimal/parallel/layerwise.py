@@ -37,6 +37,8 @@ def place_layers(model: Llama, devices: Sequence[Device], balance: Sequence[int]
 
     Raises:
         ValueError: if there is no such device, or more of them than layers, or ``balance`` does not fit.
+
+    Source: Shen Li, "Single-Machine Model Parallel Best Practices", a tutorial of PyTorch's.
     """
     devices = _found(devices, model.config.n_layers)
     cut = make_cut(model.config, len(devices), balance)
