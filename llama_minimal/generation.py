@@ -125,8 +125,6 @@ def decode(
     Rows whose context is full go on with meaningless tokens: ``generate`` ends them in time.
     """
     check_prompts(model.config, prompts, max_new_tokens)
-    if compile and not isinstance(model, Llama):
-        raise ValueError("compile=True is for a model in one process; leave it out")
     seed = check_choice(sampling, seed)
     device = model.device
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
@@ -134,7 +132,7 @@ def decode(
     if compile:  # few cache sizes, so that few need compiling: powers of two
         size = min(1 << (size - 1).bit_length(), model.config.max_seq_len)
     cache = model.make_cache(batch_size=len(prompts), max_seq_len=size)
-    step = _compiled_step() if compile else _step
+    step = _step_of(model, compile=compile)
     uniform = None
     if sampling.temperature > 0:
         uniform = uniform_numbers(len(prompts), max_new_tokens, seed=seed).to(float64_device(device))
@@ -223,6 +221,12 @@ def _encode(tokenizer: TextCodec | None, prompt: str | Ids) -> list[int]:
     ids = tokenizer.encode_prompt(prompt)
     # From nothing a model cannot go on: then a text begins even where the tokenizer does not say so.
     return ids if ids or tokenizer.bos_id is None else [tokenizer.bos_id]
+
+
+def _step_of(model: Llama, *, compile: bool) -> Callable[..., Tensor]:
+    if compile and not isinstance(model, Llama):
+        raise ValueError("compile=True is for a model in one process; leave it out")
+    return _compiled_step() if compile else _step
 
 
 def _step(model: Llama, tokens: Tensor, positions: Tensor, cache: KVCache) -> Tensor:
