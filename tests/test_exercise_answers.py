@@ -163,7 +163,7 @@ READERS = [  # exercise, answer, what is said
     ("data_parallelism.clip", lambda shards, max_norm: np.clip(shards, -max_norm, max_norm), ""),
     (
         "data_parallelism.finish",
-        lambda ready, bytes, size, delay, bandwidth: ready[-1],
+        lambda ready, sizes, per_bucket, delay, bandwidth: ready[-1],
         "this is the largest of `ready`",
     ),
 ]

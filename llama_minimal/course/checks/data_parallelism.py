@@ -52,8 +52,8 @@ def _clip_by(joint: Callable[[np.ndarray], np.ndarray]) -> Callable:
 
 def _finish(
     ready: np.ndarray,
-    bytes: np.ndarray,
-    size: int,
+    sizes: np.ndarray,
+    per_bucket: int,
     delay: float,
     bandwidth: float,
     *,
@@ -64,16 +64,22 @@ def _finish(
 ) -> float:
     """The time of the last bucket, or what it would be with one of the rules left out."""
     free = 0.0
-    for start in range(0, len(ready), size):
-        part = slice(start, start + size)
+    for start in range(0, len(ready), per_bucket):
+        part = slice(start, start + per_bucket)
         leaves = float(ready[part][0 if first else -1]) if overlap else float(ready[-1])
         begins = max(free, leaves) if queue and wait else (free if queue else leaves)
-        free = begins + delay + float(bytes[part].sum()) / bandwidth
+        free = begins + delay + float(sizes[part].sum()) / bandwidth
     return free
 
 
-def _timeline(n: int, size: int, delay: float, bandwidth: float) -> tuple:
-    return np.cumsum(_RNG.uniform(0.5, 1.5, size=n)), _RNG.uniform(0.5, 2, size=n), size, delay, bandwidth
+def _finish_but(**rules: bool) -> Callable:
+    return lambda ready, sizes, per_bucket, delay, bandwidth: _finish(
+        ready, sizes, per_bucket, delay, bandwidth, **rules
+    )
+
+
+def _timeline(n: int, per_bucket: int, delay: float, bandwidth: float) -> tuple:
+    return np.cumsum(_RNG.uniform(0.5, 1.5, size=n)), _RNG.uniform(0.5, 2, size=n), per_bucket, delay, bandwidth
 
 
 _TIMELINES = [_timeline(12, 3, 0.5, 1.1), _timeline(7, 2, 0.1, 4.0), _timeline(5, 1, 0.3, 0.7)]
@@ -204,31 +210,21 @@ EXERCISES = {
         right=_finish,
         cases=_TIMELINES,
         mistakes={
-            "buckets do not wait for the network: one is sent at a time": lambda ready, bytes, size, delay, bandwidth: (
-                _finish(ready, bytes, size, delay, bandwidth, queue=False)
+            "buckets do not wait for the network: one is sent at a time": _finish_but(queue=False),
+            "nothing overlaps: here every bucket waits for the whole backward pass": _finish_but(overlap=False),
+            "a bucket leaves with its last gradient, not with its first": _finish_but(first=True),
+            "buckets do not wait for their gradients: this is the network's time alone": _finish_but(wait=False),
+            "the delay is missing; each bucket has it once": lambda ready, sizes, per_bucket, delay, bandwidth: _finish(
+                ready, sizes, per_bucket, 0.0, bandwidth
             ),
-            "nothing overlaps: here every bucket waits for the whole backward pass": (
-                lambda ready, bytes, size, delay, bandwidth: _finish(
-                    ready, bytes, size, delay, bandwidth, overlap=False
-                )
+            "each layer pays the delay; a bucket pays it once": lambda ready, sizes, per_bucket, delay, bandwidth: (
+                _finish(ready, sizes + delay * bandwidth, per_bucket, 0.0, bandwidth)
             ),
-            "a bucket leaves with its last gradient, not with its first": (
-                lambda ready, bytes, size, delay, bandwidth: _finish(ready, bytes, size, delay, bandwidth, first=True)
+            "each layer travels alone, without buckets": lambda ready, sizes, per_bucket, delay, bandwidth: _finish(
+                ready, sizes, 1, delay, bandwidth
             ),
-            "buckets do not wait for their gradients: this is the network's time alone": (
-                lambda ready, bytes, size, delay, bandwidth: _finish(ready, bytes, size, delay, bandwidth, wait=False)
-            ),
-            "the delay is missing; each bucket has it once": lambda ready, bytes, size, delay, bandwidth: _finish(
-                ready, bytes, size, 0.0, bandwidth
-            ),
-            "each layer pays the delay; a bucket pays it once": lambda ready, bytes, size, delay, bandwidth: _finish(
-                ready, bytes + delay * bandwidth, size, 0.0, bandwidth
-            ),
-            "each layer travels alone, without buckets": lambda ready, bytes, size, delay, bandwidth: _finish(
-                ready, bytes, 1, delay, bandwidth
-            ),
-            "bytes are divided by the bandwidth, not multiplied": lambda ready, bytes, size, delay, bandwidth: _finish(
-                ready, bytes, size, delay, 1 / bandwidth
+            "bytes are divided by the bandwidth, not multiplied": lambda ready, sizes, per_bucket, delay, bandwidth: (
+                _finish(ready, sizes, per_bucket, delay, 1 / bandwidth)
             ),
         },
     ),
