@@ -4,12 +4,44 @@ Nothing here starts a process. What would travel between processes is passed in 
 be printed, counted and compared with the whole computation.
 """
 
-from llama_minimal.reference.parallel.pipeline import Timeline, balance, interleaved_order, order, simulate
+from llama_minimal.reference.parallel.pipeline import Step, Timeline, balance, interleaved_order, order, simulate
+from llama_minimal.reference.parallel.tensor import (
+    PLAN,
+    column_linear_vjp,
+    copy_vjp,
+    cut,
+    gather_vjp,
+    local_config,
+    parallel_attention_vjp,
+    parallel_feed_forward_vjp,
+    reduce_vjp,
+    row_linear_vjp,
+    scatter_vjp,
+    sequence_norm_vjp,
+    shard,
+)
+from llama_minimal.reference.parallel.vocabulary import parallel_loss_vjp, vocabulary_embedding_vjp
 
 __all__ = [
+    "PLAN",
+    "Step",
     "Timeline",
     "balance",
+    "column_linear_vjp",
+    "copy_vjp",
+    "cut",
+    "gather_vjp",
     "interleaved_order",
+    "local_config",
     "order",
+    "parallel_attention_vjp",
+    "parallel_feed_forward_vjp",
+    "parallel_loss_vjp",
+    "reduce_vjp",
+    "row_linear_vjp",
+    "scatter_vjp",
+    "sequence_norm_vjp",
+    "shard",
     "simulate",
+    "vocabulary_embedding_vjp",
 ]
