@@ -86,12 +86,12 @@ def local_config(config: LlamaConfig, ranks: int) -> LlamaConfig:
 
 def copy_vjp(xs: Arrays) -> tuple[Arrays, Callable[[Arrays], Arrays]]:
     """Use what every rank has; backward, all-reduce the ranks' parts of its gradient."""
-    return xs, all_reduce
+    return xs, reduce_everywhere
 
 
 def reduce_vjp(xs: Arrays) -> tuple[Arrays, Callable[[Arrays], Arrays]]:
     """All-reduce the ranks' parts of a sum; backward, every rank has the gradient already."""
-    return all_reduce(xs), lambda d_outs: d_outs
+    return reduce_everywhere(xs), lambda d_outs: d_outs
 
 
 def gather_vjp(xs: Arrays, axis: int) -> tuple[Arrays, Callable[[Arrays], Arrays]]:
@@ -104,7 +104,7 @@ def scatter_vjp(xs: Arrays, axis: int) -> tuple[Arrays, Callable[[Arrays], Array
     return _reduce_scatter(xs, axis), lambda d_outs: _all_gather(d_outs, axis)
 
 
-def all_reduce(xs: Arrays, add: Callable[[Array, Array], Array] = np.add) -> Arrays:
+def reduce_everywhere(xs: Arrays, add: Callable[[Array, Array], Array] = np.add) -> Arrays:
     """Give every rank the sum of all ranks' arrays, or their maximum with ``np.maximum``."""
     total = reduce(add, xs)
     return [total.copy() for _ in xs]
@@ -230,7 +230,7 @@ def sequence_norm_vjp(xs: Arrays, weight: Array, eps: float) -> tuple[Arrays, Ca
 
     def backward(d_outs: Arrays) -> tuple[Arrays, Array]:
         d_xs, d_weights = _run(backwards, d_outs)
-        return d_xs, all_reduce(d_weights)[0]
+        return d_xs, reduce_everywhere(d_weights)[0]
 
     return outs, backward
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from llama_minimal.reference._types import Array
 from llama_minimal.reference.loss import IGNORED
-from llama_minimal.reference.parallel.tensor import Arrays, all_reduce, reduce_vjp
+from llama_minimal.reference.parallel.tensor import Arrays, reduce_everywhere, reduce_vjp
 
 
 def vocabulary_embedding_vjp(tokens: Array, weights: Arrays) -> tuple[Arrays, Callable[[Arrays], Arrays]]:
@@ -57,11 +57,11 @@ def parallel_loss_vjp(
     """
     counted = (targets != IGNORED).astype(logits[0].dtype)
     places = [_place(targets, part.shape[-1], rank) for rank, part in enumerate(logits)]
-    maximum = all_reduce([part.max(axis=-1) for part in logits], np.maximum)[0]
+    maximum = reduce_everywhere([part.max(axis=-1) for part in logits], np.maximum)[0]
     exps = [np.exp(part - maximum[..., None]) for part in logits]
-    total = all_reduce([e.sum(axis=-1) for e in exps])[0]
+    total = reduce_everywhere([e.sum(axis=-1) for e in exps])[0]
     own = [np.take_along_axis(part, row[..., None], -1)[..., 0] for part, (row, _) in zip(logits, places, strict=True)]
-    of_target = all_reduce([np.where(mine, z, 0) for z, (_, mine) in zip(own, places, strict=True)])[0]
+    of_target = reduce_everywhere([np.where(mine, z, 0) for z, (_, mine) in zip(own, places, strict=True)])[0]
 
     def backward(d_total: float) -> Arrays:
         gradients = []
