@@ -48,7 +48,8 @@ class Linear(nn.Linear):
 def _is_worth_it(x: Tensor, weight: Tensor) -> bool:
     n_out, n_in = weight.shape
     return (
-        0 < x.numel() <= _FEW_VECTORS * n_in
+        type(x) is Tensor  # and not one that is spread over processes
+        and 0 < x.numel() <= _FEW_VECTORS * n_in
         and n_out * n_in >= _LARGE
         and n_out % _BLOCKS == 0
         and weight.dtype == x.dtype == torch.float32

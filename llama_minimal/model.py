@@ -137,6 +137,10 @@ class Llama(nn.Module):
                 std = residual_std if name.endswith(("wo.weight", "w2.weight")) else 0.02
                 parameter.normal_(std=std, generator=generator)
 
+    def blocks(self) -> list[Block]:
+        """Return the blocks in order, each once: a shared one stands under several names in ``layers``."""
+        return list({id(block): block for block in self.layers.values()}.values())
+
     def _tie(self) -> None:
         if self.config.tie_embeddings and self.output is not None and self.tok_embeddings is not None:
             self.output.weight = self.tok_embeddings.weight

@@ -10,6 +10,15 @@ from llama_minimal.config.checks import check_integer, check_one_of, is_number, 
 
 OptimizerName = Literal["adamw", "muon"]
 Schedule = Literal["cosine", "linear"]
+PipelineSchedule = Literal["1f1b", "gpipe"]
+
+
+_CHOICES = {
+    "optimizer": OptimizerName,
+    "schedule": Schedule,
+    "precision": Precision,
+    "pipeline_schedule": PipelineSchedule,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +63,14 @@ class TrainConfig:
     """Format of matrix products: fp32, bf16 (autocast) or fp16 (autocast and loss scaling)."""
     compile: bool = False
     """Compile each block with torch.compile."""
+    activation_checkpointing: bool = False
+    """Keep only each block's input for the backward pass, and compute the rest anew: less memory, a third more work."""
+    shard: bool = False
+    """Several processes: keep a slice of parameters, gradients and optimizer state on each (FSDP2), not a copy."""
+    pipeline_schedule: PipelineSchedule = "1f1b"
+    """With pipeline stages: each micro-batch's backward pass as soon as it can be, or all forward passes first."""
+    balance: tuple[int, ...] | None = None
+    """With pipeline stages: layers of each, such as 2 2 2; None: stages of about as many parameters."""
     seed: int = 0
     """Seed of the initial weights and of the order of the data."""
     validate_every: int = 100
@@ -75,11 +92,13 @@ class TrainConfig:
                 settle(self, name, check_integer(name, getattr(self, name)))
         for name in ("warmup_steps", "seed"):
             settle(self, name, check_integer(name, getattr(self, name), at_least=0))
-        for name in ("align_documents", "compile", "keep_best"):
+        for name in ("align_documents", "compile", "keep_best", "activation_checkpointing", "shard"):
             check_one_of(name, getattr(self, name), (True, False))
             settle(self, name, bool(getattr(self, name)))
-        for name, allowed in (("optimizer", OptimizerName), ("schedule", Schedule), ("precision", Precision)):
+        for name, allowed in _CHOICES.items():
             check_one_of(name, getattr(self, name), get_args(allowed))
+        if self.balance is not None:
+            settle(self, "balance", tuple(check_integer("balance", layers) for layers in self.balance))
         _settle_numbers(self, "lr", "min_lr_ratio", "weight_decay", "beta1", "beta2", "clip_norm")
         _settle_numbers(self, "embedding_lr_ratio", "short_share")
         _check_together(self)
@@ -115,7 +134,7 @@ def _check_together(config: TrainConfig) -> None:
 # What a resumed run may change: nothing that has been computed depends on it.
 FREE_ON_RESUME = frozenset(
     ("steps", "micro_batch_size", "compile", "validate_every", "snapshot_every", "keep_snapshots", "keep_best")
-    + ("patience",)
+    + ("patience", "activation_checkpointing", "shard", "pipeline_schedule", "balance")
 )
 
 

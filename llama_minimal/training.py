@@ -4,9 +4,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +12,12 @@ import numpy as np
 import torch
 
 from llama_minimal.data.batches import make_batches, sequential_batches
-from llama_minimal.evaluation import BestLoss, sum_loss
-from llama_minimal.loss import next_token_loss
+from llama_minimal.evaluation import BestLoss
 from llama_minimal.metrics import MetricsLog
+from llama_minimal.mixed_precision import grad_scaler
 from llama_minimal.model import Llama
-from llama_minimal.optim import clip_gradients, learning_rate, make_optimizer, set_learning_rate
+from llama_minimal.optim import learning_rate, make_optimizer, set_learning_rate
 from llama_minimal.parallel import Mesh, parallelize
-from llama_minimal.precision import autocast, grad_scaler
 from llama_minimal.prompts import check_tokens
 from llama_minimal.run_folder import SNAPSHOTS
 from llama_minimal.settings import FREE_ON_RESUME, TrainConfig
@@ -32,7 +29,13 @@ from llama_minimal.snapshot import (
     save_snapshot,
     snapshots,
 )
-from llama_minimal.training_checks import TrainingDivergedError, check_finite, check_later, check_trainable
+from llama_minimal.training_checks import (
+    TrainingDivergedError,
+    check_finite,
+    check_later,
+    check_layout,
+    check_trainable,
+)
 
 __all__ = ["Trainer", "TrainingDivergedError"]
 
@@ -75,14 +78,18 @@ class Trainer:
         self.model, self.config, self.validation = model, config, validation
         self.mesh = mesh or Mesh(device=next(model.parameters()).device)
         check_trainable(model, config, has_validation=validation is not None)
+        check_layout(model.config, config, self.mesh)
         tokens = check_tokens(model.config, tokens, what="training text")
         if validation is not None:
             self.validation = check_tokens(model.config, validation, what="validation text")
         out = Path(out).expanduser() if out else None
-        self.batches = make_batches(tokens, config, rank=self.mesh.rank, world_size=self.mesh.size)
-        self.optimizer = make_optimizer(model, config)
+        n, rank = self.mesh.size_of("data"), self.mesh.rank_of("data")
+        self.batches = make_batches(tokens, config, rank=rank, world_size=n)
         self.scaler = grad_scaler(config.precision, self.mesh.device)
-        self.parallel_model = parallelize(model, self.mesh, compile=config.compile)
+        names = ("shard", "balance", "activation_checkpointing", "compile", "precision")
+        layout = {name: getattr(config, name) for name in names}
+        self.parallel = parallelize(model, self.mesh, schedule=config.pipeline_schedule, **layout)
+        self.optimizer = make_optimizer(model, config)  # of this process's part
         self.step = 0  # steps done
         self.stop_requested = False  # set it, from a signal handler say, to end after the current step
         self._stopping = False  # what all processes have agreed on
@@ -124,12 +131,20 @@ class Trainer:
         """Do one optimizer step and return its metrics; loss in nats per token."""
         started = time.perf_counter()
         inputs, targets = map(torch.from_numpy, self.batches.batch(self.step))  # (B, T)
-        (count,) = self.mesh.sum(targets.numel())
-        total = self._backward(inputs, targets, count)
-        total, wishes_to_stop = self.mesh.sum(total, float(self.stop_requested))
+        count = float(targets.numel() * self.mesh.size_of("data"))
+        # Gradients are averaged along ``data``; we want their sum.
+        factor = self.mesh.size_of("data") / count
+        total = self.parallel.forward_backward(
+            inputs,
+            targets,
+            scale=lambda part: self.scaler.scale(part * factor),
+            micro_batch_size=self.config.micro_batch_size,
+        )
+        (total,) = self.mesh.sum_of_data(total)
+        (wishes_to_stop,) = self.mesh.sum(float(self.stop_requested))
         self._stopping = wishes_to_stop > 0
         self.scaler.unscale_(self.optimizer)
-        norm = clip_gradients(self.model.parameters(), self.config.clip_norm).item()
+        norm = self.parallel.clip_gradients(self.config.clip_norm)
         lr = self._learning_rate()
         check_finite(total / count, norm, self.step + 1, lr, scaler=self.scaler, snapshots_in=self.snapshot_folder)
         set_learning_rate(self.optimizer, lr)
@@ -141,22 +156,6 @@ class Trainer:
         speed = count / seconds
         return {"step": self.step, "loss": total / count, "lr": lr, "grad_norm": norm, "tokens_per_second": speed}
 
-    def _backward(self, inputs: torch.Tensor, targets: torch.Tensor, count: float) -> torch.Tensor:
-        """Add up the gradients of Σ loss / count over this process's micro-batches; return Σ loss."""
-        size = self.config.micro_batch_size or len(inputs)
-        total = torch.zeros((), device=self.mesh.device, dtype=next(self.model.parameters()).dtype)
-        for start in range(0, len(inputs), size):
-            x, y = (part[start : start + size].to(self.mesh.device) for part in (inputs, targets))
-            is_last = start + size >= len(inputs)
-            # Processes exchange gradients once, with the last micro-batch.
-            with nullcontext() if is_last or self.mesh.size == 1 else self.parallel_model.no_sync():
-                with autocast(self.config.precision, self.mesh.device):
-                    part_total, _ = next_token_loss(self.parallel_model(x), y)
-                # DistributedDataParallel averages over processes; we want the sum.
-                self.scaler.scale(part_total * (self.mesh.size / count)).backward()
-            total += part_total.detach()
-        return total
-
     def _learning_rate(self) -> float:
         names = ("lr", "steps", "warmup_steps", "min_lr_ratio", "schedule")
         return learning_rate(self.step, **{name: getattr(self.config, name) for name in names})
@@ -166,9 +165,7 @@ class Trainer:
         batch_size = self.config.micro_batch_size or self.config.batch_size
         seq_len = self.batches.seq_len_at(max(0, self.step - 1))
         batches = sequential_batches(self.validation, batch_size=batch_size, seq_len=seq_len)
-        mine = islice(batches, self.mesh.rank, None, self.mesh.size)
-        with autocast(self.config.precision, self.mesh.device):
-            total, count = self.mesh.sum(*sum_loss(self.model, mine, device=self.mesh.device))
+        total, count = self.parallel.evaluate(batches)
         return total / count
 
     def _validate_if_due(self, metrics: dict[str, float]) -> bool:

@@ -5,7 +5,11 @@ from pathlib import Path
 
 import torch
 
+from llama_minimal.config import LlamaConfig
 from llama_minimal.model import Llama
+from llama_minimal.parallel.mesh import Mesh
+from llama_minimal.parallel.pipeline import default_micro_batch_size
+from llama_minimal.parallel.tensor import splits_sequences
 from llama_minimal.settings import TrainConfig
 from llama_minimal.snapshot import snapshot_path, snapshots
 
@@ -37,6 +41,43 @@ def check_trainable(model: Llama, config: TrainConfig, *, has_validation: bool) 
         raise ValueError(f"seq_len={config.seq_len} is longer than the model's max_seq_len={model.config.max_seq_len}")
     if config.patience is not None and not has_validation:
         raise ValueError(f"patience={config.patience} counts validations; give a validation text, or leave it out")
+
+
+def check_layout(shape: LlamaConfig, config: TrainConfig, mesh: Mesh) -> None:
+    """Refuse a layout of processes that this model, or these batches, cannot be divided among.
+
+    Raises:
+        ValueError: naming the values that could.
+    """
+    data, tensor, stages = (mesh.size_of(name) for name in ("data", "tensor", "pipeline"))
+    if config.optimizer == "muon" and (tensor > 1 or (config.shard and data > 1)):
+        raise ValueError(
+            "optimizer='muon' needs whole matrices, and tensor and shard leave each process a part of them; "
+            "give optimizer='adamw', or divide the work by sequences and pipeline stages alone"
+        )
+    if config.precision == "fp16" and data < mesh.size:
+        raise ValueError(
+            "fp16 scales the loss on each process by itself; with tensor or pipeline give precision='bf16'"
+        )
+    for length in {config.seq_len, config.short_seq_len or config.seq_len}:
+        if splits_sequences(shape) and length % tensor:
+            raise ValueError(
+                f"{length} tokens of a sequence cannot be shared by tensor={tensor} processes; give seq_len (and "
+                f"short_seq_len) a multiple of {tensor}"
+            )
+    if stages > 1:
+        _check_micro_batches(config, rows=config.batch_size // data, stages=stages)
+
+
+def _check_micro_batches(config: TrainConfig, *, rows: int, stages: int) -> None:
+    size = config.micro_batch_size or default_micro_batch_size(rows, stages)
+    n = -(-rows // size)
+    if config.pipeline_schedule == "1f1b" and n < stages:
+        remedy = f"micro_batch_size={rows // stages} or less" if rows >= stages else f"batch_size of {stages} or more"
+        raise ValueError(
+            f"a process's {rows} sequences make {n} micro-batches of {size}, fewer than the {stages} stages that the "
+            f"schedule 1f1b keeps busy; give {remedy}, or pipeline_schedule='gpipe'"
+        )
 
 
 def check_later(saved: list[Path], step: int) -> None:

@@ -25,9 +25,9 @@ from llama_minimal.config import LlamaConfig
 from llama_minimal.data import sequential_batches
 from llama_minimal.evaluation import sum_loss
 from llama_minimal.generation import generate
+from llama_minimal.mixed_precision import grad_scaler
 from llama_minimal.model import build
 from llama_minimal.parallel import Mesh, open_mesh
-from llama_minimal.precision import grad_scaler
 from llama_minimal.settings import Sampling, TrainConfig
 from llama_minimal.training import Trainer
 

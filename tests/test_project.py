@@ -37,7 +37,7 @@ LEVELS = {
     "feedforward": 2,
     "kv_cache": 1,
     "loss": 1,
-    "precision": 1,
+    "mixed_precision": 1,
     "muon": 1,
     "optim": 2,
     "cost": 1,

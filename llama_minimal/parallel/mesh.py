@@ -1,4 +1,4 @@
-"""The processes that train together, and the few words they exchange."""
+"""The processes that work together, arranged by what they share, and the few words they exchange."""
 
 import os
 from collections.abc import Iterator
@@ -9,26 +9,49 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from llama_minimal.devices import as_float64, default_device, find_device
 
 __all__ = ["Mesh", "default_device", "open_mesh"]
 
-_TIMEOUT = timedelta(hours=1)  # so that a rank whose neighbor died ends with an error
+DIMENSIONS = ("pipeline", "data", "tensor")
+"""The last varies fastest: neighbors, which are often on one machine, exchange most within a layer."""
+
+_TIMEOUT = timedelta(hours=1)  # for what one process does while the others wait, such as encoding a corpus
+_TIMEOUT_IN_STEPS = timedelta(seconds=30)  # once all compute, so that a process whose neighbor died ends soon
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mesh:
-    """Say which process of how many this is, and which device it computes on."""
+    """Say which process of how many this is, what it shares with which others, and where it computes.
+
+    The processes form a box with three named dimensions. Along ``data``, each has other sequences; along ``tensor``,
+    another part of every matrix; along ``pipeline``, other layers.
+    """
 
     device: torch.device
     rank: int = 0
     size: int = 1
+    torch_mesh: DeviceMesh | None = None
+    """PyTorch's mesh of the same dimensions; None for a single process."""
 
     @property
     def is_main(self) -> bool:
         """Whether this process writes files and shows progress."""
         return self.rank == 0
+
+    def size_of(self, dimension: str) -> int:
+        """Return how many processes there are along ``data``, ``tensor`` or ``pipeline``."""
+        return 1 if self.torch_mesh is None else self.torch_mesh[dimension].size()
+
+    def rank_of(self, dimension: str) -> int:
+        """Return this process's place along ``data``, ``tensor`` or ``pipeline``, from 0."""
+        return 0 if self.torch_mesh is None else self.torch_mesh[dimension].get_local_rank()
+
+    def group(self, dimension: str) -> dist.ProcessGroup:
+        """Return the processes that differ from this one in their place along one dimension only."""
+        return self.torch_mesh[dimension].get_group()
 
     def sum(self, *values: Tensor | float) -> list[float]:
         """Add up each value over all processes; every process gets the same sums."""
@@ -37,6 +60,10 @@ class Mesh:
             sums = sums.to(self.device)
             dist.all_reduce(sums)
         return sums.tolist()
+
+    def sum_of_data(self, *values: Tensor | float) -> list[float]:
+        """Add up what processes found in their own sequences; those that split the same matrices count once."""
+        return self.sum(*(value if self.rank_of("tensor") == 0 else 0.0 for value in values))
 
     def wait(self) -> None:
         """Wait until every process is here."""
@@ -49,28 +76,46 @@ def _on_cpu(value: Tensor | float) -> Tensor:
 
 
 @contextmanager
-def open_mesh(device: torch.device | str | None = None) -> Iterator[Mesh]:
+def open_mesh(device: torch.device | str | None = None, *, tensor: int = 1, pipeline: int = 1) -> Iterator[Mesh]:
     """Join the processes that torchrun started, NCCL between GPUs and gloo between CPUs; alone without it.
 
     Args:
         device: None means the best there is (``devices.default_device``).
+        tensor: processes that split each matrix among them.
+        pipeline: processes that split the layers among them. What is left over divides the sequences.
 
     Raises:
-        ValueError: if there is no such device, or not one for each process.
+        ValueError: if there is no such device, or not one for each process, or the processes do not form such a box.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
+    data = _data_size(size, tensor=tensor, pipeline=pipeline)
     if size == 1:
         yield Mesh(device=find_device(device))
         return
     device = _device_of_one_process(device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
+    if opened := not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
     try:
-        yield Mesh(rank=dist.get_rank(), size=size, device=device)
+        torch_mesh = init_device_mesh(device.type, (pipeline, data, tensor), mesh_dim_names=DIMENSIONS)
+        yield Mesh(rank=dist.get_rank(), size=size, device=device, torch_mesh=torch_mesh)
         dist.barrier()  # a process that leaves early would take the connections of the others with it
     finally:
-        dist.destroy_process_group()
+        if opened:
+            dist.destroy_process_group()
+
+
+def _data_size(size: int, *, tensor: int, pipeline: int) -> int:
+    for name, value in (("tensor", tensor), ("pipeline", pipeline)):
+        if value < 1:
+            raise ValueError(f"{name}={value} must be at least 1; 1 splits nothing")
+    if size % (tensor * pipeline):
+        raise ValueError(
+            f"{size} process(es) cannot be arranged as tensor={tensor} × pipeline={pipeline} × data; start a multiple "
+            f"of {tensor * pipeline}: torchrun --nproc-per-node {tensor * pipeline} …"
+        )
+    return size // (tensor * pipeline)
 
 
 def _device_of_one_process(device: torch.device | str | None) -> torch.device:

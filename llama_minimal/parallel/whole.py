@@ -1,0 +1,116 @@
+"""What a process does in a step when it has all layers, or a part of each of them."""
+
+# B batch, T time
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import islice
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from llama_minimal.config import Precision
+from llama_minimal.loss import next_token_loss
+from llama_minimal.mixed_precision import autocast
+from llama_minimal.model import Llama
+from llama_minimal.optim import clip_gradients
+from llama_minimal.parallel.data import accumulating, average_gradients
+from llama_minimal.parallel.gradients import add_up_partial_gradients, clip_spread_gradients
+from llama_minimal.parallel.loss import parallel_next_token_loss
+from llama_minimal.parallel.mesh import Mesh
+from llama_minimal.parallel.tensor import first_id
+
+Scale = Callable[[Tensor], Tensor]
+Batch = tuple[np.ndarray, np.ndarray, np.ndarray]  # inputs, targets (B, T) and weights (B, T)
+
+
+class Parallel:
+    """Compute the gradients of a step together with the other processes of a mesh.
+
+    Args:
+        model: this process's part; its parameters have the names that they have in a whole model.
+        module: what to call; ``model`` itself, or a wrapper around it that exchanges gradients.
+        averages_itself: whether calling ``module`` exchanges gradients along ``data``.
+    """
+
+    def __init__(
+        self, model: Llama, module: nn.Module, mesh: Mesh, *, precision: Precision, averages_itself: bool
+    ) -> None:
+        self.model, self.module, self.mesh, self.precision = model, module, mesh, precision
+        self.averages_itself = averages_itself
+        self.n_stages: dict[nn.Parameter, int] = {}
+        self.loss = next_token_loss
+        if (n := mesh.size_of("tensor")) > 1:
+            first = first_id(model.config, n, mesh.rank_of("tensor"))
+            self.loss = partial(parallel_next_token_loss, first=first, group=mesh.group("tensor"))
+
+    def forward_backward(
+        self, inputs: Tensor, targets: Tensor, *, scale: Scale, micro_batch_size: int | None = None
+    ) -> Tensor:
+        """Add up the gradients of this step, and return Σ loss of this process's sequences.
+
+        Args:
+            inputs, targets: (B, T), this process's share.
+            scale: what to differentiate, given Σ loss of a micro-batch. Gradients are averaged along ``data``.
+            micro_batch_size: sequences to hold in memory at once; None means all.
+        """
+        size = micro_batch_size or len(inputs)
+        total = torch.zeros((), device=self.mesh.device, dtype=next(self.model.parameters()).dtype)
+        for start in range(0, len(inputs), size):
+            x, y = (part[start : start + size].to(self.mesh.device) for part in (inputs, targets))
+            with accumulating(self.module, is_last=start + size >= len(inputs)):
+                part_total = self._sum_loss(x, y)
+                scale(part_total).backward()
+            total += part_total.detach()
+        self._exchange()
+        return total
+
+    def _sum_loss(self, x: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensor:
+        with autocast(self.precision, self.mesh.device):
+            return self.loss(self.module(x), y, weights)[0]
+
+    def _exchange(self) -> None:
+        """Complete the gradients, where the backward pass left each process a part of a sum."""
+        if self.mesh.size_of("tensor") > 1:
+            add_up_partial_gradients(self.model.parameters())
+        if self.mesh.size_of("data") > 1 and not self.averages_itself:
+            average_gradients(self.model.parameters(), self.mesh.group("data"))
+
+    @torch.no_grad()
+    def evaluate(self, batches: Iterable[Batch]) -> tuple[float, float]:
+        """Return the summed loss in nats and the number of targets, over all processes.
+
+        Args:
+            batches: all of them, on every process; each takes its share.
+        """
+        training = self.model.training
+        self.model.eval()
+        total, count = 0.0, 0.0
+        try:
+            for inputs, targets, weights in self._share(batches):
+                rows = (torch.from_numpy(part).to(self.mesh.device) for part in (inputs, targets, weights))
+                if (part := self._evaluate(*rows)) is not None:
+                    total, count = total + part.item(), count + float(weights.sum())
+        finally:
+            self.model.train(training)
+        total, count = self.mesh.sum_of_data(total, count)
+        return total, count
+
+    def _evaluate(self, x: Tensor, y: Tensor, weights: Tensor) -> Tensor | None:
+        """Return Σ loss of a batch, or None if another process computes it."""
+        return self._sum_loss(x, y, weights)
+
+    def _share(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Yield this process's batches, as many as the others': a missing one is another's, weighing nothing."""
+        n, rank = self.mesh.size_of("data"), self.mesh.rank_of("data")
+        batches = iter(batches)
+        while group := list(islice(batches, n)):
+            inputs, targets, weights = group[min(rank, len(group) - 1)]
+            yield inputs, targets, weights if rank < len(group) else np.zeros_like(weights)
+
+    def clip_gradients(self, max_norm: float) -> float:
+        """Scale the gradients of all processes so that their common norm is at most ``max_norm``; return the former."""
+        if self.mesh.size == 1 or self.module is not self.model:
+            return clip_gradients(self.model.parameters(), max_norm).item()
+        return clip_spread_gradients(list(self.model.parameters()), max_norm, self.mesh, n_stages=self.n_stages)
