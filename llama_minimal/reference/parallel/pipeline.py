@@ -38,8 +38,8 @@ def order(schedule: str, stages: int, micro_batches: int) -> Order:
         >>> order("1f1b", 2, 3)[0]
         [('F', 0), ('F', 1), ('B', 0), ('F', 2), ('B', 1), ('B', 2)]
 
-    Source: Huang et al. 2019, §2 (GPipe); Narayanan et al. 2021, "Efficient large-scale language model training
-    on GPU clusters using Megatron-LM", §2.2 (PipeDream-Flush, that is 1F1B).
+    Source: Huang et al. 2019, "GPipe", §2.3 (there the last micro-batch comes back first); Narayanan et al. 2021,
+    "Efficient large-scale language model training on GPU clusters using Megatron-LM", §2.2.1 (1F1B).
     """
     _check(stages=stages, micro_batches=micro_batches)
     if schedule not in ("gpipe", "1f1b"):
@@ -68,7 +68,7 @@ def interleaved_order(ranks: int, micro_batches: int, chunks: int) -> Order:
     Raises:
         ValueError: if a number is below one, or M is no multiple of P.
 
-    Source: Narayanan et al. 2021, §2.2.
+    Source: Narayanan et al. 2021, §2.2.2.
     """
     _check(ranks=ranks, micro_batches=micro_batches, chunks=chunks)
     if micro_batches % ranks:
