@@ -103,6 +103,8 @@ EXERCISES = {
                 sum(f) + sum(b) + (m - 1) * max(of.both(f, b))
             ),
             "this is without the backwards": lambda f, b, m: sum(f) + (m - 1) * max(f),
+            "this is one micro-batch alone; M − 1 others follow": lambda f, b, m: sum(f) + sum(b),
+            "the first micro-batch's way through all stages is missing": lambda f, b, m: (m - 1) * (max(f) + max(b)),
             "this is without filling and draining": lambda f, b, m: m * (max(f) + max(b)),
             "this is 1F1B's; here GPipe does all forwards first": of.span_of_1f1b,
         },
