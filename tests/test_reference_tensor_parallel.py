@@ -241,6 +241,10 @@ def test_the_whole_model_in_parts(ranks, changes):
             lambda: parallel.local_config(CONFIG.replace(n_heads=6, n_kv_heads=6, head_dim=4, hidden_dim=48), 4),
             "n_heads is 6, no multiple of 4 ranks; 1, 2, 3, 6 would divide all",
         ),
+        (
+            lambda: parallel.shard(reference.init_params(CONFIG.replace(bias=True), 0), 2),
+            "layers.0.attention.wq.bias would be added on each rank; cut a model without biases",
+        ),
     ],
 )
 def test_what_cannot_be_cut_is_refused_in_words(call, message):

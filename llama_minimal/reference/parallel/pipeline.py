@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
+import numpy as np
+
 Event = tuple[str, int] | tuple[str, int, int]
 Order = list[list[Event]]
 
@@ -143,7 +145,7 @@ def simulate(order: Order, forward: float | Sequence[float] = 1, backward: float
         True
     """
     ranks = len(order)
-    costs = {"F": _per_rank(forward, ranks), "B": _per_rank(backward, ranks)}
+    costs = {"F": np.broadcast_to(forward, ranks).tolist(), "B": np.broadcast_to(backward, ranks).tolist()}
     last = max((_stage(event, rank, ranks) for rank, events in enumerate(order) for event in events), default=0)
     steps: list[list[Step]] = [[] for _ in order]
     done: dict[tuple[str, int, int], float] = {}  # (kind, micro-batch, stage) -> when it ended
@@ -172,10 +174,6 @@ def _needs(event: Event, stage: int, last: int) -> tuple[str, int, int] | None:
     if kind == "F":
         return ("F", micro_batch, stage - 1) if stage else None
     return ("B", micro_batch, stage + 1) if stage < last else ("F", micro_batch, stage)
-
-
-def _per_rank(cost: float | Sequence[float], ranks: int) -> Sequence[float]:
-    return cost if isinstance(cost, Sequence) else [cost] * ranks
 
 
 def balance(costs: Sequence[float], stages: int) -> list[int]:

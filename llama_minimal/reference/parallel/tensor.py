@@ -59,11 +59,13 @@ def shard(params: Params, ranks: int) -> list[Params]:
     Norms are copied to every rank.
 
     Raises:
-        ValueError: if a weight cannot be cut evenly.
+        ValueError: if a weight cannot be cut evenly, or a layer that is cut has a bias.
     """
     parts: list[Params] = [{} for _ in range(ranks)]
     for name, array in params.items():
         axis = PLAN.get(name.split(".")[-2])
+        if axis is not None and name.endswith(".bias"):
+            raise ValueError(f"{name} would be added on each rank; cut a model without biases")
         shares = [array.copy() for _ in range(ranks)] if axis is None else cut(array, ranks, axis)
         for part, share in zip(parts, shares, strict=True):
             part[name] = share
