@@ -190,7 +190,7 @@ class LossScaler:
         backoff: below 1.
         interval: in steps.
 
-    Source: Micikevicius et al. 2018, "Mixed Precision Training", §3.2; the defaults are PyTorch's.
+    Source: Micikevicius et al. 2018, "Mixed Precision Training", §3; the defaults are PyTorch's.
     """
 
     def __init__(
