@@ -5,67 +5,13 @@ from functools import partial
 
 import numpy as np
 
+from llama_minimal.course.checks.number_formats import PATTERNS, WORDS, upper_half, value
 from llama_minimal.course.exercises import Exercise
 from llama_minimal.reference.mixed_precision import round_float
 
 Round = Callable[[np.ndarray], np.ndarray]
 
 _RNG = np.random.default_rng(9)
-
-
-def _value(
-    pattern: int,
-    exponent_bits: int,
-    fraction_bits: int,
-    *,
-    bias: int = -1,
-    subnormal: bool = True,
-    lowest: int = 1,
-    one: float = 1.0,
-    infinity: bool = True,
-    signed: bool = True,
-) -> float:
-    """The number; or with another bias (added to the right one), other subnormals, another leading number."""
-    fraction = pattern % 2**fraction_bits
-    exponent = (pattern >> fraction_bits) % 2**exponent_bits
-    sign = -1.0 if signed and pattern >> (exponent_bits + fraction_bits) else 1.0
-    bias += 2 ** (exponent_bits - 1)
-    if infinity and exponent == 2**exponent_bits - 1:
-        return sign * np.inf if fraction == 0 else np.nan
-    if subnormal and exponent == 0:
-        return sign * fraction / 2**fraction_bits * 2.0 ** (lowest - bias)
-    return sign * (one + fraction / 2**fraction_bits) * 2.0 ** (exponent - bias)
-
-
-# Small formats, whose subnormal numbers are not tiny; and fp16.
-_PATTERNS = [
-    (0b0_10001_1010000000, 5, 10),
-    (0b1_01111_0000000001, 5, 10),
-    (0b1_011_0100, 3, 4),
-    (0b0_000_1010, 3, 4),
-    (0b1_00_111, 2, 3),
-    (0, 3, 4),
-    (0b0_001_0000, 3, 4),
-    (0b1_111_0000, 3, 4),
-    (0b0_111_0100, 3, 4),
-]
-
-
-def _upper_half(patterns: np.ndarray, *, add: int = 0x7FFF, odd_at: int | None = 16, shift: int = 16) -> np.ndarray:
-    """Round to the upper half; or with another number added, another bit that decides a tie, another shift."""
-    tie = 0 if odd_at is None else (patterns >> odd_at) & 1
-    return (patterns + add + tie) >> shift
-
-
-def _of_floats(values: list[float]) -> np.ndarray:
-    return np.array(values, dtype=np.float32).view(np.uint32).astype(np.int64)
-
-
-_WORDS = [
-    (_of_floats(_RNG.normal(size=8).tolist()),),
-    (_of_floats([1.0, 1 + 2**-8, 1 + 3 * 2**-8, -1 - 2**-8, 1 + 2**-8 + 2**-23, 1 + 2**-8 - 2**-23, 2 - 2**-9]),),
-    (_of_floats([0.0, -0.0, 1e-40, 3.39e38, -65504.0, 0.1]),),
-]
 
 
 def _step(
@@ -100,7 +46,7 @@ _W, _G = _RNG.normal(size=(2, 4)), _RNG.normal(size=(2, 4))
 _WITH = {what: np.where(np.arange(8).reshape(2, 4) == 5, what, 1024 * _G) for what in (np.inf, -np.inf, np.nan)}
 _STEPS = [
     (_W, 1024 * _G, 1024.0, 0.5, 0.1),
-    (_W, 256 * 0.01 * _G, 256.0, 1.0, 2.0),
+    (_W, 256 * 0.01 * _G, 256.0, 50.0, 2.0),
     *((_W, scaled, 1024.0, 0.5, 0.1) for scaled in _WITH.values()),
 ]
 
@@ -184,38 +130,34 @@ _GRADIENTS = [
 
 EXERCISES = {
     "value": Exercise(
-        right=_value,
-        cases=_PATTERNS,
+        right=value,
+        cases=PATTERNS,
         mistakes={
             "the leading 1 stands before subnormal numbers, too; where the exponent field is 0, there is none": partial(
-                _value, subnormal=False
+                value, subnormal=False
             ),
-            "subnormal numbers have the exponent 1 − b, not −b: else a gap opens above them": partial(_value, lowest=0),
-            "the leading 1 is missing": partial(_value, one=0.0),
-            "the bias is 2^(k − 1) − 1 for k bits; this one is larger by 1": partial(_value, bias=0),
-            "the bias is missing: this exponent is never negative": lambda pattern, exponent_bits, fraction_bits: (
-                _value(pattern, exponent_bits, fraction_bits, bias=-(2 ** (exponent_bits - 1)))
+            "subnormal numbers have the exponent 1 − b, not −b: else a gap opens above them": partial(value, lowest=0),
+            "the leading 1 is missing": partial(value, one=0.0),
+            "the bias is 2^(k − 1) − 1 for k bits; this one is larger by 1": partial(value, bias=0),
+            "the bias is missing: this exponent is never negative": lambda pattern, exponent_bits, fraction_bits: value(
+                pattern, exponent_bits, fraction_bits, bias=-(2 ** (exponent_bits - 1))
             ),
-            "the highest exponent field means infinity or not a number": partial(_value, infinity=False),
-            "the sign is ignored": partial(_value, signed=False),
+            "the highest exponent field means infinity or not a number": partial(value, infinity=False),
+            "the sign is ignored": partial(value, signed=False),
         },
     ),
     "bf16": Exercise(
-        right=_upper_half,
-        cases=_WORDS,
+        right=upper_half,
+        cases=WORDS,
         mistakes={
-            "the lower half is cut off: this rounds toward zero": partial(_upper_half, add=0, odd_at=None),
-            "ties go up; to the even pattern they should": partial(_upper_half, add=0x8000, odd_at=None),
-            "ties go down; to the even pattern they should": partial(_upper_half, add=0x7FFF, odd_at=None),
+            "the lower half is cut off: this rounds toward zero": partial(upper_half, add=0, odd_at=None),
+            "ties go up; to the even pattern they should": partial(upper_half, add=0x8000, odd_at=None),
+            "ties go down; to the even pattern they should": partial(upper_half, add=0x7FFF, odd_at=None),
             "ties go to the odd pattern": lambda patterns: (patterns + 0x8000 - ((patterns >> 16) & 1)) >> 16,
-            "the last bit of the upper half decides a tie, bit 16; this looks at bit 0": partial(_upper_half, odd_at=0),
-            "the last bit of the upper half decides a tie, bit 16; this looks at bit 15": partial(
-                _upper_half, odd_at=15
-            ),
             "these are 32 bits, rounded; the upper half is what is asked for": lambda patterns: (
-                _upper_half(patterns) << 16
+                upper_half(patterns) << 16
             ),
-            "1 too much is added: 0x7FFF, and 1 if the upper half is odd": partial(_upper_half, add=0x8000),
+            "1 too much is added: 0x7FFF, and 1 if the upper half is odd": partial(upper_half, add=0x8000),
         },
     ),
     "step": Exercise(
@@ -261,7 +203,7 @@ EXERCISES = {
             "a block of zeros is divided by zero": partial(_blocks, careful=False),
             "nothing is rounded": lambda w, block, largest, rounded: w,
             "it is rounded without any scale": lambda w, block, largest, rounded: rounded(w),
-            "the scale is the largest size; divide it by the largest of the format": lambda w, block, largest, rounded: (
+            "the scale is the largest size; divide it by the format's largest": lambda w, block, largest, rounded: (
                 _blocks(w, block, 1.0, rounded)
             ),
         },
