@@ -26,6 +26,8 @@ def _step(
     clip: str = "down",
     skip: str = "both",
     lost: str = "kept",
+    sign: float = -1.0,
+    over: Callable = np.sum,
 ) -> np.ndarray:
     """A step; or one that clips before unscaling, does not unscale, does not clip, or skips at the wrong time."""
     g = scaled / scale if unscale else scaled
@@ -33,9 +35,9 @@ def _step(
     if bad.any():
         return w if lost == "kept" else 0 * w
     with np.errstate(invalid="ignore", over="ignore"):
-        norm = np.sqrt(((scaled if clip_first else g) ** 2).sum())
+        norm = np.sqrt(over((scaled if clip_first else g) ** 2))
         factor = {"down": min(1.0, max_norm / norm), "always": max_norm / norm, "never": 1.0}[clip]
-        return w - lr * g * factor
+        return w + sign * lr * g * factor
 
 
 def _buggy_step(w: np.ndarray, scaled: np.ndarray, scale: float, max_norm: float, lr: float) -> np.ndarray:
@@ -172,6 +174,8 @@ EXERCISES = {
             "the gradients are not divided by the scale": partial(_step, unscale=False),
             "nothing is clipped": partial(_step, clip="never"),
             "gradients shorter than max_norm are made longer; clipping only shortens": partial(_step, clip="always"),
+            "this goes uphill: subtract the step": partial(_step, sign=1.0),
+            "the norm is the root of the sum of squares; this takes their mean": partial(_step, over=np.mean),
             "a skipped step leaves the weights as they are; these are zero": partial(_step, lost="zero"),
         },
     ),
