@@ -1,6 +1,5 @@
 """One training step in mixed precision, as a loop of boxes: what is kept in 32 bits, and what runs in 16."""
 
-from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,20 +20,10 @@ STEPS = {
 }
 
 
-def draw_step(lit: Collection[str] | None = None) -> "Figure":
-    """Draw a training step from the weights to the weights.
-
-    Args:
-        lit: names of the boxes to color; None colors all.
-
-    Raises:
-        ValueError: if a box is unknown.
-    """
+def draw_step() -> "Figure":
+    """Draw a training step, from the weights to the weights."""
     import matplotlib.pyplot as plt
 
-    lit = set(STEPS) if lit is None else set(lit)
-    if unknown := lit - set(STEPS):
-        raise ValueError(f"unknown boxes {sorted(unknown)}; known are {', '.join(STEPS)}")
     figure, axes = plt.subplots(figsize=(7.6, 2.5), layout="constrained")
     axes.set(xlim=(-0.5, 3.5), ylim=(-0.45, 1.5))
     axes.axis("off")
@@ -44,8 +33,7 @@ def draw_step(lit: Collection[str] | None = None) -> "Figure":
         ends = {"xy": (to_x - gap_x, to_y - gap_y), "xytext": (x + gap_x, y + gap_y)}
         axes.annotate("", **ends, arrowprops={"arrowstyle": "-|>", "color": INK})
     for name, (x, y, bits, does) in STEPS.items():
-        color = {32: WIDE, 16: NARROW}[bits] if name in lit else "white"
-        box = {"boxstyle": "round,pad=0.45", "fc": color, "ec": INK, "lw": 1}
+        box = {"boxstyle": "round,pad=0.45", "fc": {32: WIDE, 16: NARROW}[bits], "ec": INK, "lw": 1}
         text = f"{name} · {bits} bits\n{does}".center(22)
         axes.text(x, y, text, ha="center", va="center", color=INK, fontsize=8.5, bbox=box)
     return figure
