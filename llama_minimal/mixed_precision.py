@@ -52,8 +52,9 @@ def store_float8(w: Tensor, dtype: torch.dtype = torch.float8_e4m3fn) -> tuple[T
         dtype: ``torch.float8_e4m3fn`` or ``torch.float8_e5m2``.
 
     Returns:
-        (out, in) in ``dtype``, and (out, 1).
+        (out, in) in ``dtype``, and (out, 1) in at least float32.
     """
+    w = w.to(torch.promote_types(w.dtype, torch.float32))
     scale = w.abs().amax(dim=-1, keepdim=True) / torch.finfo(dtype).max
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
     return (w / scale).to(dtype), scale
@@ -65,13 +66,15 @@ class Float8Linear(nn.Module):
     def __init__(self, weight: Tensor, bias: Tensor | None = None, dtype: torch.dtype = torch.float8_e4m3fn) -> None:
         super().__init__()
         values, scale = store_float8(weight.detach(), dtype)
-        self.register_buffer("values", values)
+        self.dtype = dtype
+        # As whole numbers: a cast of the model, such as model.bfloat16(), would turn floats of 8 bits into its own.
+        self.register_buffer("patterns", values.view(torch.uint8))
         self.register_buffer("scale", scale)
         self.register_buffer("bias", None if bias is None else bias.detach())
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.values.to(self.scale.dtype) * self.scale
-        return F.linear(x, weight, self.bias)
+        weight = self.patterns.view(self.dtype).to(self.scale.dtype) * self.scale
+        return F.linear(x, weight.to(x.dtype), self.bias)
 
 
 def keep_layers_in_float8(model: nn.Module, dtype: torch.dtype = torch.float8_e4m3fn) -> nn.Module:
