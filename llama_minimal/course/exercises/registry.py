@@ -17,7 +17,9 @@ CHAPTERS = (  # the modules of checks/
     "normalization",
     "llama",
     "generation",
+    "mixed_precision",
     "data_parallelism",
+    "model_parallelism",
 )
 
 
