@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from llama_minimal.course.processes import process_script, run_processes, torchrun
+from llama_minimal.course.processes import process_script, run_processes
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="torchrun with gloo is tested on Linux and macOS")
 
@@ -131,16 +131,6 @@ def test_nothing_is_left_of_processes_that_refuse_to_end(how, tmp_path, monkeypa
 def test_a_time_limit_that_ends_before_they_have_begun():
     with pytest.raises(TimeoutError, match=r"3 processes had not ended after 0\.2 seconds"):
         run_processes(exchange, 3, timeout=0.2, start=0, scale=1)
-
-
-def test_torchrun_runs_a_script(tmp_path, capsys):
-    script = tmp_path / "script.py"
-    script.write_text("import os, sys\nprint(os.environ['RANK'], sys.argv[1])\n")
-    torchrun(str(script), "hello", n=2)
-    assert capsys.readouterr().out == "rank 0: 0 hello\nrank 1: 1 hello\n"
-    script.write_text("raise SystemExit('error: no such flag')\n")
-    with pytest.raises(RuntimeError, match=r"rank \d failed\nerror: no such flag"):
-        torchrun(str(script), n=2)
 
 
 def test_a_worker_is_a_function_with_a_name_and_a_source():

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["process_script", "run_processes", "torchrun"]
+__all__ = ["process_script", "run_processes"]
 
 GRACE = 45.0  # seconds; torchrun itself kills what has not ended 30 s after it was told to
 LINES = 6  # of a failing rank's error
@@ -91,29 +91,10 @@ def run_processes(
         folder = Path(name)
         (folder / "worker.py").write_text(process_script(worker, uses=uses, timeout=timeout), encoding="utf-8")
         (folder / "arguments").write_bytes(pickle.dumps(arguments))
-        code, errors = _launch([str(folder / "worker.py"), name], n, timeout, max_restarts, folder)
+        code, errors = _launch(folder, n, timeout, max_restarts)
         if code:
             raise RuntimeError(_first_error(folder, errors))
         return [_result(folder / f"result-{rank}") for rank in range(n)]
-
-
-def torchrun(*command: str, n: int = 2, timeout: float = 300, max_restarts: int = 0) -> None:
-    """Run ``torchrun --standalone --nproc-per-node n …``, and print what the ranks print, by rank.
-
-    Args:
-        command: a script or ``-m`` and a module, and its arguments.
-        n: processes.
-        timeout: in seconds.
-        max_restarts: how often all processes are started again after one has failed.
-
-    Raises:
-        RuntimeError: if a rank fails in the last start.
-        TimeoutError: if they take longer.
-    """
-    with tempfile.TemporaryDirectory() as name:
-        code, errors = _launch(list(command), n, timeout, max_restarts, Path(name))
-        if code:
-            raise RuntimeError(_first_error(Path(name), errors))
 
 
 def process_script(worker: Callable[..., Any], *, uses: Iterable[Callable[..., Any]] = (), timeout: float = 300) -> str:
@@ -127,12 +108,12 @@ def process_script(worker: Callable[..., Any], *, uses: Iterable[Callable[..., A
     return SCRIPT.format(functions="\n\n\n".join(functions), name=worker.__name__, timeout=timeout)
 
 
-def _launch(command: list[str], n: int, timeout: float, max_restarts: int, folder: Path) -> tuple[int, str]:
+def _launch(folder: Path, n: int, timeout: float, max_restarts: int) -> tuple[int, str]:
     """Start torchrun, wait, print by rank; whatever happens, no process is left."""
     flags = ["--standalone", f"--nproc-per-node={n}", f"--max-restarts={max_restarts}"]
     flags += ["--redirects=3", f"--log-dir={folder / 'logs'}"]
     agent = subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", *flags, *command],
+        [sys.executable, "-m", "torch.distributed.run", *flags, str(folder / "worker.py"), str(folder)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
