@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from llama_minimal.checkpoint import load
 from llama_minimal.data.batches import make_batches, sequential_batches
 from llama_minimal.evaluation import BestLoss
 from llama_minimal.metrics import MetricsLog
@@ -18,6 +19,7 @@ from llama_minimal.mixed_precision import grad_scaler
 from llama_minimal.model import Llama
 from llama_minimal.optim import learning_rate, make_optimizer, set_learning_rate
 from llama_minimal.parallel import Mesh, parallelize
+from llama_minimal.parallel.state import is_spread
 from llama_minimal.prompts import check_tokens
 from llama_minimal.run_folder import SNAPSHOTS
 from llama_minimal.settings import FREE_ON_RESUME, TrainConfig
@@ -27,6 +29,7 @@ from llama_minimal.snapshot import (
     load_weights,
     read_state,
     save_snapshot,
+    snapshot_path,
     snapshots,
 )
 from llama_minimal.training_checks import (
@@ -177,8 +180,8 @@ class Trainer:
         return self.best.update(self.step, self.validation_loss)
 
     def save(self) -> None:
-        """Write a snapshot; the first process does, the others wait for it."""
-        if self.snapshot_folder and self.mesh.is_main:
+        """Write a snapshot, together with the other processes."""
+        if self.snapshot_folder:
             save_snapshot(
                 self.snapshot_folder,
                 self.step,
@@ -189,8 +192,8 @@ class Trainer:
                 keep=self.config.keep_snapshots,
                 best=asdict(self.best),
                 spare=self.best.step if self.config.keep_best else None,
+                mesh=self.mesh,
             )
-        self.mesh.wait()
 
     def resume(self) -> bool:
         """Go on from the newest snapshot; return False if there is none.
@@ -203,7 +206,7 @@ class Trainer:
             return False
         state = read_state(saved[-1])
         check_same_run(state, self._run_description(), steps=self.config.steps)
-        load_snapshot(saved[-1], self.model, self.optimizer, self.scaler)
+        self.mesh.every(lambda: load_snapshot(saved[-1], self.model, self.optimizer, self.scaler, self.mesh))
         self.step, self.best = state["step"], BestLoss(**state.get("best", {}))
         if self.config.keep_best and not self._best_snapshot():
             self.best = BestLoss(since=self.best.since)  # it was not kept, so the next best is looked for
@@ -217,8 +220,23 @@ class Trainer:
         """
         path = self._best_snapshot()
         if path:
-            load_weights(path, self.model)
+            self.mesh.every(lambda: load_weights(path, self.model, self.mesh))
         return self.best.step if path else None
+
+    def whole_model(self, step: int | None = None) -> Llama:
+        """Return the trained model whole, in memory of the CPU if it is spread over processes.
+
+        Args:
+            step: what ``load_best`` returned.
+
+        Raises:
+            ValueError: if it is spread, and was saved nowhere.
+        """
+        if not is_spread(self.model, self.mesh):
+            return self.model
+        if not (saved := self._snapshots()):
+            raise ValueError("the model is spread over processes, and no snapshot has all of it; give out, a folder")
+        return load(snapshot_path(self.snapshot_folder, step) if step else saved[-1])[0]
 
     def _snapshots(self) -> list[Path]:
         return snapshots(self.snapshot_folder) if self.snapshot_folder else []

@@ -331,7 +331,7 @@ def test_the_flags_of_the_first_time_may_be_given_again(run, capsys):
 def test_every_flag_is_compared_unless_nothing_depends_on_it(run):
     """Walks over all flags, so that one that is added later is compared, too."""
     saved = saved_command(["train", "--out", str(run), "--resume"])
-    free = FREE_ON_RESUME | {"out", "resume", "overwrite", "device", "samples", "tensorboard"}
+    free = FREE_ON_RESUME | {"out", "resume", "overwrite", "device", "tensor", "pipeline", "samples", "tensorboard"}
     refused = set()
     for part, owner in ((None, saved), ("model", saved.model), ("train", saved.train)):
         for name in (f.name for f in fields(owner) if f.name not in ("model", "train")):

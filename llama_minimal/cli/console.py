@@ -30,7 +30,10 @@ def plain_warnings() -> Iterator[None]:
 
     warnings.formatwarning = plain
     try:
-        yield
+        with warnings.catch_warnings():
+            if os.environ.get("RANK", "0") != "0":  # the first of several processes warns for all
+                warnings.simplefilter("ignore", UserWarning)
+            yield
     finally:
         warnings.formatwarning = usual
 
