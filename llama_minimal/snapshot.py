@@ -20,8 +20,9 @@ from llama_minimal.checkpoint.tensors import fill, load_safetensors, write_safet
 from llama_minimal.config import read_json
 from llama_minimal.files import atomic_folder, remove_leftovers, update_folder
 from llama_minimal.model import Llama
+from llama_minimal.optim import state_keys
 from llama_minimal.parallel.mesh import Mesh
-from llama_minimal.parallel.state import is_spread, read_parts, state_keys, write_parts
+from llama_minimal.parallel.state import is_spread, read_parts, write_parts
 from llama_minimal.run_folder import SNAPSHOT, STATE, remove_snapshot
 
 

@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor
 
 from llama_minimal.checkpoint.sharded import MODEL, index, is_sharded
 from llama_minimal.model import Llama
+from llama_minimal.optim import state_keys
 from llama_minimal.parallel.data import local
 from llama_minimal.parallel.mesh import Mesh
 from llama_minimal.parallel.stages import whole_name
@@ -89,11 +90,6 @@ def _tensors(
         for key, value in values.items()
     }
     return weights | moments | {f"trainer.{name}": value for name, value in others.items()}
-
-
-def state_keys(group: dict[str, Any]) -> tuple[str, ...]:
-    """Return what the optimizer remembers of each parameter of a group: Muon a mean, AdamW two and a count."""
-    return ("momentum_buffer",) if group.get("orthogonal") else ("exp_avg", "exp_avg_sq", "step")
 
 
 def _zeros(parameter: nn.Parameter, key: str) -> Tensor:
