@@ -338,7 +338,13 @@ def test_every_flag_is_compared_unless_nothing_depends_on_it(run):
             value = getattr(owner, name)
             others = {bool: not value, int: 2 * value if isinstance(value, int) and value else 2, float: 0.123}
             other = others.get(type(value), "other")
-            chosen = {"precision": "bf16", "optimizer": "muon", "schedule": "linear"}
+            chosen = {
+                "precision": "bf16",
+                "optimizer": "muon",
+                "schedule": "linear",
+                "pipeline_schedule": "gpipe",
+                "balance": (2,),
+            }
             other = chosen.get(name, 2 if part == "train" and value is None else other)
             needed = {"optimizer": "muon"} if name == "embedding_lr_ratio" else {}
             changed = replace(owner, **{name: other} | needed)
