@@ -183,7 +183,9 @@ def _run_with_bar(trainer: Any, command: Train, mesh: Any) -> list[int]:
             bar.update()
     if not trainer.finished and mesh.is_main:
         print(f"stopped after step {trainer.step} of {steps}, and saved; go on with:")
-        print(f"  llama-minimal train --out {shlex.quote(str(command.out))} --resume")
+        several = f"torchrun --nproc-per-node {mesh.size} -m llama_minimal"
+        program = several if mesh.size > 1 else "llama-minimal"
+        print(f"  {program} train --out {shlex.quote(str(command.out))} --resume")
     return signals
 
 

@@ -67,13 +67,13 @@ def _packed(result: Any, error: BaseException | None) -> bytes:
     return note
 
 
-def launcher_store() -> dist.Store | None:
+def launcher_store(timeout: timedelta = _PATIENCE) -> dist.Store | None:
     """Return the board of torchrun itself, which is there before the processes know each other and after a restart."""
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
     try:
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = dist.TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=_PATIENCE)
+        store = dist.TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=timeout)
     except (KeyError, ValueError, RuntimeError):  # torchrun has ended
         return None
     return dist.PrefixStore(_NAME, store)

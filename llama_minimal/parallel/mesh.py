@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from llama_minimal.devices import as_float64, default_device, find_device
-from llama_minimal.parallel.board import Board
+from llama_minimal.parallel.board import Board, launcher_store
 
 __all__ = ["Mesh", "default_device", "open_mesh"]
 
@@ -118,7 +118,7 @@ def open_mesh(device: torch.device | str | None = None, *, tensor: int = 1, pipe
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if opened := not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
+        _join("nccl" if device.type == "cuda" else "gloo")
     try:
         torch_mesh = init_device_mesh(device.type, (pipeline, data, tensor), mesh_dim_names=DIMENSIONS)
         board = Board(dist.distributed_c10d._get_default_store(), dist.get_rank())
@@ -127,6 +127,16 @@ def open_mesh(device: torch.device | str | None = None, *, tensor: int = 1, pipe
     finally:
         if opened:
             dist.destroy_process_group()
+
+
+def _join(backend: str) -> None:
+    # After a restart, torchrun 2.13 still shows the addresses of the processes that are gone, and gloo waits for them.
+    store = launcher_store(_TIMEOUT) if os.environ.get("GROUP_WORLD_SIZE") == "1" else None
+    options = {}
+    if store:
+        attempt = dist.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
+        options = {"store": attempt, "rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"])}
+    dist.init_process_group(backend, timeout=_TIMEOUT, **options)
 
 
 def _data_size(size: int, *, tensor: int, pipeline: int) -> int:
