@@ -17,12 +17,13 @@ import pytest
 import torch
 import torch.distributed as dist
 from parallel_worker import SHAPES, TOKENS
+from torch.distributed.checkpoint import HuggingFaceStorageWriter
 
 from llama_minimal import cost
 from llama_minimal.evaluation import BestLoss
 from llama_minimal.metrics import read_metrics
 from llama_minimal.model import build
-from llama_minimal.parallel import open_mesh, state
+from llama_minimal.parallel import open_mesh
 from llama_minimal.settings import TrainConfig
 from llama_minimal.snapshot import snapshots
 from llama_minimal.training import Trainer
@@ -72,18 +73,18 @@ def load_the_best(trainer, mesh, out):
 def fill_the_disk(trainer, mesh, out):
     """What one process cannot write, all report, and nothing half-written stays."""
     before = mesh.first(lambda: sorted(out.rglob("*")))
-    write_data = state.HuggingFaceStorageWriter.write_data
+    write_data = HuggingFaceStorageWriter.write_data
 
     def full(writer, *arguments):
         if mesh.rank == 1:
             raise OSError(errno.ENOSPC, "no space left")
         return write_data(writer, *arguments)
 
-    state.HuggingFaceStorageWriter.write_data = full
+    HuggingFaceStorageWriter.write_data = full
     trainer.step += 1
     with pytest.raises(OSError, match="no space left"):
         trainer.save()
-    state.HuggingFaceStorageWriter.write_data = write_data
+    HuggingFaceStorageWriter.write_data = write_data
     mesh.every(lambda: None)
     assert mesh.first(lambda: sorted(out.rglob("*"))) == before
 

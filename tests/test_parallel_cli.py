@@ -1,4 +1,4 @@
-"""The command line under torchrun: one speaks for all, one error ends all, one Ctrl-C stops all, a lost process returns.
+"""The command line under torchrun: one speaks for all, one error ends all, one Ctrl-C stops all, a lost one returns.
 
 The processes that torchrun starts have sessions of their own; ``launching`` finds them by a mark and leaves none.
 """
@@ -121,17 +121,10 @@ def test_an_error_of_one_process_ends_all(tmp_path):
     assert not has_model(tmp_path / "run")
 
 
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (["--tensr", "2"], "Unrecognized options: --tensr"),
-        (["--pipeline", "2", "--n-layers", "1"], "error: --pipeline 2 needs a layer for each stage"),
-    ],
-)
-def test_what_all_find_wrong_is_said_once_and_nothing_is_written(tmp_path, flags, words):
-    status, _, stderr, left = train(tmp_path, "nothing", *FLAGS, *flags)
+def test_what_all_find_wrong_is_said_once_and_nothing_is_written(tmp_path):
+    status, _, stderr, left = train(tmp_path, "nothing", *FLAGS, "--tensr", "2")
     assert (status != 0, left) == (True, [])
-    assert stderr.count(words) == 1, stderr
+    assert stderr.count("Unrecognized options: --tensr") == 1, stderr
     assert not (tmp_path / "run").exists()
 
 
@@ -149,6 +142,7 @@ class FakeMesh(Mesh):
         ({"pipeline": 2}, {"precision": "fp16"}, "give --precision bf16"),
         ({"tensor": 3}, {}, "--tensor 3 does not divide --n-kv-heads"),
         ({"tensor": 2}, {"seq_len": 33}, "33 tokens of a sequence cannot be shared by --tensor 2 processes"),
+        ({"pipeline": 9}, {}, "--pipeline 9 needs a layer for each stage"),
         ({"pipeline": 2}, {"balance": (3, 9)}, "--balance 3 9 must be 2 numbers of layers"),
         ({"pipeline": 2}, {"batch_size": 4, "micro_batch_size": 4}, "or --pipeline-schedule gpipe"),
         ({"pipeline": 2}, {"batch_size": 4, "micro_batch_size": 4}, "give --micro-batch-size 2 or less"),

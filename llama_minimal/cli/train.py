@@ -77,11 +77,12 @@ class Train:
         from llama_minimal.cli.train_checks import as_flags, check_flags
         from llama_minimal.parallel import open_mesh, was_begun
 
-        command = replace(self, resume=True, overwrite=False) if was_begun() else self
-        check_flags(command)
+        check_flags(self)
         with ExitStack() as stack:
             with as_flags():
                 mesh = stack.enter_context(open_mesh(self.device, tensor=self.tensor, pipeline=self.pipeline))
+            # When torchrun starts the processes once more, what they had begun goes on.
+            command = replace(self, resume=True, overwrite=False) if mesh.first(was_begun) else self
             status = _train(command, mesh, stack.enter_context(started(command, mesh)))
         if status:
             sys.exit(status)

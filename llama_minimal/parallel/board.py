@@ -113,7 +113,7 @@ def _let_finish(store: dist.Store | None, note: str, *, mine: bool) -> None:
 
 def was_begun() -> bool:
     """Whether torchrun started this run before, and it had made its folder ready when it broke off."""
-    store = launcher_store() if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0" else None
+    store = launcher_store()
     return store is not None and store.check(["begun"])
 
 

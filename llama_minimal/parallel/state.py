@@ -4,13 +4,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
-from torch.distributed.checkpoint import load as load_together
-from torch.distributed.checkpoint import save as save_together
+from torch.distributed import checkpoint
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
@@ -47,7 +46,8 @@ def write_parts(folder: Path, model: Llama, optimizer: torch.optim.Optimizer, ot
     """
     tensors = _tensors(model, optimizer.state, others)
     with _as_one_error(folder, OSError):
-        save_together(tensors, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+        writer = _storage("Writer")(str(folder), save_distributed=True)
+        checkpoint.save(tensors, storage_writer=writer)
 
 
 @torch.no_grad()
@@ -99,10 +99,24 @@ def _zeros(parameter: nn.Parameter, key: str) -> Tensor:
 def _read_into(tensors: dict[str, Tensor], folder: Path) -> None:
     with _as_one_error(folder, ValueError), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # each process reads for itself
-        load_together(dict(tensors), storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
+        checkpoint.load(dict(tensors), storage_reader=_storage("Reader")(str(folder)), no_dist=True)
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(local(tensor)).all()):
             raise ValueError(f"{folder}: {name} holds NaN or infinity; the snapshot is damaged")
+
+
+def _storage(what: str) -> Any:
+    """Return what writes or reads safetensors in parts.
+
+    Raises:
+        ImportError: if this PyTorch is too old.
+    """
+    name = f"HuggingFaceStorage{what}"
+    if not hasattr(checkpoint, name):
+        raise ImportError(
+            f"to save a model that is spread over processes, PyTorch must have {name}; install a later one"
+        )
+    return getattr(checkpoint, name)
 
 
 @contextmanager
