@@ -22,7 +22,7 @@ train_step = Trainer.train_step
 
 def happen(trainer):
     (Path(FOLDER) / "happened").write_text(str(time.time()))
-    if WHAT == "raise":
+    if WHAT.startswith("raise"):
         raise RuntimeError("broken on purpose")
     if WHAT == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
@@ -37,6 +37,9 @@ def happen(trainer):
 def step(trainer):
     if (mine, attempt, trainer.step + 1) == (RANK, "0", int(STEP)):
         happen(trainer)
+    elif trainer.step + 1 == int(STEP) and WHAT.endswith("a deaf one"):
+        while True:  # as in a collective operation: what a signal asks for is not looked at
+            time.sleep(1)
     return train_step(trainer)
 
 

@@ -111,8 +111,9 @@ def test_a_killed_process_comes_back_from_its_snapshot(tmp_path, unbroken):
     assert is_as_unbroken(tmp_path / "run", unbroken)
 
 
-def test_an_error_of_one_process_ends_all(tmp_path):
-    status, _, stderr, left = train(tmp_path, "raise", *FLAGS, "--tensor", "2", rank=1)
+@pytest.mark.parametrize("what", ["raise", "raise beside a deaf one"])
+def test_an_error_of_one_process_ends_all(tmp_path, what):
+    status, _, stderr, left = train(tmp_path, what, *FLAGS, "--tensor", "2", rank=1)
     seconds = time.time() - float((tmp_path / "happened").read_text())
     assert (status != 0, left) == (True, [])
     assert seconds < 30

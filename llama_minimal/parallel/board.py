@@ -8,6 +8,7 @@ import itertools
 import os
 import pickle
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ import torch.distributed as dist
 T = TypeVar("T")
 _LONGEST_PAUSE = 0.1  # seconds between two looks at the board
 _PATIENCE = timedelta(seconds=10)  # with the one who says what is wrong
+_INTERVAL, _GRACE = 1.0, 5.0  # seconds between two looks for a failure, and then until this process ends
 _NAME = "llama_minimal"
 
 
@@ -87,9 +89,8 @@ def speaking() -> Iterator[bool]:
     it is the process of rank 0.
     """
     store = launcher_store()
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     try:
-        mine = store.add(f"{attempt}/speaks", 1) == 1 if store else os.environ.get("RANK", "0") == "0"
+        mine = store.add(_speaks(), 1) == 1 if store else os.environ.get("RANK", "0") == "0"
     except RuntimeError:
         store, mine = None, True
     try:
@@ -97,7 +98,7 @@ def speaking() -> Iterator[bool]:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        _let_finish(store, f"{attempt}/has spoken", mine=mine)
+        _let_finish(store, f"{_speaks()} no more", mine=mine)
 
 
 def _let_finish(store: dist.Store | None, note: str, *, mine: bool) -> None:
@@ -109,6 +110,40 @@ def _let_finish(store: dist.Store | None, note: str, *, mine: bool) -> None:
             store.wait([note], _PATIENCE)
     except RuntimeError:  # it takes too long, or torchrun has ended
         return
+
+
+@contextmanager
+def ending_with_the_others() -> Iterator[None]:
+    """End this process soon after another one has failed, or torchrun has, though it hears nothing.
+
+    One that waits in a collective operation hears no signal, and over NCCL does not notice that the other is gone.
+    """
+    store, is_over = launcher_store(), threading.Event()
+    watcher = threading.Thread(target=_watch, args=(store, is_over), daemon=True)
+    if store:
+        watcher.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        if store:
+            watcher.join()
+
+
+def _watch(store: dist.Store, is_over: threading.Event) -> None:
+    while not is_over.wait(_INTERVAL):
+        try:
+            has_failed = store.check([_speaks()])
+        except RuntimeError:  # torchrun has ended
+            has_failed = True
+        if has_failed:
+            if not is_over.wait(_GRACE):  # else it has noticed by itself
+                os._exit(1)
+            return
+
+
+def _speaks() -> str:
+    return f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/speaks"
 
 
 def was_begun() -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from llama_minimal.devices import as_float64, default_device, find_device
-from llama_minimal.parallel.board import Board, launcher_store
+from llama_minimal.parallel.board import Board, ending_with_the_others, launcher_store
 
 __all__ = ["Mesh", "default_device", "open_mesh"]
 
@@ -117,16 +117,17 @@ def open_mesh(device: torch.device | str | None = None, *, tensor: int = 1, pipe
     device = _device_of_one_process(device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    if opened := not dist.is_initialized():
-        _join("nccl" if device.type == "cuda" else "gloo")
-    try:
-        torch_mesh = init_device_mesh(device.type, (pipeline, data, tensor), mesh_dim_names=DIMENSIONS)
-        board = Board(dist.distributed_c10d._get_default_store(), dist.get_rank())
-        yield Mesh(rank=dist.get_rank(), size=size, device=device, torch_mesh=torch_mesh, board=board)
-        dist.barrier()  # a process that leaves early would take the connections of the others with it
-    finally:
-        if opened:
-            dist.destroy_process_group()
+    with ending_with_the_others():
+        if opened := not dist.is_initialized():
+            _join("nccl" if device.type == "cuda" else "gloo")
+        try:
+            torch_mesh = init_device_mesh(device.type, (pipeline, data, tensor), mesh_dim_names=DIMENSIONS)
+            board = Board(dist.distributed_c10d._get_default_store(), dist.get_rank())
+            yield Mesh(rank=dist.get_rank(), size=size, device=device, torch_mesh=torch_mesh, board=board)
+            dist.barrier()  # a process that leaves early would take the connections of the others with it
+        finally:
+            if opened:
+                dist.destroy_process_group()
 
 
 def _join(backend: str) -> None:
