@@ -30,7 +30,7 @@ TWO = {
     "pp2": (None, "tied", {"pipeline": 2}),
 }
 FOUR = {
-    "one-tp2pp2": ("one2 shared", "shared", {"tensor": 2, "pipeline": 2, "then": ["load_the_best", "damage"]}),
+    "one-pp2fsdp2": ("one2 shared", "shared", {"pipeline": 2, "shard": True, "then": ["load_the_best", "damage"]}),
     "fsdp2-tp2pp2": ("fsdp2", "shared", {"tensor": 2, "pipeline": 2}),
     "tp2-fsdp4": ("tp2", "transformer", {"shard": True}),
     "pp2-tp2fsdp2": ("pp2", "tied", {"tensor": 2, "shard": True, "then": ["load_the_best"]}),
