@@ -11,7 +11,6 @@ from torch import Tensor
 
 from llama_minimal.config.checks import check_integer, is_number
 from llama_minimal.devices import as_float64, float64_device
-from llama_minimal.generation import make_cache
 from llama_minimal.model import Llama
 from llama_minimal.prompts import as_ids, check_prompts
 
@@ -59,9 +58,9 @@ def beam_search(
     _check_penalty(length_penalty)
     stop_ids = as_ids((model.eos_ids or ()) if stop_ids is None else stop_ids, what="stop_ids")
     n_steps = min(max_new_tokens, model.config.max_seq_len - len(prompt))
-    cache = make_cache(model, batch_size=beam_size, max_seq_len=len(prompt) + n_steps)
-    tokens = torch.tensor([prompt] * beam_size, device=cache.keys.device)
-    logits = model.output(model.hidden_states(tokens, cache=cache)[:, -1])  # (B, V)
+    cache = model.make_cache(batch_size=beam_size, max_seq_len=len(prompt) + n_steps)
+    tokens = torch.tensor([prompt] * beam_size, device=model.device)
+    logits = model.next_logits(tokens, cache=cache)  # (B, V)
 
     opened: list[tuple[list[int], float]] = [([], 0.0)]  # tokens and log-probability
     finished: list[Beam] = []
@@ -81,7 +80,7 @@ def beam_search(
         cache.select(parents + [0] * (beam_size - len(parents)))  # idle rows repeat row 0
         newest = [sequence[-1] for sequence, _ in opened] + [0] * (beam_size - len(opened))
         position = torch.full((beam_size, 1), len(prompt) + length - 1, device=tokens.device)
-        logits = model(torch.tensor(newest, device=tokens.device)[:, None], positions=position, cache=cache)[:, -1]
+        logits = model.next_logits(torch.tensor(newest, device=model.device)[:, None], positions=position, cache=cache)
     if length == n_steps:
         finished += [Beam(sequence, total / length**length_penalty, "length") for sequence, total in opened]
     return sorted(finished, key=lambda beam: -beam.score)[:beam_size]

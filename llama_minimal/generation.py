@@ -48,6 +48,7 @@ def generate(
     """Continue every prompt; row i writes exactly what its prompt alone would write with seed + i.
 
     Args:
+        model: in one process; or what ``parallel.inference.distribute`` returns, then every process calls this.
         tokenizer: needed for prompts that are text and for stop strings.
         prompts: texts, or lists of token ids, of any lengths.
         max_new_tokens: the most to write; less if the context of ``max_seq_len`` tokens is full before.
@@ -125,13 +126,13 @@ def decode(
     """
     check_prompts(model.config, prompts, max_new_tokens)
     seed = check_choice(sampling, seed)
-    device = next(model.parameters()).device
+    device = model.device
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
     size = min(int(lengths.max()) + max_new_tokens, model.config.max_seq_len)
     if compile:  # few cache sizes, so that few need compiling: powers of two
         size = min(1 << (size - 1).bit_length(), model.config.max_seq_len)
-    cache = make_cache(model, batch_size=len(prompts), max_seq_len=size)
-    step = _compiled_step() if compile else _step
+    cache = model.make_cache(batch_size=len(prompts), max_seq_len=size)
+    step = _step_of(model, compile=compile)
     uniform = None
     if sampling.temperature > 0:
         uniform = uniform_numbers(len(prompts), max_new_tokens, seed=seed).to(float64_device(device))
@@ -139,7 +140,7 @@ def decode(
     # Prefill: prompts padded on the right; each row's next token comes from its own last one.
     padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(prompt) for prompt in prompts], batch_first=True).to(device)
     rows = torch.arange(len(prompts), device=device)
-    logits = model.output(model.hidden_states(padded, cache=cache)[rows, lengths - 1])  # (B, V)
+    logits = model.next_logits(padded, lengths - 1, cache=cache)  # (B, V)
     seen = None
     if sampling.repetition_penalty != 1:
         seen = seen_tokens(prompts, model.config.vocab_size).to(device)[:, :vocab_size]
@@ -212,14 +213,6 @@ class _Row:
         return piece
 
 
-def make_cache(model: Llama, *, batch_size: int, max_seq_len: int) -> KVCache:
-    """Build a cache in the model's dtype, on its device."""
-    weight = next(model.parameters())
-    return KVCache(
-        model.config, batch_size=batch_size, max_seq_len=max_seq_len, dtype=weight.dtype, device=weight.device
-    )
-
-
 def _encode(tokenizer: TextCodec | None, prompt: str | Ids) -> list[int]:
     if not isinstance(prompt, str | bytes):
         return as_ids(prompt)
@@ -230,9 +223,15 @@ def _encode(tokenizer: TextCodec | None, prompt: str | Ids) -> list[int]:
     return ids if ids or tokenizer.bos_id is None else [tokenizer.bos_id]
 
 
+def _step_of(model: Llama, *, compile: bool) -> Callable[..., Tensor]:
+    if compile and not isinstance(model, Llama):
+        raise ValueError("compile=True is for a model in one process; leave it out")
+    return _compiled_step() if compile else _step
+
+
 def _step(model: Llama, tokens: Tensor, positions: Tensor, cache: KVCache) -> Tensor:
     """Feed one token per row, (B, 1), and return its logits (B, V)."""
-    return model(tokens, positions=positions, cache=cache)[:, -1]
+    return model.next_logits(tokens, positions=positions, cache=cache)
 
 
 @functools.cache

@@ -2,7 +2,8 @@
 
 # L layers, B batch, T time, S slots, K kv heads, Dh head width
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ class KVCache:
         config: gives layers, kv heads and head width.
         batch_size: rows.
         max_seq_len: slots; prompt plus new tokens.
+        n_layers, n_kv_heads: those of a part of the model; None means all.
     """
 
     def __init__(
@@ -31,10 +33,13 @@ class KVCache:
         max_seq_len: int,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
+        n_layers: int | None = None,
+        n_kv_heads: int | None = None,
     ) -> None:
         if batch_size < 1 or max_seq_len < 1:
             raise ValueError(f"batch_size={batch_size} and max_seq_len={max_seq_len} must be at least 1")
-        shape = (config.n_layers, batch_size, config.n_kv_heads, max_seq_len, config.head_dim)
+        n_layers, n_kv_heads = n_layers or config.n_layers, n_kv_heads or config.n_kv_heads
+        shape = (n_layers, batch_size, n_kv_heads, max_seq_len, config.head_dim)
         self.keys = torch.zeros(shape, dtype=dtype, device=device)  # (L, B, K, S, Dh)
         self.values = torch.zeros_like(self.keys)
         self.rows = torch.arange(batch_size, device=device)[:, None]  # (B, 1)
@@ -75,3 +80,44 @@ class KVCache:
         index = torch.as_tensor(rows, device=self.keys.device)
         self.keys.copy_(self.keys[:, index])
         self.values.copy_(self.values[:, index])
+
+
+class LayeredCache:
+    """Be one cache for layers that are not in one place: on several devices, or a stage of a pipeline.
+
+    Args:
+        parts: layers and the cache that keeps them, the first of them in its layer 0.
+    """
+
+    def __init__(self, parts: Sequence[tuple[Sequence[int], KVCache]]) -> None:
+        self.parts = [cache for _, cache in parts]
+        self._of = {layer: (cache, i) for layers, cache in parts for i, layer in enumerate(layers)}
+
+    def write(self, layer: int, k: Tensor, v: Tensor, positions: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Do what ``KVCache.write`` does, on the device of the layer."""
+        cache, i = self._of[layer]
+        return cache.write(i, k, v, positions)
+
+    def mask(self, positions: Tensor) -> Tensor:
+        """Do what ``KVCache.mask`` does, on the device of the positions."""
+        return self.parts[0].mask(positions)
+
+    def select(self, rows: Sequence[int] | Tensor) -> None:
+        """Reorder the rows of all layers, as ``KVCache.select`` does."""
+        for cache in self.parts:
+            cache.select(rows)
+
+
+def make_cache(config: LlamaConfig, devices: Mapping[int, torch.device], **sizes: Any) -> KVCache | LayeredCache:
+    """Build a cache for some layers, or for all.
+
+    Args:
+        devices: of each layer.
+        sizes: as for ``KVCache``.
+    """
+    layers: dict[torch.device, list[int]] = {}
+    for layer, device in devices.items():
+        layers.setdefault(device, []).append(layer)
+    parts = [(part, KVCache(config, device=device, n_layers=len(part), **sizes)) for device, part in layers.items()]
+    is_whole = len(parts) == 1 and len(devices) == config.n_layers
+    return parts[0][1] if is_whole else LayeredCache(parts)

@@ -13,7 +13,7 @@ from llama_minimal.config import LlamaConfig
 from llama_minimal.config.checks import check_seed
 from llama_minimal.devices import find_device, find_dtype, float64_device
 from llama_minimal.feedforward import FeedForward
-from llama_minimal.kv_cache import KVCache
+from llama_minimal.kv_cache import KVCache, LayeredCache, make_cache
 from llama_minimal.linear import Linear
 from llama_minimal.normalization import make_norm
 from llama_minimal.positions import PositionTable, rope_table, sinusoidal_table
@@ -105,6 +105,38 @@ class Llama(nn.Module):
         for name, layer in self.layers.items():
             x = layer(x, rope, cache=cache, layer=int(name), positions=positions, mask=mask)
         return x if self.norm is None else self.norm(x)
+
+    def next_logits(
+        self,
+        tokens: Tensor,
+        last: Tensor | None = None,
+        *,
+        positions: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """Return the logits of what follows each row, (B, V).
+
+        Args:
+            last: (B,) where in ``tokens`` each row's last token stands; None means at the end.
+            tokens, positions, cache: as in ``forward``.
+        """
+        x = self.hidden_states(tokens, positions=positions, cache=cache)
+        return self.output(x[:, -1] if last is None else x[torch.arange(len(x), device=x.device), last])
+
+    def make_cache(self, *, batch_size: int, max_seq_len: int, n_kv_heads: int | None = None) -> LayeredCache | KVCache:
+        """Build a cache in the model's dtype, each layer's part on the device of that layer.
+
+        Args:
+            n_kv_heads: those that this process has; None means all.
+        """
+        devices = {int(name): next(layer.parameters()).device for name, layer in self.layers.items()}
+        sizes = {"batch_size": batch_size, "max_seq_len": max_seq_len, "n_kv_heads": n_kv_heads}
+        return make_cache(self.config, devices, dtype=next(self.parameters()).dtype, **sizes)
+
+    @property
+    def device(self) -> torch.device:
+        """Where tokens go in and logits come out."""
+        return next(self.parameters()).device
 
     def _embed(self, tokens: Tensor) -> Tensor:
         try:

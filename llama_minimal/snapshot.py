@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llama_minimal.checkpoint import load
 from llama_minimal.checkpoint.native import write_config, write_native
 from llama_minimal.checkpoint.reading import read_tensors
 from llama_minimal.checkpoint.sharded import is_sharded
@@ -122,7 +123,7 @@ def check_same_run(state: dict[str, Any], current: dict[str, Any], *, steps: int
     Raises:
         ValueError: if they differ; the message says where. Or if more steps are done already.
     """
-    saved = state["run"]
+    saved, current = state["run"], json.loads(json.dumps(current))  # whose tuples were written as lists
     differences = [
         f"{name} was {old!r}, is {current[part][name]!r}"
         for part in ("model", "train", "data")
@@ -148,6 +149,23 @@ def load_weights(path: Path, model: Llama, mesh: Mesh | None = None) -> None:
         read_parts(path, model)
     else:
         fill(model, read_tensors([path / "model.safetensors"]), path)
+
+
+def whole_model(model: Llama, mesh: Mesh, folder: Path | None, step: int | None = None) -> Llama:
+    """Return a model of which no process has all as a snapshot has it, on the CPU; another is returned as it is.
+
+    Args:
+        folder: where the snapshots of the run are.
+        step: None means the newest.
+
+    Raises:
+        ValueError: if there is no snapshot.
+    """
+    if not is_spread(model, mesh):
+        return model
+    if not (saved := snapshots(folder) if folder else []):
+        raise ValueError("the model is spread over processes, and no snapshot has all of it; give out, a folder")
+    return load(snapshot_path(folder, step) if step else saved[-1])[0]
 
 
 def load_snapshot(

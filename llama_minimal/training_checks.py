@@ -1,17 +1,22 @@
 """What training needs, and when it has gone wrong: each said in one sentence."""
 
 import math
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from llama_minimal.config import LlamaConfig
+from llama_minimal.data.mixture import Texts
 from llama_minimal.model import Llama
 from llama_minimal.parallel.mesh import Mesh
 from llama_minimal.parallel.pipeline import default_micro_batch_size
 from llama_minimal.parallel.stages import make_cut
 from llama_minimal.parallel.tensor import check_divisible, splits_sequences
-from llama_minimal.settings import TrainConfig
+from llama_minimal.prompts import check_tokens
+from llama_minimal.settings import FREE_ON_RESUME, TrainConfig
 from llama_minimal.snapshot import snapshot_path, snapshots
 
 
@@ -54,14 +59,15 @@ def check_layout(shape: LlamaConfig, config: TrainConfig, mesh: Mesh) -> None:
     check_divisible(shape, tensor)
     if stages > 1:
         make_cut(shape, stages, config.balance)
-    if config.optimizer == "muon" and (tensor > 1 or (config.shard and data > 1)):
+    if config.optimizer == "muon" and (tensor > 1 or (config.shard and mesh.torch_mesh is not None)):
         raise ValueError(
             "optimizer='muon' needs whole matrices, and tensor and shard leave each process a part of them; "
             "give optimizer='adamw', or divide the work by sequences and pipeline stages alone"
         )
-    if config.precision == "fp16" and data < mesh.size:
+    if config.precision == "fp16" and (data < mesh.size or (config.shard and mesh.torch_mesh is not None)):
         raise ValueError(
-            "fp16 scales the loss on each process by itself; with tensor or pipeline give precision='bf16'"
+            "precision='fp16' looks for overflow in whole gradients, and tensor, pipeline and shard leave each process "
+            "a part of them; give precision='bf16', which needs no loss scaling"
         )
     for length in {config.seq_len, config.short_seq_len or config.seq_len}:
         if splits_sequences(shape) and length % tensor:
@@ -82,6 +88,25 @@ def _check_micro_batches(config: TrainConfig, *, rows: int, stages: int) -> None
             f"a process's {rows} sequences make {n} micro-batches of {size}, fewer than the {stages} stages that the "
             f"schedule 1f1b keeps busy; give {remedy}, or pipeline_schedule='gpipe'"
         )
+
+
+def check_texts(config: LlamaConfig, tokens: Any, *, what: str) -> Texts:
+    """Return one text, or several sources by name, as arrays; refuse ids that the model has no embeddings for."""
+    if not isinstance(tokens, Mapping):
+        return check_tokens(config, tokens, what=what)
+    if not tokens:
+        raise ValueError(f"the {what} is a mapping without a source; give at least one")
+    return {name: check_tokens(config, part, what=f"{what} of {name}") for name, part in tokens.items()}
+
+
+def describe_run(model: Llama, config: TrainConfig, tokens: Texts) -> dict[str, Any]:
+    """Return what may not change when a run goes on: the model's shape, the recipe, and the size of each text."""
+    train = {name: value for name, value in asdict(config).items() if name not in FREE_ON_RESUME}
+    data: dict[str, Any] = {"n_tokens": len(tokens)}
+    if isinstance(tokens, Mapping):
+        sizes = [(name, len(part)) for name, part in tokens.items()]
+        data = {"n_tokens": sum(size for _, size in sizes), "sources": sizes}
+    return {"model": model.config.to_dict(), "train": train, "data": data}
 
 
 def check_later(saved: list[Path], step: int) -> None:

@@ -7,6 +7,7 @@ One process group serves all layouts. The first process writes, for each layout,
 
 import itertools
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -18,40 +19,70 @@ from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 
 from llama_minimal.config import LlamaConfig
+from llama_minimal.loss import IGNORE, next_token_loss
 from llama_minimal.model import build
 from llama_minimal.parallel import open_mesh
+from llama_minimal.parallel.loss import parallel_next_token_loss
 from llama_minimal.parallel.stages import whole_name
 from llama_minimal.settings import TrainConfig
 from llama_minimal.training import Trainer
 
 TOKENS = (np.random.default_rng(0).integers(1, 4, 20_000).cumsum() % 61).astype(np.uint16)
-SHAPE = LlamaConfig(dim=32, n_layers=8, n_heads=8, n_kv_heads=8, hidden_dim=64, vocab_size=61, max_seq_len=32)
+SHAPE = LlamaConfig(dim=32, n_layers=4, n_heads=8, n_kv_heads=4, hidden_dim=64, vocab_size=61, max_seq_len=16)
 SHAPES = {
-    "plain": SHAPE,
-    "tied": replace(SHAPE, tie_embeddings=True),
-    "grouped": replace(SHAPE, n_kv_heads=4, n_layers=4),
-    "shared": replace(SHAPE, share_layers=2, tie_embeddings=True),
-    "one layer": replace(SHAPE, share_layers=8),
+    "llama": SHAPE,
+    "tied and shared": replace(SHAPE, share_layers=2, tie_embeddings=True),
+    "one layer": replace(SHAPE, share_layers=4),
     "transformer": replace(
-        SHAPE, norm="layer", norm_placement="post", ffn="relu", position="sinusoidal", bias=True, n_layers=4
+        SHAPE, n_kv_heads=8, norm="layer", norm_placement="post", ffn="relu", position="sinusoidal", bias=True
     ),
+    # For eight processes, with no more layers than there have to be.
+    "two layers": replace(SHAPE, n_layers=2, n_heads=16, n_kv_heads=8, tie_embeddings=True),
+    "four layers": replace(SHAPE, n_heads=16, n_kv_heads=8, share_layers=2, tie_embeddings=True),
+    "eight layers": replace(SHAPE, n_layers=8, share_layers=2, tie_embeddings=True),
 }
 RECIPE = TrainConfig(
-    steps=20, batch_size=16, seq_len=16, lr=3e-3, warmup_steps=4, clip_norm=0.5, validate_every=20, micro_batch_size=2
+    steps=20, batch_size=8, seq_len=8, lr=3e-3, warmup_steps=4, clip_norm=0.5, validate_every=20, micro_batch_size=1
 )
 
 
-def layouts(size):
-    """Yield tensor, pipeline, shard: all boxes of so many processes."""
+def layouts(size, shape):
+    """Yield tensor, pipeline, shard: all boxes of so many processes that the shape can be divided among."""
     for tensor, pipeline in itertools.product([1, 2, 4, 8], repeat=2):
-        if size % (tensor * pipeline) == 0:
+        if size % (tensor * pipeline) == 0 and shape.n_kv_heads % tensor == 0 and shape.n_layers >= pipeline:
             for shard in [False, True][: 1 + (size > tensor * pipeline)]:
-                yield tensor, pipeline, shard
+                if size < 8 or shape.n_layers == max(2, pipeline):
+                    yield tensor, pipeline, shard
+
+
+def runs(size, shapes):
+    """Yield the key of each run, its shape, and what it changes."""
+    for name in shapes:
+        for tensor, pipeline, shard in layouts(size, SHAPES[name]):
+            for schedule in ["1f1b", "gpipe"][: 1 + (pipeline > 1 and name == "llama")]:
+                key = f"{name}: {tensor=} {pipeline=} {shard=} {schedule}"
+                # DTensor is slow: beside it as few micro-batches as there can be.
+                rows = RECIPE.batch_size * tensor * pipeline // size
+                micro = max(1, rows // max(2 if size < 8 else 1, pipeline)) if tensor > 1 else 1
+                changes = {"shard": shard, "pipeline_schedule": schedule, "micro_batch_size": micro}
+                changes["activation_checkpointing"] = shard
+                yield key, SHAPES[name], tensor, pipeline, changes
+                if shard and name == "tied and shared":
+                    yield f"{key} bf16", SHAPES[name], tensor, pipeline, changes | {"precision": "bf16"}
+
+
+def keys(size, shapes):
+    return [key for key, *_ in runs(size, shapes)]
 
 
 def train(mesh, shape, **changes):
-    trainer = Trainer(build(shape), TOKENS, replace(RECIPE, **changes), mesh=mesh, validation=TOKENS[:500])
-    return trainer, list(trainer.run())
+    model = build(shape, device=mesh.device)
+    trainer = Trainer(model, TOKENS, replace(RECIPE, **changes), mesh=mesh, validation=TOKENS[:300])
+    metrics = list(trainer.run())
+    # A model that was just validated is what a snapshot would write: slices in float32, not what was gathered.
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+    assert not changes.get("shard") or all(isinstance(p, DTensor) for p in model.parameters())
+    return trainer, metrics
 
 
 def whole(trainer, mesh):
@@ -59,28 +90,54 @@ def whole(trainer, mesh):
     mine = {}
     for name, parameter in trainer.model.named_parameters():
         value = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
-        mine[whole_name(name, trainer.model.config)] = value.detach().clone()
+        mine[whole_name(name, trainer.model.config)] = value.detach().cpu()
     gathered = [None] * mesh.size
     dist.all_gather_object(gathered, mine)
     return {name: value for part in gathered for name, value in part.items()}
 
 
+def check_loss():
+    """The loss of split logits and its gradient, against the whole ones: targets that do not count, weights, bf16."""
+    size, rank = dist.get_world_size(), dist.get_rank()
+    generator = torch.Generator().manual_seed(0)
+    for vocab_size, dtype, tolerance in ((61, torch.float64, 1e-12), (4 * size, torch.bfloat16, 1e-2)):
+        logits = (30 * torch.randn(2, 5, vocab_size, generator=generator)).to(dtype).requires_grad_()
+        targets = torch.randint(vocab_size, (2, 5), generator=generator)
+        targets[0, 1:3] = IGNORE
+        weights = torch.rand(2, 5, generator=generator, dtype=torch.float64)
+        width = -(-vocab_size // size)
+        mine = logits.detach()[..., rank * width : (rank + 1) * width].requires_grad_()
+        total, count = parallel_next_token_loss(mine, targets, weights, first=rank * width, group=dist.group.WORLD)
+        expected, expected_count = next_token_loss(logits, targets, weights)
+        (total / count).backward()
+        (expected / expected_count).backward()
+        torch.testing.assert_close(total, expected, rtol=tolerance, atol=0)
+        assert count == expected_count
+        torch.testing.assert_close(
+            mine.grad, logits.grad[..., rank * width : (rank + 1) * width], rtol=tolerance, atol=tolerance
+        )
+
+
+def losses(out):
+    curves = json.loads((out / "curves.json").read_text())
+    return {key: [metrics["loss"] for metrics in curve] for key, curve in curves.items()}
+
+
 def main(out, shapes):
-    dist.init_process_group("gloo")
-    size = dist.get_world_size()
+    device = os.environ.get("DEVICE", "cpu")
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    if device == "cpu":
+        check_loss()
     curves = {}
-    for name, (tensor, pipeline, shard) in itertools.product(shapes, layouts(size)):
-        shape = SHAPES[name]
-        if shape.n_kv_heads % tensor or shape.n_layers < pipeline:
-            continue
-        for schedule in ["1f1b", "gpipe"][: 1 + (pipeline > 1 and name == "plain")]:
-            key = f"{name} tensor={tensor} pipeline={pipeline} shard={shard} {schedule}"
-            with open_mesh("cpu", tensor=tensor, pipeline=pipeline) as mesh:
-                trainer, metrics = train(mesh, shape, shard=shard, pipeline_schedule=schedule)
-                parameters = whole(trainer, mesh)
-            if dist.get_rank() == 0:
-                curves[key] = metrics
-                save_file(parameters, out / f"{key}.safetensors")
+    for key, shape, tensor, pipeline, changes in runs(dist.get_world_size(), shapes):
+        with open_mesh(device, tensor=tensor, pipeline=pipeline) as mesh:
+            trainer, metrics = train(mesh, shape, **changes)
+            parameters = whole(trainer, mesh)
+        if dist.get_rank() == 0:
+            curves[key] = metrics
+            save_file(parameters, out / f"{key}.safetensors")
     if dist.get_rank() == 0:
         (out / "curves.json").write_text(json.dumps(curves))
     dist.barrier()
@@ -89,4 +146,4 @@ def main(out, shapes):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(Path(sys.argv[1]), sys.argv[2:] or list(SHAPES))
+    main(Path(sys.argv[1]), sys.argv[2:])

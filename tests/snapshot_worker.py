@@ -13,13 +13,14 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from parallel_worker import SHAPES, TOKENS
 from torch.distributed.checkpoint import HuggingFaceStorageWriter
 
 from llama_minimal import cost
+from llama_minimal.config import LlamaConfig
 from llama_minimal.evaluation import BestLoss
 from llama_minimal.metrics import read_metrics
 from llama_minimal.model import build
@@ -28,6 +29,16 @@ from llama_minimal.settings import TrainConfig
 from llama_minimal.snapshot import snapshots
 from llama_minimal.training import Trainer
 
+TOKENS = (np.random.default_rng(0).integers(1, 4, 20_000).cumsum() % 61).astype(np.uint16)
+SHAPE = LlamaConfig(dim=32, n_layers=8, n_heads=8, n_kv_heads=8, hidden_dim=64, vocab_size=61, max_seq_len=32)
+SHAPES = {
+    "tied": replace(SHAPE, tie_embeddings=True),
+    "grouped": replace(SHAPE, n_kv_heads=4, n_layers=4),
+    "shared": replace(SHAPE, share_layers=2, tie_embeddings=True),
+    "transformer": replace(
+        SHAPE, norm="layer", norm_placement="post", ffn="relu", position="sinusoidal", bias=True, n_layers=4
+    ),
+}
 RECIPE = TrainConfig(
     steps=6,
     batch_size=16,

@@ -12,6 +12,7 @@ from torch import nn
 from llama_minimal import generation
 from llama_minimal.config import LlamaConfig
 from llama_minimal.generation import decode, generate, stream
+from llama_minimal.model import Llama
 from llama_minimal.prompts import check_prompts
 from llama_minimal.settings import Sampling
 from llama_minimal.tokenizer import Tokenizer
@@ -195,8 +196,10 @@ class Script(nn.Module):
     def output(self, positions):
         return nn.functional.one_hot(self.ids[positions[..., 0]], self.config.vocab_size).float()
 
-    def forward(self, tokens, **cached):
-        return self.output(self.hidden_states(tokens, **cached))
+    next_logits, device = Llama.next_logits, Llama.device
+
+    def make_cache(self, **sizes):
+        return None
 
 
 def write(ids, *, n=None, stop=(), stop_ids=(), prompt=(32,)):

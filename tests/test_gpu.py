@@ -1,12 +1,21 @@
 """The CUDA path; skipped, with the reason, where there is no CUDA device."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
+import parallel_worker
 import pytest
 import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
 
 from llama_minimal.config import preset
 from llama_minimal.generation import generate
 from llama_minimal.model import build
+from llama_minimal.parallel import Mesh
+from llama_minimal.parallel.mesh import DIMENSIONS
 from llama_minimal.settings import TrainConfig
 from llama_minimal.training import Trainer
 
@@ -77,3 +86,37 @@ def test_a_resumed_run_repeats_the_unbroken_one(tmp_path):
     second = Trainer(build(preset("tiny")).to("cuda"), TOKENS, recipe, out=tmp_path)
     assert second.resume()
     assert [metrics["loss"] for metrics in second.run()] == unbroken[10:]
+
+
+@pytest.fixture
+def nccl(tmp_path):
+    """One process that speaks NCCL with itself: all the machinery, on a single GPU."""
+    dist.init_process_group("nccl", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    device = torch.device("cuda:0")
+    torch.cuda.set_device(device)
+    yield Mesh(device=device, torch_mesh=init_device_mesh("cuda", (1, 1, 1), mesh_dim_names=DIMENSIONS))
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(("precision", "rtol"), [("fp32", 2e-3), ("bf16", 2e-2)])
+@pytest.mark.parametrize("compile", [False, True])
+def test_sharded_training_follows_the_curve_of_the_cpu(nccl, precision, rtol, compile):
+    """FSDP2, with its bf16 policy, eager and compiled."""
+    expected, _ = curve("cpu", "fp32")
+    recipe = TrainConfig(
+        steps=20, batch_size=8, seq_len=64, warmup_steps=4, precision=precision, compile=compile, shard=True
+    )
+    trainer = Trainer(build(preset("tiny")).to("cuda"), TOKENS, recipe, mesh=nccl)
+    np.testing.assert_allclose([metrics["loss"] for metrics in trainer.run()], expected, rtol=rtol)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices or more")
+def test_every_layout_of_all_gpus_trains(tmp_path):
+    n = 2 if torch.cuda.device_count() < 4 else 4
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n}"]
+    command = [*launcher, parallel_worker.__file__, tmp_path, "tied and shared"]
+    subprocess.run(command, check=True, timeout=600, env=os.environ | {"DEVICE": "cuda"})
+    _, one = parallel_worker.train(Mesh(device=torch.device("cuda:0")), parallel_worker.SHAPES["tied and shared"])
+    expected = [metrics["loss"] for metrics in one]
+    for losses in parallel_worker.losses(tmp_path).values():
+        np.testing.assert_allclose(losses, expected, rtol=1e-3)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama_minimal.config import LlamaConfig
-from llama_minimal.kv_cache import KVCache
+from llama_minimal.kv_cache import KVCache, LayeredCache
 
 LENGTH = 12
 TOKENS = torch.randint(61, (3, LENGTH), generator=torch.Generator().manual_seed(0))
@@ -146,3 +146,27 @@ def test_a_prompt_longer_than_the_cache_is_refused_and_one_as_long_is_not(make_m
 def test_a_cache_has_rows_and_slots(make_model, batch_size, max_seq_len):
     with pytest.raises(ValueError, match="must be at least 1"):
         KVCache(make_model().config, batch_size=batch_size, max_seq_len=max_seq_len)
+
+
+def test_a_cache_in_several_places_is_a_cache_in_one(models):
+    """Layers in any order, in parts of any size; rows reordered in all of them."""
+    model = models(n_layers=4, n_kv_heads=2)
+    sizes = {"batch_size": 3, "max_seq_len": LENGTH, "dtype": torch.float64}
+    parts = [(layers, KVCache(model.config, n_layers=len(layers), **sizes)) for layers in ([3, 1], [0], [2])]
+    one, several = make_cache(model), LayeredCache(parts)
+    for cache in (one, several):
+        log_probabilities(model, TOKENS[:, :5], cache=cache)
+        cache.select([2, 0, 0])
+    expected, found = (feed(model, cache, TOKENS[:, 5:7], 5) for cache in (one, several))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_a_part_of_a_model_keeps_its_layers_and_kv_heads_only(models):
+    model = models(n_layers=4, n_kv_heads=2)
+    for name in ("0", "1", "3"):
+        del model.layers[name]
+    cache = model.make_cache(batch_size=3, max_seq_len=LENGTH, n_kv_heads=1)
+    assert [tuple(part.keys.shape) for part in cache.parts] == [(1, 3, 1, LENGTH, model.config.head_dim)]
+    k = torch.randn(3, 1, 2, model.config.head_dim, dtype=torch.float64)
+    keys, _ = cache.write(2, k, k)
+    torch.testing.assert_close(keys[:, :, :2], k)

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 import torch
 from launching import TESTS, run
-from parallel_worker import SHAPES
 from safetensors.torch import load_file, save_file
-from snapshot_worker import RECIPE, go_on, make_trainer
+from snapshot_worker import RECIPE, SHAPES, go_on, make_trainer
 
 from llama_minimal.checkpoint import load, open_checkpoint, sharded
 from llama_minimal.cli import main

@@ -110,6 +110,8 @@ NOT_DIFFERENTIABLE = {
     "causal_mask": "boolean",
     "chain": "composes backwards",
     "clip_gradients": "acts on gradients",
+    "decode_float": "from bits",
+    "encode_float": "bits",
     "generate": "integers",
     "init_params": "random",
     "loss_and_gradients": "returns its gradients itself",
@@ -120,7 +122,9 @@ NOT_DIFFERENTIABLE = {
     "residual": "composes backwards",
     "rope_frequencies": "a table",
     "rope_table": "a table",
+    "round_float": "steps",
     "sinusoidal_table": "a table",
+    "store_float8": "bits",
 }
 
 

@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +12,7 @@ from llama_minimal.checkpoint.huggingface import INDEX, has_weights, open_huggin
 from llama_minimal.checkpoint.huggingface_config import config_from_huggingface, not_expressible
 from llama_minimal.checkpoint.meta import EXTRA, open_meta, write_meta
 from llama_minimal.checkpoint.native import MODEL_TYPE, open_native, write_native
-from llama_minimal.checkpoint.tensors import Checkpoint, fill
+from llama_minimal.checkpoint.tensors import Checkpoint, Slots, fill, slots_of
 from llama_minimal.checkpoint.text_side import GENERATION, TOKENIZER_FILES, read_end_ids, write_generation_config
 from llama_minimal.config import LlamaConfig, read_json
 from llama_minimal.config.checks import is_number
@@ -37,6 +38,7 @@ def load(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | str | None = None,
     max_seq_len: int | None = None,
+    place: Callable[[Llama], Slots] | None = None,
 ) -> tuple[Llama, TextCodec | None]:
     """Load a model and its tokenizer, whatever the format.
 
@@ -49,6 +51,8 @@ def load(
             shipped with this package; it writes stories from the Llama Valley.
         dtype: None keeps the dtype of the file; float32, bfloat16, float16 or float64, also as text.
         max_seq_len: another context than the checkpoint's own.
+        place: gives memory to a model that has none yet, in place: several devices, or this process's part. It
+            returns what to fill; of the rest nothing is read. None means all, on ``device``.
 
     Returns:
         The model, and its tokenizer or None if the folder has none. Both know as ``eos_ids`` the tokens that end a
@@ -70,8 +74,14 @@ def load(
             f"{config.vocab_size}: prompts with ids from {config.vocab_size} on will be refused",
             stacklevel=2,
         )
-    model = build(config, device=device, dtype=dtype or checkpoint.dtype, seed=None)
-    fill(model, checkpoint.tensors(), folder)
+    dtype = dtype or checkpoint.dtype
+    if place is None:
+        model = build(config, device=device, dtype=dtype, seed=None)
+        slots = slots_of(model)
+    else:
+        model = build(config, device="meta", dtype=dtype)
+        slots = dict.fromkeys(slots_of(model)) | place(model)
+    fill(slots, checkpoint.tensors(), folder)
     model.eos_ids = read_end_ids(folder, vocab_size=config.vocab_size)
     if tokenizer and model.eos_ids:
         tokenizer.eos_ids = model.eos_ids

@@ -3,14 +3,22 @@
 import json
 import re
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from llama_minimal.checkpoint.huggingface_config import config_from_huggingface, config_to_huggingface
-from llama_minimal.checkpoint.reading import first_dtype, read_tensors, tensor_names, without_wrappers
-from llama_minimal.checkpoint.tensors import Checkpoint, Named, naming, write_safetensors
+from llama_minimal.checkpoint.reading import (
+    LazyTensor,
+    first_dtype,
+    open_tensors,
+    read_tensors,
+    tensor_names,
+    without_wrappers,
+)
+from llama_minimal.checkpoint.tensors import Checkpoint, Stored, Where, naming, write_safetensors
 from llama_minimal.checkpoint.text_side import token_ids, write_for_transformers, write_generation_config
 from llama_minimal.config import LlamaConfig, read_json
 from llama_minimal.model import Llama
@@ -76,15 +84,25 @@ def open_huggingface(folder: Path, config: dict[str, Any]) -> Checkpoint:
             found = {name: plain for name, plain in found.items() if plain != "lm_head.weight"}  # a copy
         to_ours["lm_head.weight"] = "tok_embeddings.weight"
 
-    def tensors() -> Named:
-        for theirs, tensor in read_tensors(paths, found.__contains__):
+    def tensors() -> Iterator[tuple[str, Stored]]:
+        for theirs, tensor in open_tensors(paths, found.__contains__):
             name = to_ours.get(found[theirs], theirs)
             n_heads = _rotated_heads(name, ours)
-            if n_heads and tensor.ndim and tensor.size(0) % (2 * n_heads) == 0:  # else an error that ``fill`` tells
-                tensor = to_interleaved(tensor, n_heads)
+            if n_heads and tensor.shape and tensor.shape[0] % (2 * n_heads) == 0:  # else an error that ``fill`` tells
+                tensor = _interleaved(tensor, tensor.shape[0] // n_heads)
             yield name, tensor
 
     return Checkpoint(ours, first_dtype(paths, found.__contains__), tensors)
+
+
+def _interleaved(tensor: Stored, head_dim: int) -> LazyTensor:
+    """Return a tensor of which each part that is read, of whole heads, comes in the order of Meta's."""
+
+    def read(where: Where) -> Tensor:
+        part = tensor[where]
+        return to_interleaved(part, part.size(0) // head_dim)
+
+    return LazyTensor(tensor.shape, read)
 
 
 def _plain(name: str) -> str:

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from llama_minimal.checkpoint.reading import first_dtype, read_tensors
+from llama_minimal.checkpoint.reading import first_dtype, open_tensors
 from llama_minimal.checkpoint.sharded import is_sharded, open_sharded
 from llama_minimal.checkpoint.tensors import Checkpoint, naming, write_safetensors
 from llama_minimal.config import LlamaConfig
@@ -22,7 +22,7 @@ def open_native(folder: Path, config: dict[str, Any]) -> Checkpoint:
     if is_sharded(folder):
         return open_sharded(folder, ours)
     path = folder / "model.safetensors"
-    return Checkpoint(ours, first_dtype([path]), partial(read_tensors, [path]))
+    return Checkpoint(ours, first_dtype([path]), partial(open_tensors, [path]))
 
 
 def write_native(model: Llama, folder: Path) -> None:

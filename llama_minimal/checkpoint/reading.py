@@ -4,16 +4,19 @@ import pickle
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from llama_minimal.checkpoint.tensors import Named
+from llama_minimal.checkpoint.tensors import Named, Where
 
 # What compilers, wrappers for many devices and adapters put before, or into, the name of a tensor.
 _WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_model"}
+_Parts = tuple[Iterable[int], Callable[[Where], Tensor]]
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -23,10 +26,37 @@ def read_tensors(paths: Iterable[Path], wanted: Callable[[str], bool] = lambda n
     Raises:
         ValueError: if a file is missing, truncated or damaged, or a tensor is not of plain numbers.
     """
+    for name, tensor in open_tensors(paths, wanted):
+        yield name, tensor[()]
+
+
+class LazyTensor:
+    """Be a tensor of a file, of which only that is read which is asked for."""
+
+    def __init__(self, shape: Iterable[int], read: Callable[[Where], Tensor]) -> None:
+        self.shape, self._read = tuple(shape), read
+
+    def __getitem__(self, where: Where) -> Tensor:
+        return self._read(where)
+
+
+def open_tensors(
+    paths: Iterable[Path], wanted: Callable[[str], bool] = lambda name: True
+) -> Iterator[tuple[str, LazyTensor]]:
+    """Yield the wanted tensors of files without reading them; each can be read until the next one comes.
+
+    Raises:
+        ValueError: as ``read_tensors``, some of it when a tensor is read.
+    """
     for path in paths:
         with _opened(path) as (names, get):
             for name in filter(wanted, names):
-                yield name, checked(get(name), name, path)
+                shape, read = get(name)
+                yield name, LazyTensor(shape, partial(_read, read, name, path))
+
+
+def _read(read: Callable[[Where], Tensor], name: str, path: Path, where: Where) -> Tensor:
+    return checked(read(where), name, path)
 
 
 def tensor_names(paths: Iterable[Path]) -> list[str]:
@@ -99,19 +129,25 @@ def checked(tensor: Tensor, name: str, path: Path) -> Tensor:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[list[str], Callable[[str], Tensor]]]:
-    """Open a file for its names and a way to get each tensor."""
+def _opened(path: Path) -> Iterator[tuple[list[str], Callable[[str], _Parts]]]:
+    """Open a file for its names and a way to get each tensor: its shape, and what reads a part of it."""
     if path.suffix != ".safetensors":
         content = load_torch(path)
-        yield list(content), content.__getitem__
+        yield list(content), lambda name: (content[name].shape, content[name].__getitem__)
         return
     try:
         with safe_open(path, framework="pt") as file:
-            yield list(file.keys()), file.get_tensor
+            yield list(file.keys()), partial(_parts, file)
     except FileNotFoundError:
         raise _missing(path) from None
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file ({error}); download or save it again") from None
+
+
+def _parts(file: Any, name: str) -> _Parts:
+    part = file.get_slice(name)
+    # The library reads a tensor without dimensions as a whole only.
+    return part.get_shape(), lambda where: part[where] if where else file.get_tensor(name)
 
 
 def _missing(path: Path) -> ValueError:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -13,7 +14,33 @@ from torch import Tensor
 from llama_minimal.config import LlamaConfig
 from llama_minimal.model import Llama
 
+Where = tuple[slice, ...]
 Named = Iterator[tuple[str, Tensor]]
+
+
+class Stored(Protocol):
+    """Describe a tensor of a file: its shape is known, and indexing it by slices reads what they cover."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the whole tensor."""
+
+    def __getitem__(self, where: Where) -> Tensor:
+        """Read a part; ``()`` is all of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Say where a tensor of a checkpoint goes: into which memory, and which part of the tensor."""
+
+    memory: Tensor
+    shape: tuple[int, ...]
+    """Of the whole tensor."""
+    where: Where = ()
+    """What of it goes there; ``()`` is all."""
+
+
+Slots = dict[str, Slot | None]  # by the names of a whole model; None is what another process has
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,32 +49,41 @@ class Checkpoint:
 
     config: LlamaConfig
     dtype: torch.dtype
-    tensors: Callable[[], Named]
-    """Yields (name in our state dict, tensor), holding one tensor in memory at a time."""
+    tensors: Callable[[], Iterator[tuple[str, Stored]]]
+    """Yields (name in our state dict, tensor); what is read of a tensor is held by the reader alone."""
+
+
+def slots_of(model: Llama) -> Slots:
+    """Return the places of a whole model's tensors."""
+    # A tensor that has several names (tied embeddings, shared layers) is listed once, under the first.
+    return {name: Slot(parameter, tuple(parameter.shape)) for name, parameter in model.named_parameters()}
 
 
 @torch.no_grad()
-def fill(model: Llama, tensors: Iterable[tuple[str, Tensor]], source: Path) -> None:
+def fill(slots: Llama | Slots, tensors: Iterable[tuple[str, Stored]], source: Path) -> None:
     """Copy named tensors into a model's parameters.
+
+    Args:
+        slots: a whole model, or where its tensors are to go.
 
     Raises:
         ValueError: if a tensor is missing, unknown, of another shape, or holds NaN or infinity.
     """
-    # A tensor that has several names (tied embeddings, shared layers) is listed once, under the first.
-    missing = dict(model.named_parameters())
+    missing = slots_of(slots) if isinstance(slots, Llama) else dict(slots)
     unknown = []
     for name, tensor in tensors:
         if name not in missing:
             unknown.append(name)
             continue
-        parameter = missing.pop(name)
-        if parameter.shape != tensor.shape:
-            raise ValueError(
-                f"{source}: {name} has shape {tuple(tensor.shape)}, but the config asks for {tuple(parameter.shape)}"
-            )
-        if not _is_finite(tensor):
+        if (slot := missing.pop(name)) is None:
+            continue
+        if slot.shape != tuple(tensor.shape):
+            raise ValueError(f"{source}: {name} has shape {tuple(tensor.shape)}, but the config asks for {slot.shape}")
+        part = tensor[slot.where]
+        if not _is_finite(part):
             raise ValueError(f"{source}: {name} holds NaN or infinity; the checkpoint is damaged, get it again")
-        parameter.copy_(tensor.to(parameter.dtype))  # Apple's devices cannot read float64
+        slot.memory.copy_(part.to(slot.memory.dtype))  # Apple's devices cannot read float64
+        del part  # before the next one is read
     if missing or unknown:
         parts = [f"{what} {_shorten(names)}" for what, names in (("lacks", missing), ("has unknown", unknown)) if names]
         raise ValueError(f"{source} {' and '.join(parts)}; do its config and its weights belong together?")

@@ -2,7 +2,7 @@
 
 import math
 from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +12,8 @@ from tqdm import tqdm
 
 from llama_minimal import cost
 from llama_minimal.cli.console import check_counts, human, table
-from llama_minimal.cli.write import WriteFlags, load_as_asked, load_for_writing
+from llama_minimal.cli.several import ProcessFlags, ending_together, loaded, said_once
+from llama_minimal.cli.write import WriteFlags, load_as_asked
 from llama_minimal.config import PRESETS, LlamaConfig, preset
 
 
@@ -43,36 +44,46 @@ class Evaluate:
     """With `evaluate course`: the encoded training text, such as runs/course/data; left out: generated anew."""
     write_card: bool = False
     """With `evaluate course`: write what was measured into the model's card."""
+    processes: tyro.conf.OmitArgPrefixes[ProcessFlags] = field(default_factory=ProcessFlags)
 
     def __post_init__(self) -> None:
         check_counts(self, "seq_len", "batch_size", "max_batches")
 
     def run(self) -> None:
         if self.folder == "course" and self.corpus is None:
+            with said_once():
+                if self.processes.check("evaluate") > 1:
+                    raise ValueError("the card is measured by one process; for several, name a text with --corpus")
             from llama_minimal.cli.course import evaluate_course
 
             evaluate_course(data=self.data, write=self.write_card)
             return
         if self.write_card or self.data:
             raise ValueError("--write-card and --data go with: llama-minimal evaluate course, without --corpus")
+        flags = WriteFlags(device=self.device)
+        with loaded(self.folder, flags, self.processes, command="evaluate") as (model, tokenizer, mesh):
+            self._evaluate(model, tokenizer, mesh)
+
+    def _evaluate(self, model: Any, tokenizer: Any, mesh: Any) -> None:
         from llama_minimal.data import sequential_batches
         from llama_minimal.evaluation import Evaluation, sum_loss, uniform_loss
         from llama_minimal.prompts import check_tokens
 
-        model, tokenizer = load_for_writing(self.folder, WriteFlags(device=self.device))
-        tokens, n_bytes = self._tokens(tokenizer)
-        tokens = check_tokens(model.config, tokens)
-        seq_len = self.seq_len or model.config.max_seq_len
-        if seq_len > model.config.max_seq_len:
-            raise ValueError(f"--seq-len {seq_len} must be between 1 and the model's {model.config.max_seq_len}")
+        with ending_together(mesh):
+            tokens, n_bytes = self._tokens(tokenizer)
+            tokens = check_tokens(model.config, tokens)
+            seq_len = self.seq_len or model.config.max_seq_len
+            if seq_len > model.config.max_seq_len:
+                raise ValueError(f"--seq-len {seq_len} must be between 1 and the model's {model.config.max_seq_len}")
         n_batches = -(-(len(tokens) - 1) // (seq_len * self.batch_size))
         if self.max_batches and self.max_batches < n_batches:
             n_batches, n_bytes = self.max_batches, None  # the bytes are those of the whole text
         batches = islice(sequential_batches(tokens, batch_size=self.batch_size, seq_len=seq_len), n_batches)
-        device = next(model.parameters()).device
-        total, count = sum_loss(
-            model, tqdm(batches, total=n_batches, unit="batch", leave=False, disable=None), device=device
-        )
+        is_silent = mesh is not None and not mesh.is_main
+        bar = tqdm(batches, total=n_batches, unit="batch", leave=False, disable=True if is_silent else None)
+        total, count = sum_loss(model, bar, device=model.device)
+        if is_silent:
+            return
         result = Evaluation(total=total, n_tokens=count, n_bytes=n_bytes)
         rows = [
             ("tokens", f"{int(count):,}"),

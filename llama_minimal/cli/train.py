@@ -16,7 +16,8 @@ from llama_minimal import cost
 from llama_minimal.cli.console import check_counts, human, warn
 from llama_minimal.cli.model_flags import ModelFlags
 from llama_minimal.cli.processes import is_launched
-from llama_minimal.cli.report import print_report, print_samples
+from llama_minimal.cli.report import print_report, print_samples, print_sources
+from llama_minimal.config.checks import settle
 from llama_minimal.run_folder import DATA, SNAPSHOTS
 from llama_minimal.settings import TrainConfig
 from llama_minimal.tokenizer import PatternName
@@ -31,8 +32,11 @@ class Train:
     With torchrun --max-restarts 1 a run that lost a process goes on from its newest snapshot by itself.
     """
 
-    corpus: str = "python-docs"
-    """python-docs, python-source, valley, course, a text file, a folder, a glob, or an http(s) address."""
+    corpus: tuple[str, ...] = ("python-docs",)
+    """python-docs, python-source, valley, course, a text file, a folder, a glob, or an http(s) address; or several,
+    which --weights mixes."""
+    deduplicate: bool = False
+    """Leave out documents that repeat an earlier one, word for word or nearly so."""
     out: Path = Path("runs/train")
     """Folder for the model, its snapshots and its metrics."""
     preset: str = "small"
@@ -69,6 +73,8 @@ class Train:
     """Delete the run that is in --out, and start anew; other files stay."""
 
     def __post_init__(self) -> None:
+        # One name will do; and run.json gives a list back, or of older runs one name.
+        settle(self, "corpus", (self.corpus,) if isinstance(self.corpus, str) else tuple(self.corpus))
         check_counts(self, "samples", least=0)
         check_counts(self, "tensor", "pipeline")
 
@@ -101,10 +107,10 @@ def _train(command: Train, mesh: Any, initial: tuple[Any, Any] | None) -> int:
     model = _model(command, mesh, tokenizer, initial)
     trainer = Trainer(
         model,
-        train.tokens,
+        train.texts,
         command.train,
         out=command.out,
-        validation=validation.tokens,
+        validation=validation.texts,
         mesh=mesh,
         tensorboard=command.tensorboard,
     )
@@ -147,7 +153,7 @@ def _model(command: Train, mesh: Any, tokenizer: Any, initial: tuple[Any, Any] |
 def _finish(command: Train, trainer: Any, mesh: Any, tokenizer: Any, train: Any, validation: Any) -> None:
     step = trainer.load_best() if command.train.keep_best else None
     loss = trainer.best.loss if step else trainer.validation_loss
-    if loss is None:
+    if loss is None or validation.sources:
         loss = trainer.validate()  # every process takes part
     # What the first process still has to do may take long; the others wait for it.
     mesh.first(lambda: _report(command, trainer, tokenizer, train, validation, loss=loss, best=step))
@@ -163,6 +169,7 @@ def _report(command: Train, trainer: Any, tokenizer: Any, *texts: Any, loss: flo
     model = trainer.whole_model(best)
     save(model, command.out, tokenizer)
     print_report(loss, *texts)
+    print_sources(trainer, *texts)
     print_samples(model, tokenizer, n=command.samples)
     print(f"\nsaved in {command.out}; write more with: llama-minimal generate {command.out} --prompt 'Once'")
 

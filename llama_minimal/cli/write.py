@@ -1,5 +1,6 @@
 """``llama-minimal generate`` and ``chat``: a model folder in, text out."""
 
+import os
 import sys
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
@@ -7,6 +8,7 @@ from typing import Annotated, Any
 import tyro
 
 from llama_minimal.cli.console import check_counts
+from llama_minimal.cli.several import ProcessFlags, ending_together, loaded, said_once
 from llama_minimal.settings import Sampling
 
 
@@ -25,6 +27,8 @@ class WriteFlags:
     """Compile the step of one token: slow at first, then fast."""
     device: str | None = None
     """cuda, mps (Apple) or cpu; left out: the first of these that is there."""
+    devices: tuple[str, ...] = ()
+    """Several devices that share the layers, such as: cuda:0 cuda:1"""
     dtype: str | None = None
     """float32, bfloat16 or float16; left out: as in the file."""
 
@@ -34,11 +38,16 @@ class WriteFlags:
             raise ValueError(f"--seed {self.seed} is too large; give a number of 18 digits or fewer")
         if "" in self.stop:
             raise ValueError("--stop has an empty text, which would end everything before it starts; leave it out")
+        if self.device and self.devices:
+            raise ValueError("--device names one device and --devices several; give one of them")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Generate:
-    """Continue a prompt, and print the text as it is written."""
+    """Continue a prompt, and print the text as it is written.
+
+    Several processes: torchrun --nproc-per-node 2 -m llama_minimal generate … --tensor 2
+    """
 
     folder: tyro.conf.Positional[str]
     """Folder of a model (a training run, Hugging Face, Meta), or a hub id."""
@@ -49,19 +58,19 @@ class Generate:
     special_tokens: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Read names of special tokens in the prompt, such as <|eot_id|>, as those tokens; otherwise they are text."""
     write: tyro.conf.OmitArgPrefixes[WriteFlags] = field(default_factory=WriteFlags)
+    processes: tyro.conf.OmitArgPrefixes[ProcessFlags] = field(default_factory=ProcessFlags)
 
     def __post_init__(self) -> None:
         check_counts(self, "num_samples")
 
     def run(self) -> None:
-        model, tokenizer = load_for_writing(self.folder, self.write)
-        prompt = _read_prompt() if self.prompt == "-" else self.prompt
-        for i in range(self.num_samples):
-            if i:
-                print()
-            title = f"--- sample {i + 1} ---\n" if self.num_samples > 1 else ""
-            flags = replace(self.write, seed=self.write.seed + i)
-            _print_stream(model, tokenizer, prompt, flags, title=title, allow_special=self.special_tokens)
+        with loaded(self.folder, self.write, self.processes, command="generate") as (model, tokenizer, mesh):
+            prompt = _read_prompt(mesh) if self.prompt == "-" else self.prompt
+            for i in range(self.num_samples):
+                title = "\n" if i else ""
+                title += f"--- sample {i + 1} ---\n" if self.num_samples > 1 else ""
+                flags = replace(self.write, seed=self.write.seed + i)
+                _print_stream(model, tokenizer, prompt, flags, title=title, special=self.special_tokens, mesh=mesh)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +85,9 @@ class Chat:
     write: tyro.conf.OmitArgPrefixes[WriteFlags] = field(default_factory=WriteFlags)
 
     def run(self) -> None:
+        with said_once():
+            if os.environ.get("WORLD_SIZE", "1") != "1":
+                raise ValueError("chat is a conversation with one process; start it without torchrun, or use generate")
         model, tokenizer = load_for_writing(self.folder, self.write)
         print("Type the beginning of a text. An empty line ends the chat.")
         while prompt := _ask():
@@ -92,26 +104,48 @@ def load_for_writing(folder: str, flags: WriteFlags) -> tuple[Any, Any]:
         ValueError: if there is no tokenizer.
     """
     model, tokenizer = load_as_asked(folder, flags)
-    if tokenizer is None:
-        raise ValueError(f"{folder} has no tokenizer.json or tokenizer.model; put the model's tokenizer there")
+    need_tokenizer(folder, tokenizer)
     return model, tokenizer
 
 
-def load_as_asked(folder: str, flags: WriteFlags) -> tuple[Any, Any]:
-    """Load a model onto the device and in the dtype that were asked for, and its tokenizer if it has one."""
-    import torch
+def need_tokenizer(folder: str, tokenizer: Any) -> None:
+    """Raise ValueError if there is no tokenizer."""
+    if tokenizer is None:
+        raise ValueError(f"{folder} has no tokenizer.json or tokenizer.model; put the model's tokenizer there")
 
+
+def load_as_asked(folder: str, flags: WriteFlags) -> tuple[Any, Any]:
+    """Load a model onto the devices and in the dtype that were asked for, and its tokenizer if it has one."""
     from llama_minimal.checkpoint import load
     from llama_minimal.devices import find_device
 
-    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, None: None}
-    if flags.dtype not in dtypes:
+    if flags.devices:
+        from llama_minimal.parallel.layerwise import load_layers
+
+        return load_layers(folder, flags.devices, dtype=dtype_of(flags))
+    return load(folder, device=find_device(flags.device), dtype=dtype_of(flags))
+
+
+def dtype_of(flags: WriteFlags) -> str | None:
+    """Return the dtype that was asked for, or None.
+
+    Raises:
+        ValueError: if it is none that weights can have.
+    """
+    if flags.dtype not in ("float32", "bfloat16", "float16", None):
         raise ValueError(f"--dtype {flags.dtype} is not one of float32, bfloat16, float16")
-    return load(folder, device=find_device(flags.device), dtype=dtypes[flags.dtype])
+    return flags.dtype
 
 
 def _print_stream(
-    model: Any, tokenizer: Any, prompt: str, flags: WriteFlags, *, title: str = "", allow_special: bool = False
+    model: Any,
+    tokenizer: Any,
+    prompt: str,
+    flags: WriteFlags,
+    *,
+    title: str = "",
+    special: bool = False,
+    mesh: Any = None,
 ) -> None:
     """Print a prompt and its continuation; nothing before the first piece is there, so that an error stands alone."""
     from llama_minimal.generation import stream
@@ -119,14 +153,20 @@ def _print_stream(
     pieces = stream(
         model,
         tokenizer,
-        tokenizer.encode_prompt(prompt, allow_special=True) if allow_special and prompt else prompt,
+        tokenizer.encode_prompt(prompt, allow_special=True) if special and prompt else prompt,
         max_new_tokens=flags.max_new_tokens,
         sampling=flags.sampling,
         stop=flags.stop,
         seed=flags.seed,
         compile=flags.compile,
     )
-    print(title + prompt + next(pieces, ""), end="", flush=True)
+    with ending_together(mesh):
+        first = next(pieces, "")
+    if mesh and not mesh.is_main:
+        for _ in pieces:  # computes its part
+            pass
+        return
+    print(title + prompt + first, end="", flush=True)
     try:
         for piece in pieces:
             print(piece, end="", flush=True)
@@ -134,7 +174,20 @@ def _print_stream(
         print(flush=True)
 
 
-def _read_prompt() -> str:
+def _read_prompt(mesh: Any) -> str:
+    """Return what the first process reads from standard input; all have it."""
+    text = None
+    with ending_together(mesh):
+        if mesh is None or mesh.is_main:
+            text = _read_input()
+    if mesh is None:
+        return text
+    from llama_minimal.parallel.inference import share
+
+    return share(mesh, text)
+
+
+def _read_input() -> str:
     """Read standard input; a byte order mark, and the line end that the shell adds, are not part of the text."""
     if sys.stdin is None:  # as after <&- in a shell
         raise ValueError("--prompt - reads standard input, which is closed; give the text itself")

@@ -87,11 +87,11 @@ def parallelize(
 
 def _data_parallel(model: Llama, mesh: Mesh, *, shard: bool, precision: Precision) -> tuple[nn.Module, bool]:
     """Return what to call in training, and whether it exchanges gradients along ``data`` by itself."""
-    if mesh.size_of("data") == 1:
-        return model, True
-    if shard:
+    if shard and mesh.torch_mesh is not None:
         is_pipeline = mesh.size_of("pipeline") > 1
         shard_parameters(model, mesh.torch_mesh["data"], precision=precision, keep_gathered=is_pipeline)
+        return model, True
+    if mesh.size_of("data") == 1:
         return model, True
     if mesh.size_of("data") == mesh.size:
         return replicate(model, mesh.torch_mesh["data"], mesh.device), True

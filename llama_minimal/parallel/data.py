@@ -60,6 +60,13 @@ def accumulating(model: nn.Module, *, is_last: bool) -> Iterator[None]:
         yield
 
 
+def let_go(model: nn.Module) -> None:
+    """Give up the gathered parameters that a forward pass without a backward one left: what stays is the slices."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 @torch.no_grad()
 def average_gradients(parameters: Iterable[nn.Parameter], group: dist.ProcessGroup) -> None:
     """Replace each gradient by its mean over processes that have the same parameters: what DDP does, afterwards."""

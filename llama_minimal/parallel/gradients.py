@@ -14,7 +14,7 @@ from llama_minimal.parallel.mesh import Mesh
 def add_up_partial_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Sum the gradients of norms over processes that each normalized a part of the sequence.
 
-    PyTorch 2.13 leaves them as sums yet to be made (``Partial``), and its optimizers step along a process's own part.
+    PyTorch 2.13 leaves them as sums yet to be made (``Partial``), whose local part is not the whole.
     """
     for parameter in parameters:
         gradient = parameter.grad

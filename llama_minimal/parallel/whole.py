@@ -15,7 +15,7 @@ from llama_minimal.loss import next_token_loss
 from llama_minimal.mixed_precision import autocast
 from llama_minimal.model import Llama
 from llama_minimal.optim import clip_gradients
-from llama_minimal.parallel.data import accumulating, average_gradients
+from llama_minimal.parallel.data import accumulating, average_gradients, let_go
 from llama_minimal.parallel.gradients import add_up_partial_gradients, clip_spread_gradients
 from llama_minimal.parallel.loss import parallel_next_token_loss
 from llama_minimal.parallel.mesh import Mesh
@@ -94,6 +94,7 @@ class Parallel:
                     total, count = total + part.item(), count + float(weights.sum())
         finally:
             self.model.train(training)
+            let_go(self.model)
         total, count = self.mesh.sum_of_data(total, count)
         return total, count
 

@@ -17,6 +17,8 @@ CHAPTERS = (  # the modules of checks/
     "normalization",
     "llama",
     "generation",
+    "mixed_precision",
+    "model_parallelism",
 )
 
 
