@@ -54,13 +54,13 @@ LEVELS = {
     "generation": 4,
     "evaluation": 4,
     "beams": 5,
-    "snapshot": 5,
     "parallel": 5,
-    "training_checks": 6,
-    "training": 7,
-    "course": 8,
-    "cli": 9,
-    "__main__": 10,
+    "snapshot": 6,
+    "training_checks": 7,
+    "training": 8,
+    "course": 9,
+    "cli": 10,
+    "__main__": 11,
 }
 
 
