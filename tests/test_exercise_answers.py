@@ -141,6 +141,13 @@ READERS = [  # exercise, answer, what is said
     ("feedforward.break_even", -33023, "the sign is turned"),
     ("generation.top_p", lambda p, top_p: p, "this is `p` as it was given"),
     ("generation.penalty", lambda logits, seen, penalty: logits, "this is `logits` as it was given"),
+    ("training.adamw", lambda w, g, m, v, *rest: (w - rest[1] * g, m, v), "does not depend on `m`"),
+    ("training.first_steps", lambda t, beta1, beta2: (1 - beta1) / (1 - beta2), "does not depend on `t`"),
+    ("training.trapezoid", lambda step, lr, steps, warmup, decay: lr, "it gives 0.5 everywhere"),
+    ("training.accumulate", lambda sums, counts, longest: sums[0], "does not depend on `longest`"),
+    ("training.accumulate", no_return, "is its return missing?"),
+    ("training.polar", lambda G, rounds: G, "this is `G` as it was given"),
+    ("training.break_even", lambda *case: (case[2] * case[3] - case[0] * case[1]) / (case[0] - case[2]), "1/3 times"),
 ]
 READERS = [one for one in READERS if one[0] in ALL]  # of exercises that are there
 

@@ -61,8 +61,9 @@ def _arrow(axes: "Axes", start: str, end: str) -> None:
     (x0, y0, *_), (x1, y1, *_) = PARTS[start], PARTS[end]
     right, up = (x1 > x0) - (x1 < x0), (y1 > y0) - (y1 < y0)
     style = {"arrowstyle": "-|>", "color": INK, "lw": 1.2, "shrinkA": 0, "shrinkB": 0}
-    tail = (x0 + right * WIDTH / 2, y0 + up * HEIGHT / 2 * (1 if not right else 0.6))
-    head = (x1 - right * WIDTH / 2, y1 - up * HEIGHT / 2 * (1 if not right else 0.6))
+    sideways, upright = (WIDTH / 2, 0.0), (0.0, HEIGHT / 2)
+    dx, dy = (WIDTH / 4, HEIGHT / 2) if right and up else sideways if right else upright
+    tail, head = (x0 + right * dx, y0 + up * dy), (x1 - right * dx, y1 - up * dy)
     axes.annotate("", xy=head, xytext=tail, arrowprops=style, zorder=1)
 
 

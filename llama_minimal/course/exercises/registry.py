@@ -17,6 +17,7 @@ CHAPTERS = (  # the modules of checks/
     "normalization",
     "llama",
     "generation",
+    "training",
 )
 
 
