@@ -1,6 +1,7 @@
 """What a user chooses for a run, checked once: how to train, and how to write."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Literal, get_args
@@ -30,6 +31,8 @@ class TrainConfig:
     """Share of the steps that read sequences of short_seq_len."""
     align_documents: bool = False
     """Begin every sequence with the beginning of a document, so that none is read from its middle."""
+    weights: tuple[float, ...] | None = None
+    """Of several corpora: how often each is read, such as 0.7 0.3; None: as often as it has tokens."""
     optimizer: OptimizerName = "adamw"
     """AdamW for all parameters, or Muon for the matrices of the layers and AdamW for the rest."""
     lr: float = 2e-3
@@ -82,6 +85,8 @@ class TrainConfig:
             check_one_of(name, getattr(self, name), get_args(allowed))
         _settle_numbers(self, "lr", "min_lr_ratio", "weight_decay", "beta1", "beta2", "clip_norm")
         _settle_numbers(self, "embedding_lr_ratio", "short_share")
+        if self.weights is not None:
+            settle(self, "weights", _weights(self.weights))
         _check_together(self)
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr={self.lr!r} must be a positive number, such as 1e-3")
@@ -94,6 +99,14 @@ class TrainConfig:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be at least 0 and below {top:g}")
         if not self.clip_norm > 0:
             raise ValueError(f"clip_norm={self.clip_norm!r} must be positive; a huge value switches clipping off")
+
+
+def _weights(weights: Iterable[float]) -> tuple[float, ...]:
+    """Return weights as a tuple, which JSON gives back as a list; refuse what is none."""
+    weights = tuple(weights) if isinstance(weights, Iterable) and not isinstance(weights, str) else ()
+    if not weights or not all(is_number(weight) and 0 < weight < math.inf for weight in weights):
+        raise ValueError(f"weights={weights!r} must be positive numbers, one for each source, such as 0.7 0.3")
+    return tuple(map(float, weights))
 
 
 def _check_together(config: TrainConfig) -> None:

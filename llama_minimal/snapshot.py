@@ -88,7 +88,7 @@ def check_same_run(state: dict[str, Any], current: dict[str, Any], *, steps: int
     Raises:
         ValueError: if they differ; the message says where. Or if more steps are done already.
     """
-    saved = state["run"]
+    saved, current = state["run"], json.loads(json.dumps(current))  # whose tuples were written as lists
     differences = [
         f"{name} was {old!r}, is {current[part][name]!r}"
         for part in ("model", "train", "data")

@@ -3,17 +3,18 @@
 # B batch, T time
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from llama_minimal.data.batches import make_batches, sequential_batches
+from llama_minimal.data.batches import sequential_batches
+from llama_minimal.data.mixture import Texts
+from llama_minimal.data.stages import make_batches
 from llama_minimal.evaluation import BestLoss, sum_loss
 from llama_minimal.loss import next_token_loss
 from llama_minimal.metrics import MetricsLog
@@ -21,9 +22,8 @@ from llama_minimal.model import Llama
 from llama_minimal.optim import clip_gradients, learning_rate, make_optimizer, set_learning_rate
 from llama_minimal.parallel import Mesh, parallelize
 from llama_minimal.precision import autocast, grad_scaler
-from llama_minimal.prompts import check_tokens
 from llama_minimal.run_folder import SNAPSHOTS
-from llama_minimal.settings import FREE_ON_RESUME, TrainConfig
+from llama_minimal.settings import TrainConfig
 from llama_minimal.snapshot import (
     check_same_run,
     load_snapshot,
@@ -32,7 +32,14 @@ from llama_minimal.snapshot import (
     save_snapshot,
     snapshots,
 )
-from llama_minimal.training_checks import TrainingDivergedError, check_finite, check_later, check_trainable
+from llama_minimal.training_checks import (
+    TrainingDivergedError,
+    check_finite,
+    check_later,
+    check_texts,
+    check_trainable,
+    describe_run,
+)
 
 __all__ = ["Trainer", "TrainingDivergedError"]
 
@@ -42,11 +49,12 @@ class Trainer:
 
     Args:
         model: on its device, with float32 or float64 weights.
-        tokens: ids of the training text, (n,); a memory-mapped file will do, a tensor or a list. To align documents,
-            each must begin with the same token, as ``encode_corpus`` writes them.
+        tokens: ids of the training text, (n,); a memory-mapped file will do, a tensor or a list. Or several sources
+            by name, which ``config.weights`` mixes. To align documents, each must begin with the same token, as
+            ``encode_corpus`` writes them.
         config: how to train.
         out: folder for ``snapshots/`` and ``metrics.jsonl``; None keeps nothing.
-        validation: ids of the validation text.
+        validation: ids of the validation text, or several by name; each has its own loss then, beside the whole.
         mesh: the processes that take part.
         tensorboard: also write TensorBoard's event files to ``out``.
 
@@ -64,20 +72,20 @@ class Trainer:
     def __init__(
         self,
         model: Llama,
-        tokens: np.ndarray,
+        tokens: Texts,
         config: TrainConfig,
         *,
         out: str | Path | None = None,
-        validation: np.ndarray | None = None,
+        validation: Texts | None = None,
         mesh: Mesh | None = None,
         tensorboard: bool = False,
     ) -> None:
         self.model, self.config, self.validation = model, config, validation
         self.mesh = mesh or Mesh(device=next(model.parameters()).device)
         check_trainable(model, config, has_validation=validation is not None)
-        tokens = check_tokens(model.config, tokens, what="training text")
+        tokens = check_texts(model.config, tokens, what="training text")
         if validation is not None:
-            self.validation = check_tokens(model.config, validation, what="validation text")
+            self.validation = check_texts(model.config, validation, what="validation text")
         out = Path(out).expanduser() if out else None
         self.batches = make_batches(tokens, config, rank=self.mesh.rank, world_size=self.mesh.size)
         self.optimizer = make_optimizer(model, config)
@@ -87,7 +95,9 @@ class Trainer:
         self.stop_requested = False  # set it, from a signal handler say, to end after the current step
         self._stopping = False  # what all processes have agreed on
         self.validation_loss: float | None = None  # the latest
+        self.source_losses: dict[str, float] = {}  # of the latest validation, where there are several sources
         self.best = BestLoss()
+        self._description = describe_run(model, config, tokens)
         self.snapshot_folder = out / SNAPSHOTS if out else None
         self._log = MetricsLog(out, tensorboard=tensorboard) if out and self.mesh.is_main else None
 
@@ -162,14 +172,23 @@ class Trainer:
         return learning_rate(self.step, **{name: getattr(self.config, name) for name in names})
 
     def validate(self) -> float:
-        """Return the mean loss over the validation text, in nats per token, in sequences as long as the last ones."""
+        """Return the mean loss over the validation text, in nats per token, in sequences as long as the last ones.
+
+        Of several sources each token counts once; ``source_losses`` then holds the loss of each.
+        """
+        texts = self.validation if isinstance(self.validation, Mapping) else {"": self.validation}
+        sums = {name: self._sum_loss(tokens) for name, tokens in texts.items()}
+        self.source_losses = {name: total / count for name, (total, count) in sums.items() if name}
+        return sum(total for total, _ in sums.values()) / sum(count for _, count in sums.values())
+
+    def _sum_loss(self, tokens: np.ndarray) -> list[float]:
+        """Return the summed loss over a text and the number of its targets, of all processes together."""
         batch_size = self.config.micro_batch_size or self.config.batch_size
         seq_len = self.batches.seq_len_at(max(0, self.step - 1))
-        batches = sequential_batches(self.validation, batch_size=batch_size, seq_len=seq_len)
+        batches = sequential_batches(tokens, batch_size=batch_size, seq_len=seq_len)
         mine = islice(batches, self.mesh.rank, None, self.mesh.size)
         with autocast(self.config.precision, self.mesh.device):
-            total, count = self.mesh.sum(*sum_loss(self.model, mine, device=self.mesh.device))
-        return total / count
+            return self.mesh.sum(*sum_loss(self.model, mine, device=self.mesh.device))
 
     def _validate_if_due(self, metrics: dict[str, float]) -> bool:
         """Add the validation loss to the metrics if it is time; return whether it is the lowest so far."""
@@ -177,6 +196,7 @@ class Trainer:
         if self.validation is None or not due:
             return False
         metrics["validation_loss"] = self.validation_loss = self.validate()
+        metrics |= {f"validation_loss/{name}": loss for name, loss in self.source_losses.items()}
         return self.best.update(self.step, self.validation_loss)
 
     def save(self) -> None:
@@ -188,7 +208,7 @@ class Trainer:
                 self.model,
                 self.optimizer,
                 self.scaler,
-                run=self._run_description(),
+                run=self._description,
                 keep=self.config.keep_snapshots,
                 best=asdict(self.best),
                 spare=self.best.step if self.config.keep_best else None,
@@ -205,7 +225,7 @@ class Trainer:
         if not saved:
             return False
         state = read_state(saved[-1])
-        check_same_run(state, self._run_description(), steps=self.config.steps)
+        check_same_run(state, self._description, steps=self.config.steps)
         load_snapshot(saved[-1], self.model, self.optimizer, self.scaler)
         self.step, self.best = state["step"], BestLoss(**state.get("best", {}))
         if self.config.keep_best and not self._best_snapshot():
@@ -228,7 +248,3 @@ class Trainer:
 
     def _best_snapshot(self) -> Path | None:
         return next((path for path in self._snapshots() if path.name == f"step-{self.best.step or 0:08d}"), None)
-
-    def _run_description(self) -> dict[str, Any]:
-        train = {name: value for name, value in asdict(self.config).items() if name not in FREE_ON_RESUME}
-        return {"model": self.model.config.to_dict(), "train": train, "data": {"n_tokens": len(self.batches.tokens)}}

@@ -1,12 +1,18 @@
 """What training needs, and when it has gone wrong: each said in one sentence."""
 
 import math
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from llama_minimal.config import LlamaConfig
+from llama_minimal.data.mixture import Texts
 from llama_minimal.model import Llama
-from llama_minimal.settings import TrainConfig
+from llama_minimal.prompts import check_tokens
+from llama_minimal.settings import FREE_ON_RESUME, TrainConfig
 from llama_minimal.snapshot import snapshot_path, snapshots
 
 
@@ -37,6 +43,25 @@ def check_trainable(model: Llama, config: TrainConfig, *, has_validation: bool) 
         raise ValueError(f"seq_len={config.seq_len} is longer than the model's max_seq_len={model.config.max_seq_len}")
     if config.patience is not None and not has_validation:
         raise ValueError(f"patience={config.patience} counts validations; give a validation text, or leave it out")
+
+
+def check_texts(config: LlamaConfig, tokens: Any, *, what: str) -> Texts:
+    """Return one text, or several sources by name, as arrays; refuse ids that the model has no embeddings for."""
+    if not isinstance(tokens, Mapping):
+        return check_tokens(config, tokens, what=what)
+    if not tokens:
+        raise ValueError(f"the {what} is a mapping without a source; give at least one")
+    return {name: check_tokens(config, part, what=f"{what} of {name}") for name, part in tokens.items()}
+
+
+def describe_run(model: Llama, config: TrainConfig, tokens: Texts) -> dict[str, Any]:
+    """Return what may not change when a run goes on: the model's shape, the recipe, and the size of each text."""
+    train = {name: value for name, value in asdict(config).items() if name not in FREE_ON_RESUME}
+    data: dict[str, Any] = {"n_tokens": len(tokens)}
+    if isinstance(tokens, Mapping):
+        sizes = [(name, len(part)) for name, part in tokens.items()]
+        data = {"n_tokens": sum(size for _, size in sizes), "sources": sizes}
+    return {"model": model.config.to_dict(), "train": train, "data": data}
 
 
 def check_later(saved: list[Path], step: int) -> None:

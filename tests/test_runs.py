@@ -337,8 +337,9 @@ def test_every_flag_is_compared_unless_nothing_depends_on_it(run):
         for name in (f.name for f in fields(owner) if f.name not in ("model", "train")):
             value = getattr(owner, name)
             others = {bool: not value, int: 2 * value if isinstance(value, int) and value else 2, float: 0.123}
+            others[tuple] = ("other",)
             other = others.get(type(value), "other")
-            chosen = {"precision": "bf16", "optimizer": "muon", "schedule": "linear"}
+            chosen = {"precision": "bf16", "optimizer": "muon", "schedule": "linear", "weights": (0.5, 0.25)}
             other = chosen.get(name, 2 if part == "train" and value is None else other)
             needed = {"optimizer": "muon"} if name == "embedding_lr_ratio" else {}
             changed = replace(owner, **{name: other} | needed)
@@ -346,7 +347,8 @@ def test_every_flag_is_compared_unless_nothing_depends_on_it(run):
             try:
                 compared(command, saved)
             except ValueError as error:
-                assert f"--{name.replace('_', '-')} was {value!r}, is {other!r}" in str(error)  # noqa: PT017
+                was, is_now = (" ".join(map(repr, v)) if isinstance(v, tuple) else repr(v) for v in (value, other))
+                assert f"--{name.replace('_', '-')} was {was}, is {is_now}" in str(error)  # noqa: PT017
                 refused.add(name)
     names = {f.name for f in fields(Train)} | asdict(saved.model).keys() | asdict(saved.train).keys()
     assert refused == names - free - {"model", "train"}

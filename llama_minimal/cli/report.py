@@ -19,6 +19,22 @@ def print_report(loss: float, train: Any, validation: Any) -> None:
         print(f"  {name:<13}  {value:6.3f}  {result.perplexity:8.2f}  {result.bits_per_byte:6.3f}")
 
 
+def print_sources(trainer: Any, train: Any, validation: Any) -> None:
+    """Print of each of several sources how often it was read, and the validation loss on it."""
+    from llama_minimal.evaluation import Evaluation
+
+    if not train.sources:
+        return
+    print("\nsources (share of the training text, times read, nats per token, bits per byte)")
+    width = max(map(len, train.sources))
+    shares, epochs = trainer.batches.shares(), trainer.batches.epochs(trainer.step)
+    for name, source in validation.sources.items():
+        n = source.n_tokens - 1
+        result = Evaluation(total=trainer.source_losses[name] * n, n_tokens=n, n_bytes=source.n_bytes)
+        how_often = f"{shares[name]:6.1%}  {epochs[name]:6.2f}"
+        print(f"  {name:<{width}}  {how_often}  {result.loss:6.3f}  {result.bits_per_byte:6.3f}")
+
+
 def print_samples(model: Any, tokenizer: Any, *, n: int) -> None:
     """Print texts that the model writes from nothing but what stands before, or between, the texts it read."""
     from llama_minimal.generation import generate

@@ -82,10 +82,14 @@ def _values(command: Train) -> dict[str, Any]:
 
 
 def _same(old: Any, new: Any) -> bool:
+    if isinstance(old, tuple) and isinstance(new, tuple) and len(old) == len(new):
+        return all(map(_same, old, new))
     if isinstance(old, str | Path) and isinstance(new, str | Path) and Path(old).exists() and Path(new).exists():
         return Path(old).samefile(new)  # two ways to write one path
     return old == new
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return " ".join(map(_shown, value))
     return str(value) if isinstance(value, Path) else repr(value)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_minimal.cli.console import bytes_bar, warn
+from llama_minimal.cli.sources import Sources
 from llama_minimal.cli.train_checks import (
     check_disk_space,
     check_machine,
@@ -29,8 +30,6 @@ from llama_minimal.run_folder import DATA, RUN, has_snapshot, remove_run
 
 if TYPE_CHECKING:
     from llama_minimal.cli.train import Train
-
-TOKENIZER_BYTES = 50_000_000
 
 
 @contextmanager
@@ -123,34 +122,30 @@ def _fill(command: "Train", mesh: Any, initial: tuple[Any, Any] | None, stage: P
     from llama_minimal.prompts import check_tokens
     from llama_minimal.tokenizer import load_tokenizer
 
-    (initial[1] if initial else _tokenizer(command)).save(stage)
+    sources = Sources(command, say=print)
+    (initial[1] if initial else _tokenizer(command, sources)).save(stage)
     tokenizer = load_tokenizer(stage)  # the one that --resume will find
     train = command.train
     with bytes_bar("encoding") as update:
         encode_corpus(
-            _documents(command),
+            sources.documents(),
             tokenizer,
             stage / DATA,
             validation_fraction=command.validation_fraction,
             seed=train.seed,
             progress=update,
         )
-    tokens, validation = (TokenFile.open(stage / DATA, split).tokens for split in ("train", "validation"))
-    make_batches(tokens, train)
-    sequential_batches(validation, batch_size=train.batch_size, seq_len=train.seq_len)
+    text, validation = (TokenFile.open(stage / DATA, split) for split in ("train", "validation"))
+    make_batches(text.texts, train)
+    for part in validation.sources.values() or [validation]:
+        sequential_batches(part.tokens, batch_size=train.batch_size, seq_len=train.seq_len)
     if initial:  # whose tokenizer may have tokens that the model lacks
-        for ids in (tokens, validation):
-            check_tokens(initial[0].config, ids)
+        for file in (text, validation):
+            check_tokens(initial[0].config, file.tokens)
     write_run(command, stage, vocab_size=tokenizer.vocab_size)
 
 
-def _documents(command: "Train", **options: Any) -> Iterator[Any]:
-    from llama_minimal.data import documents
-
-    return documents(command.corpus, text_field=command.text_field, separator=command.document_separator, **options)
-
-
-def _tokenizer(command: "Train") -> Any:
+def _tokenizer(command: "Train", sources: Sources) -> Any:
     from llama_minimal.tokenizer import Tokenizer, load_tokenizer
 
     if command.tokenizer:
@@ -163,25 +158,13 @@ def _tokenizer(command: "Train") -> Any:
         if command.pattern != type(command)().pattern:
             raise ValueError(f"--pattern {command.pattern} is for a new tokenizer; leave it or --tokenizer out")
         return tokenizer
-    with bytes_bar("reading") as update:
-        texts = _first_bytes(_documents(command, progress=update), TOKENIZER_BYTES)
-        tokenizer = Tokenizer.train(texts, vocab_size=command.vocab_size, pattern=command.pattern)
+    tokenizer = Tokenizer.train(sources.texts(), vocab_size=command.vocab_size, pattern=command.pattern)
     if tokenizer.vocab_size < command.vocab_size:
         warn(
             f"the corpus is too small for a vocabulary of {command.vocab_size} tokens: it gives "
             f"{tokenizer.vocab_size}, and so many the model gets"
         )
     return tokenizer
-
-
-def _first_bytes(documents: Iterator[Any], limit: int) -> Iterator[str]:
-    """Yield texts until there is enough to learn a vocabulary from."""
-    for document in documents:
-        for text in document.chunks():
-            yield text
-            limit -= len(text)
-            if limit <= 0:
-                return
 
 
 def _move_in(stage: Path, out: Path) -> None:

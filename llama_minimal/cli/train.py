@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from llama_minimal.cli.console import check_counts, human, warn
 from llama_minimal.cli.model_flags import ModelFlags
-from llama_minimal.cli.report import print_report, print_samples
+from llama_minimal.cli.report import print_report, print_samples, print_sources
+from llama_minimal.config.checks import settle
 from llama_minimal.run_folder import DATA, SNAPSHOTS
 from llama_minimal.settings import TrainConfig
 from llama_minimal.tokenizer import PatternName
@@ -28,8 +29,11 @@ class Train:
     Several processes: torchrun --nproc-per-node 2 -m llama_minimal train …
     """
 
-    corpus: str = "python-docs"
-    """python-docs, python-source, valley, course, a text file, a folder, a glob, or an http(s) address."""
+    corpus: tuple[str, ...] = ("python-docs",)
+    """python-docs, python-source, valley, course, a text file, a folder, a glob, or an http(s) address; or several,
+    which --weights mixes."""
+    deduplicate: bool = False
+    """Leave out documents that repeat an earlier one, word for word or nearly so."""
     out: Path = Path("runs/train")
     """Folder for the model, its snapshots and its metrics."""
     preset: str = "small"
@@ -62,6 +66,8 @@ class Train:
     """Delete the run that is in --out, and start anew; other files stay."""
 
     def __post_init__(self) -> None:
+        # One name will do; and run.json gives a list back, or of older runs one name.
+        settle(self, "corpus", (self.corpus,) if isinstance(self.corpus, str) else tuple(self.corpus))
         check_counts(self, "samples", least=0)
 
     def run(self) -> None:
@@ -89,10 +95,10 @@ def _train(command: Train, mesh: Any, initial: tuple[Any, Any] | None) -> int:
     model = _model(command, mesh, tokenizer, initial)
     trainer = Trainer(
         model,
-        train.tokens,
+        train.texts,
         command.train,
         out=command.out,
-        validation=validation.tokens,
+        validation=validation.texts,
         mesh=mesh,
         tensorboard=command.tensorboard,
     )
@@ -129,7 +135,7 @@ def _finish(command: Train, trainer: Any, mesh: Any, tokenizer: Any, train: Any,
 
     step = trainer.load_best() if command.train.keep_best else None
     loss = trainer.best.loss if step else trainer.validation_loss
-    if loss is None:
+    if loss is None or validation.sources:
         loss = trainer.validate()  # every process takes part
     if not mesh.is_main:
         return
@@ -139,6 +145,7 @@ def _finish(command: Train, trainer: Any, mesh: Any, tokenizer: Any, train: Any,
         print(f"the validation loss was lowest after step {step}, and the model of that step is saved")
     save(trainer.model, command.out, tokenizer)
     print_report(loss, train, validation)
+    print_sources(trainer, train, validation)
     print_samples(trainer.model, tokenizer, n=command.samples)
     print(f"\nsaved in {command.out}; write more with: llama-minimal generate {command.out} --prompt 'Once'")
 

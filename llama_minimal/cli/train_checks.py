@@ -26,10 +26,26 @@ def check_flags(command: "Train") -> None:
         raise ValueError(
             f"validation_fraction={command.validation_fraction} must be between 0 and 1, both excluded, such as 0.1"
         )
+    _check_corpora(command)
     if not command.init_from:
         check_shape(command, config_of(command), remedy="a smaller --seq-len or a larger --max-seq-len")
     elif not command.resume:
         _check_initial_flags(command)
+
+
+def _check_corpora(command: "Train") -> None:
+    corpora, weights = command.corpus, command.train.weights
+    if not corpora:
+        raise ValueError("--corpus names nothing; give one or more, such as: --corpus valley python-docs")
+    if twice := [name for number, name in enumerate(corpora) if name in corpora[:number]]:
+        raise ValueError(f"--corpus names {twice[0]} twice; name it once, and weigh it with --weights")
+    if weights and len(weights) != len(corpora):
+        raise ValueError(
+            f"--weights gives {len(weights)} for {len(corpora)} corpora, {', '.join(corpora)}; "
+            f"give one to each, or none"
+        )
+    if weights and len(corpora) == 1:
+        raise ValueError(f"--weights mixes several corpora, and {corpora[0]} is the only one; leave it out")
 
 
 def config_of(command: "Train") -> LlamaConfig:
@@ -107,13 +123,14 @@ def check_nothing_is_lost(command: "Train") -> None:
     for flag in ("corpus", "init_from", "tokenizer"):
         if not getattr(command, flag):
             continue
-        path = Path(getattr(command, flag)).expanduser()
-        inside = path.iterdir() if path.is_dir() and flag != "corpus" else [path]  # of a corpus, runs are left out
-        if any(file.resolve() in doomed for file in inside):
-            raise ValueError(
-                f"{path} belongs to the run that would be deleted, but --{flag.replace('_', '-')} needs it; "
-                f"copy it to another place, or give another --out"
-            )
+        value = getattr(command, flag)
+        for path in (Path(name).expanduser() for name in (value if isinstance(value, tuple) else (value,))):
+            inside = path.iterdir() if path.is_dir() and flag != "corpus" else [path]  # of a corpus, runs are left out
+            if any(file.resolve() in doomed for file in inside):
+                raise ValueError(
+                    f"{path} belongs to the run that would be deleted, but --{flag.replace('_', '-')} needs it; "
+                    f"copy it to another place, or give another --out"
+                )
 
 
 def check_disk_space(command: "Train", config: LlamaConfig) -> None:

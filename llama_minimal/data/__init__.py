@@ -1,10 +1,12 @@
 """Training text: where it comes from, how it becomes a file of token ids, and how that becomes batches."""
 
-from llama_minimal.data.batches import Batches, StagedBatches, make_batches, sequential_batches
+from llama_minimal.data.batches import Batches, sequential_batches
 from llama_minimal.data.corpora import CORPORA, documents
 from llama_minimal.data.document import Document, LongDocument
 from llama_minimal.data.download import cache_folder, download
 from llama_minimal.data.encoding import encode_corpus
+from llama_minimal.data.mixture import MixedBatches
+from llama_minimal.data.stages import StagedBatches, make_batches
 from llama_minimal.data.token_file import CorpusInfo, SplitInfo, TokenFile, read_corpus_info
 
 __all__ = [
@@ -13,6 +15,7 @@ __all__ = [
     "CorpusInfo",
     "Document",
     "LongDocument",
+    "MixedBatches",
     "SplitInfo",
     "StagedBatches",
     "TokenFile",

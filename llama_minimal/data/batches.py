@@ -3,12 +3,9 @@
 # B batch, T time
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from llama_minimal.settings import TrainConfig
 
 Ids = NDArray[np.int64]
 
@@ -49,13 +46,7 @@ class Batches:
         _check_sizes(tokens, batch_size, seq_len, n_needed=seq_len + 1)
         if seed < 0:
             raise ValueError(f"seed={seed} must not be negative")
-        if world_size < 1 or not 0 <= rank < world_size:
-            raise ValueError(f"rank={rank} must be one of 0 to world_size-1, and world_size={world_size} at least 1")
-        if batch_size % world_size:
-            raise ValueError(
-                f"batch_size={batch_size} is not divisible by world_size={world_size}; "
-                f"use a multiple, such as {batch_size + world_size - batch_size % world_size}"
-            )
+        check_sharing(batch_size, rank, world_size)
         self.tokens = tokens
         self.batch_size, self.seq_len, self.seed = batch_size, seq_len, seed
         self.rank, self.world_size = rank, world_size
@@ -72,10 +63,7 @@ class Batches:
         Raises:
             ValueError: if the step is negative.
         """
-        if step < 0:
-            raise ValueError(f"step={step} must not be negative")
-        first = step * self.batch_size
-        rows = range(first + self.rank, first + self.batch_size, self.world_size)
+        rows = rows_of_step(step, self.batch_size, self.rank, self.world_size)
         starts = [self._starts(row // self.windows_per_epoch)[row % self.windows_per_epoch] for row in rows]
         windows = np.stack([self.tokens[start : start + self.seq_len + 1] for start in starts]).astype(np.int64)
         return windows[:, :-1], windows[:, 1:]
@@ -103,66 +91,27 @@ class Batches:
         return self._epochs[epoch]
 
 
-class StagedBatches:
-    """Give short sequences first, then long ones, with as many tokens in a step.
-
-    Short sequences cost less attention, and teach what can be learned from them in less time.
-
-    Args:
-        tokens: (n_tokens,).
-        short_seq_len: tokens of a sequence in the first ``short_steps`` steps; a divisor of ``seq_len``.
-        options: what ``Batches`` takes; ``batch_size`` counts sequences of ``seq_len``.
-
-    Source: Press et al. 2021, "Shortformer" (staged training).
-    """
-
-    def __init__(
-        self,
-        tokens: NDArray[np.integer],
-        *,
-        short_seq_len: int,
-        short_steps: int,
-        batch_size: int,
-        seq_len: int,
-        **options: Any,
-    ) -> None:
-        self.tokens, self.short_steps = tokens, short_steps
-        self._long = Batches(tokens, batch_size=batch_size, seq_len=seq_len, **options)
-        rows = batch_size * (seq_len // short_seq_len)
-        self._short = Batches(tokens, batch_size=rows, seq_len=short_seq_len, **options)
-
-    def batch(self, step: int) -> tuple[Ids, Ids]:
-        """Return inputs and targets of one step, as ``Batches.batch`` does."""
-        return self._at(step).batch(step)
-
-    def seq_len_at(self, step: int) -> int:
-        """Return how long the sequences of a step are, in tokens."""
-        return self._at(step).seq_len
-
-    def _at(self, step: int) -> Batches:
-        return self._short if step < self.short_steps else self._long
+def check_sharing(batch_size: int, rank: int, world_size: int) -> None:
+    """Raise ValueError if this is no rank, or the ranks cannot share a batch evenly."""
+    if world_size < 1 or not 0 <= rank < world_size:
+        raise ValueError(f"rank={rank} must be one of 0 to world_size-1, and world_size={world_size} at least 1")
+    if batch_size % world_size:
+        raise ValueError(
+            f"batch_size={batch_size} is not divisible by world_size={world_size}; "
+            f"use a multiple, such as {batch_size + world_size - batch_size % world_size}"
+        )
 
 
-def make_batches(
-    tokens: NDArray[np.integer], config: TrainConfig, *, rank: int = 0, world_size: int = 1
-) -> Batches | StagedBatches:
-    """Return the batches that a configuration asks for.
+def rows_of_step(step: int, batch_size: int, rank: int, world_size: int) -> range:
+    """Return the numbers of a rank's rows in a step, counted from the beginning of training.
 
     Raises:
-        ValueError: if the text is too short for them, or the ranks cannot share a batch evenly.
+        ValueError: if the step is negative.
     """
-    options = {
-        "batch_size": config.batch_size,
-        "seq_len": config.seq_len,
-        "document_start": int(tokens[0]) if config.align_documents and len(tokens) else None,
-        "seed": config.seed,
-        "rank": rank,
-        "world_size": world_size,
-    }
-    if config.short_seq_len is None:
-        return Batches(tokens, **options)
-    short_steps = round(config.short_share * config.steps)
-    return StagedBatches(tokens, short_seq_len=config.short_seq_len, short_steps=short_steps, **options)
+    if step < 0:
+        raise ValueError(f"step={step} must not be negative")
+    first = step * batch_size
+    return range(first + rank, first + batch_size, world_size)
 
 
 def _documents(tokens: NDArray[np.integer], document_start: int, seq_len: int) -> Ids:

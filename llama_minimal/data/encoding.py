@@ -1,8 +1,7 @@
 """Encode documents into token files, little-endian and without a header, split by document."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -27,7 +26,7 @@ AnyDocument = Document | LongDocument
 
 
 def encode_corpus(
-    documents: Iterable[AnyDocument],
+    documents: Iterable[AnyDocument] | Mapping[str, Iterable[AnyDocument]],
     tokenizer: TextCodec,
     folder: str | Path,
     *,
@@ -43,7 +42,8 @@ def encode_corpus(
 
     Args:
         documents: read once; a group of them is in memory at a time, of a long one a part of it (see
-            ``TextCodec.encode_iterable``). A single one is cut in two near its end.
+            ``TextCodec.encode_iterable``). A single one is cut in two near its end. Several sources by name are written
+            one after another, each into both splits.
         validation_fraction: expected share of validation, between 0 and 1; each split gets at least one document.
         progress: called with (bytes of text so far, None).
 
@@ -59,14 +59,17 @@ def encode_corpus(
     with replace_files(*paths) as (train, validation, index):
         # Two bytes hold every id of most vocabularies.
         dtype = "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32"
-        writers = {"train": _Writer(train, dtype), "validation": _Writer(validation, dtype)}
-        report = partial(_report, progress, writers)
-        for group in _groups(assign_splits(iter(documents), validation_fraction, seed)):
-            _write_group(group, tokenizer, writers, report)
-            report(0)
-        _fill_empty(*writers.values())
-        info = _describe(dtype, tokenizer, writers)
-        index.write(json.dumps(asdict(info), indent=1).encode("utf-8"))
+        sources = documents if isinstance(documents, Mapping) else {"": documents}
+        written: dict[str, Writers] = {}
+        for name, found in sources.items():
+            written[name] = {"train": _Writer(train, dtype), "validation": _Writer(validation, dtype)}
+            report = partial(_report, progress, written)
+            for group in _groups(assign_splits(iter(found), validation_fraction, seed)):
+                _write_group(group, tokenizer, written[name], report)
+                report(0)
+            _finish(name, written[name])
+        info = _describe(dtype, tokenizer, written)
+        index.write(json.dumps(info.as_dict(), indent=1).encode("utf-8"))
     return info
 
 
@@ -96,13 +99,13 @@ class _Writer:
     def give_last(self, other: "_Writer") -> None:
         """Move the last document to another file."""
         n_tokens, n_bytes = self.last
-        start = self.tokens - n_tokens
-        self.file.seek(start * self.dtype.itemsize)
+        start = self.file.tell() - n_tokens * self.dtype.itemsize
+        self.file.seek(start)
         for done in range(0, n_tokens, _COPY_TOKENS):
             other.file.write(self.file.read(min(_COPY_TOKENS, n_tokens - done) * self.dtype.itemsize))
         other.count(n_tokens, n_bytes)
         self._add(-1, -n_tokens, -n_bytes)
-        self.file.seek(start * self.dtype.itemsize)
+        self.file.seek(start)
         self.file.truncate()
 
     def info(self) -> SplitInfo:
@@ -114,9 +117,12 @@ class _Writer:
         self.bytes += n_bytes
 
 
-def _report(progress: Progress | None, writers: dict[Split, _Writer], n_bytes: int) -> None:
+Writers = dict[Split, _Writer]
+
+
+def _report(progress: Progress | None, written: dict[str, Writers], n_bytes: int) -> None:
     if progress is not None:
-        progress(sum(writer.bytes for writer in writers.values()) + n_bytes, None)
+        progress(sum(writer.bytes for writers in written.values() for writer in writers.values()) + n_bytes, None)
 
 
 def _groups(assigned: Iterable[tuple[Split, AnyDocument]]) -> Iterator[list[tuple[Split, AnyDocument]]]:
@@ -144,7 +150,7 @@ def _is_long(document: AnyDocument) -> bool:
 def _write_group(
     group: list[tuple[Split, AnyDocument]],
     tokenizer: TextCodec,
-    writers: dict[Split, _Writer],
+    writers: Writers,
     report: Callable[[int], None],
 ) -> None:
     eos = tokenizer.eos_id is not None
@@ -172,21 +178,26 @@ class _CountedChunks:
             self.report(self.bytes)
 
 
-def _fill_empty(*writers: _Writer) -> None:
+def _finish(name: str, writers: Writers) -> None:
+    """See that a source has something in both splits."""
     # With few documents chance may give all to one split. Then its last one changes sides.
-    empty = [writer for writer in writers if not writer.documents]
-    full = [writer for writer in writers if writer.documents]
+    empty = [writer for writer in writers.values() if not writer.documents]
+    full = [writer for writer in writers.values() if writer.documents]
     for writer in empty:
         full[0].give_last(writer)
-
-
-def _describe(dtype: Literal["uint16", "uint32"], tokenizer: TextCodec, writers: dict[Split, _Writer]) -> CorpusInfo:
     for split, writer in writers.items():
         if not writer.tokens:
-            raise ValueError(f"the {split} text has no tokens; add documents that are not empty")
+            of = f" of {name}" if name else ""
+            raise ValueError(f"the {split} text{of} has no tokens; add documents that are not empty")
+
+
+def _describe(dtype: Literal["uint16", "uint32"], tokenizer: TextCodec, written: dict[str, Writers]) -> CorpusInfo:
+    sources = {name: {split: writer.info() for split, writer in each.items()} for name, each in written.items()}
     return CorpusInfo(
         dtype=dtype,
         vocab_size=tokenizer.vocab_size,
         tokenizer_sha256=tokenizer.fingerprint,
-        **{split: writer.info() for split, writer in writers.items()},
+        train=SplitInfo.total(each["train"] for each in sources.values()),
+        validation=SplitInfo.total(each["validation"] for each in sources.values()),
+        sources={} if "" in sources else sources,
     )
