@@ -122,12 +122,17 @@ def test_tiny_empty_and_odd_texts(texts, expected):
 
 
 def test_a_long_document_is_read_in_parts_and_compared_as_a_whole():
-    text = " ".join(STORIES[:8])
+    text = " ".join(STORIES)  # of more shingles than are hashed at a time
     chunks = [text[i : i + 97] for i in range(0, len(text), 97)]
     seen = Duplicates()
     assert seen.kind(LongDocument("long", lambda: iter(chunks))) is None
     assert seen.kind(Document("short", text)) == "exact"
     assert seen.kind(Document("other", altered(text, 3, random.Random(0)))) == "near"
+    for part in (
+        text[: len(text) // 2],
+        text[len(text) // 2 :],
+    ):  # the lowest of all are no higher than those of a part
+        assert (seen.signature(text) <= seen.signature(part.partition(" ")[2])).all()
 
 
 def test_memory_grows_by_a_few_kilobytes_a_document_however_long():

@@ -42,7 +42,6 @@ def fails(capsys, *args):
     return " ".join(capsys.readouterr().err.split())
 
 
-@pytest.mark.filterwarnings("ignore:no line is")
 def test_a_weighted_run_reports_each_source_and_goes_on(corpora, tmp_path, capsys):
     train(*corpora, "--weights", "3", "1")
     printed = capsys.readouterr().out
@@ -80,7 +79,6 @@ def test_a_run_of_before_there_were_several_corpora_goes_on(corpora, tmp_path, c
     assert "resumed at step 4 of 5" in capsys.readouterr().out
 
 
-@pytest.mark.filterwarnings("ignore:no line is")
 def test_duplicates_are_left_out_and_counted(corpora, tmp_path, capsys):
     train(*corpora, "--deduplicate", out="without")
     assert "of 73 documents 3 exact and 0 near-duplicates were left out" in capsys.readouterr().out
@@ -129,7 +127,6 @@ def test_a_tokenizer_learns_from_sources_in_proportion():
     assert (text.count("a"), text.count("b")) == (300, 700)
 
 
-@pytest.mark.filterwarnings("ignore:no line is")
 def test_the_vocabulary_is_that_of_the_weights(corpora, tmp_path):
     """Of a vocabulary with little room, most goes to the source that weighs most."""
 

@@ -29,7 +29,8 @@ def test_losses_of_a_known_law_give_its_best_sizes():
         best = (alpha * A / (beta * B)) ** (1 / (alpha + beta)) * (budget / 6) ** (beta / (alpha + beta))
         for size in best * 1.05 * 2.0 ** np.arange(-2, 3):
             loss = E + A / size**alpha + B / (budget / 6 / size) ** beta
-            rows += [{"budget": budget, "parameters": size, "loss": loss + noise} for noise in (-1e-3, 1e-3)]
+            # One run in three is far off, which moves nothing.
+            rows += [{"budget": budget, "parameters": size, "loss": loss + noise} for noise in (-1e-3, 1e-3, 0.5)]
     found = best_sizes(rows)
     exact = {C: (alpha * A / (beta * B)) ** (1 / (alpha + beta)) * (C / 6) ** (beta / (alpha + beta)) for C in found}
     assert list(found) == sorted(found)

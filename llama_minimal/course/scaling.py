@@ -71,12 +71,17 @@ def power_law(x: Sequence[float], y: Sequence[float]) -> PowerLaw:
 
 
 def best_sizes(rows: Iterable[Mapping[str, float]]) -> dict[float, Lowest]:
-    """Return the lowest point of each budget's curve.
+    """Return the lowest point of each budget's curve, through the median loss of each size's seeds.
+
+    The median, because now and then a run learns nothing for a long while, and is far off by chance.
 
     Args:
         rows: as ``recorded("isoflop")`` gives them, with ``budget``, ``parameters`` and ``loss``.
     """
-    curves: dict[float, list[tuple[float, float]]] = {}
+    curves: dict[float, dict[float, list[float]]] = {}
     for row in rows:
-        curves.setdefault(row["budget"], []).append((row["parameters"], row["loss"]))
-    return {budget: lowest_point(*zip(*curve, strict=True)) for budget, curve in sorted(curves.items())}
+        curves.setdefault(row["budget"], {}).setdefault(row["parameters"], []).append(row["loss"])
+    medians = {
+        budget: {size: float(np.median(losses)) for size, losses in curve.items()} for budget, curve in curves.items()
+    }
+    return {budget: lowest_point(list(curve), list(curve.values())) for budget, curve in sorted(medians.items())}
