@@ -4,10 +4,16 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from llama_minimal.course.checks.recipe_parts import (
+    adamw_but,
+    handing_on_corrected,
+    piecewise,
+    swapped,
+    trapezoid,
+    with_cosine,
+)
 from llama_minimal.course.exercises import Exercise
 from llama_minimal.reference.optim import adamw_step
-
-Triple = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 _RNG = np.random.default_rng(8)
 
@@ -15,72 +21,6 @@ _RNG = np.random.default_rng(8)
 def _state(t: int) -> tuple:
     w, g, m = _RNG.normal(size=(3, 2, 3))
     return w, g, 0.1 * m, _RNG.uniform(0.1, 1, size=(2, 3)), t, 0.1, 0.9, 0.95, 1e-2, 0.5
-
-
-def _adamw(
-    w: np.ndarray,
-    g: np.ndarray,
-    m: np.ndarray,
-    v: np.ndarray,
-    t: int,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    weight_decay: float,
-    *,
-    correct: Callable[[float, int], float] = lambda beta, t: 1 - beta**t,
-    under: Callable[[np.ndarray, float], np.ndarray] = lambda v, eps: np.sqrt(v) + eps,
-    fading: str = "decoupled",
-    sign: int = -1,
-) -> Triple:
-    """AdamW's step, right as it stands, or with one of its parts changed."""
-    g = g + weight_decay * w if fading == "L2" else g
-    m = beta1 * m + (1 - beta1) * g
-    v = beta2 * v + (1 - beta2) * g**2
-    step = m / correct(beta1, t) / under(v / correct(beta2, t), eps)
-    step = step + weight_decay * w if fading == "decoupled" else step
-    faded = weight_decay * w if fading == "unscaled" else 0
-    return w + sign * lr * step - faded, m, v
-
-
-def _adamw_but(**change: object) -> Callable[..., Triple]:
-    return lambda *case: _adamw(*case, **change)
-
-
-def _swapped(w: np.ndarray, g: np.ndarray, m: np.ndarray, v: np.ndarray, t: int, lr: float, *rest: float) -> Triple:
-    beta1, beta2, eps, decay = rest
-    m, v = (1 - beta1) * m + beta1 * g, (1 - beta2) * v + beta2 * g**2
-    step = m / (1 - beta1**t) / (np.sqrt(v / (1 - beta2**t)) + eps)
-    return w - lr * (step + decay * w), m, v
-
-
-def _handing_on_corrected(*case: object) -> Triple:
-    w, m, v = _adamw(*case)
-    t, beta1, beta2 = case[4], case[6], case[7]
-    return w, m / (1 - beta1**t), v / (1 - beta2**t)
-
-
-def _trapezoid(
-    step: int, lr: float, steps: int, warmup: int, decay: int, *, first: int = 1, left: int = 1, last: float = 0.0
-) -> float:
-    """The trapezoid; ``first`` and ``left`` are where rise and fall count from, ``last`` the share at the end."""
-    rise = (step + first) / warmup if warmup else 1.0
-    fall = (steps - left - step) / decay if decay else 1.0
-    return lr * min(1.0, rise, last + (1 - last) * max(0.0, fall))
-
-
-def _piecewise(step: int, lr: float, steps: int, warmup: int, decay: int) -> float:
-    """Without the stable part: up, then at once down."""
-    if step < warmup:
-        return lr * (step + 1) / warmup
-    return lr * (steps - 1 - step) / (steps - 1 - warmup)
-
-
-def _with_cosine(step: int, lr: float, steps: int, warmup: int, decay: int) -> float:
-    rate = _trapezoid(step, lr, steps, warmup, decay)
-    falls = step > steps - 1 - decay
-    return lr * (1 - np.cos(np.pi * rate / lr)) / 2 if falls else rate
 
 
 def _shortened(gradient: np.ndarray, longest: float) -> np.ndarray:
@@ -161,22 +101,22 @@ EXERCISES = {
         ),
         cases=[_state(3), _state(1)],
         mistakes={
-            "the bias correction is missing": _adamw_but(correct=lambda beta, t: 1.0),
-            "the bias correction takes the step before; t counts from 1": _adamw_but(
+            "the bias correction is missing": adamw_but(correct=lambda beta, t: 1.0),
+            "the bias correction takes the step before; t counts from 1": adamw_but(
                 correct=lambda beta, t: 1 - beta ** max(t - 1, 1)
             ),
-            "the bias correction is 1 - beta, whatever the step; the share is 1 - betaᵗ": _adamw_but(
+            "the bias correction is 1 - beta, whatever the step; the share is 1 - betaᵗ": adamw_but(
                 correct=lambda beta, t: 1 - beta
             ),
-            "this is Adam with L2: the decay goes through the means; it belongs beside them": _adamw_but(fading="L2"),
-            "the decay is missing": _adamw_but(fading="none"),
-            "the decay is not scaled by the learning rate": _adamw_but(fading="unscaled"),
-            "epsilon is inside of the root": _adamw_but(under=lambda v, eps: np.sqrt(v + eps)),
-            "epsilon is missing": _adamw_but(under=lambda v, eps: np.sqrt(v)),
-            "the root is missing: this divides by the mean square": _adamw_but(under=lambda v, eps: v + eps),
-            "the step goes uphill": _adamw_but(sign=1),
-            "beta is the share of the old mean, and 1 - beta that of the gradient": _swapped,
-            "hand on the means themselves: the next step corrects them anew": _handing_on_corrected,
+            "this is Adam with L2: the decay goes through the means; it belongs beside them": adamw_but(fading="L2"),
+            "the decay is missing": adamw_but(fading="none"),
+            "the decay is not scaled by the learning rate": adamw_but(fading="unscaled"),
+            "epsilon is inside of the root": adamw_but(under=lambda v, eps: np.sqrt(v + eps)),
+            "epsilon is missing": adamw_but(under=lambda v, eps: np.sqrt(v)),
+            "the root is missing: this divides by the mean square": adamw_but(under=lambda v, eps: v + eps),
+            "the step goes uphill": adamw_but(sign=1),
+            "beta is the share of the old mean, and 1 - beta that of the gradient": swapped,
+            "hand on the means themselves: the next step corrects them anew": handing_on_corrected,
         },
     ),
     "first_steps": Exercise(
@@ -201,23 +141,21 @@ EXERCISES = {
         },
     ),
     "trapezoid": Exercise(
-        right=_trapezoid,
+        right=trapezoid,
         cases=[(step, 0.5, 20, 4, 5) for step in (0, 1, 3, 4, 9, 14, 15, 17, 18, 19)],
         mistakes={
-            "step 0 has no rate: the rise begins with lr / warmup": lambda *case: _trapezoid(*case, first=0),
-            "the fall ends one step too late: step steps - 1 has the rate 0": lambda *case: _trapezoid(*case, left=0),
-            "the fall ends one step too early": lambda *case: _trapezoid(*case, left=2),
-            "this falls to a tenth of the peak, as the cosine did; here to 0": lambda *case: _trapezoid(
-                *case, last=0.1
-            ),
-            "step 0 has no rate, and step steps - 1 has one: both lines are a step late": lambda *case: _trapezoid(
+            "step 0 has no rate: the rise begins with lr / warmup": lambda *case: trapezoid(*case, first=0),
+            "the fall ends one step too late: step steps - 1 has the rate 0": lambda *case: trapezoid(*case, left=0),
+            "the fall ends one step too early": lambda *case: trapezoid(*case, left=2),
+            "this falls to a tenth of the peak, as the cosine did; here to 0": lambda *case: trapezoid(*case, last=0.1),
+            "step 0 has no rate, and step steps - 1 has one: both lines are a step late": lambda *case: trapezoid(
                 *case, first=0, left=0
             ),
-            "the stable part is missing: the fall begins right after the rise": _piecewise,
-            "the fall is half a cosine; here it is a line": _with_cosine,
+            "the stable part is missing: the fall begins right after the rise": piecewise,
+            "the fall is half a cosine; here it is a line": with_cosine,
             "the fall is missing": lambda step, lr, steps, warmup, decay: lr * min(1.0, (step + 1) / warmup),
             "the rise is missing": lambda step, lr, steps, warmup, decay: lr * min(1.0, (steps - 1 - step) / decay),
-            "this is a share of the peak; multiply by lr": lambda step, lr, *rest: _trapezoid(step, 1.0, *rest),
+            "this is a share of the peak; multiply by lr": lambda step, lr, *rest: trapezoid(step, 1.0, *rest),
         },
     ),
     "accumulate": Exercise(
