@@ -61,6 +61,10 @@ def test_many_rounds_of_the_cubic_arrive_where_the_decomposition_says(shape):
     G = np.random.default_rng(1).normal(size=shape)
     U, _, Vt = np.linalg.svd(G, full_matrices=False)
     np.testing.assert_allclose(right("polar")(G, 40), U @ Vt, atol=1e-10)
+    errors = [np.linalg.norm(right("polar")(G, rounds) - U @ Vt, 2) for rounds in range(20)]
+    near = [(e, after) for e, after in zip(errors, errors[1:], strict=False) if 1e-6 < e < 0.1]
+    assert near
+    assert all(after < 2 * e**2 for e, after in near)  # an error becomes its square
 
 
 def test_at_the_break_even_both_bills_are_equal():
