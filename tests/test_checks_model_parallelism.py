@@ -7,6 +7,7 @@ from matplotlib import pyplot as plt
 
 from llama_minimal.course.exercises import case, exercises, find, judge
 from llama_minimal.course.parallel_diagram import draw_cuts, draw_timeline
+from llama_minimal.reference import rms_norm_vjp
 from llama_minimal.reference.parallel import order, simulate
 
 EXERCISES = exercises("model_parallelism")
@@ -42,6 +43,40 @@ def one_for_all(d_out, x, weight, w1s, w2s):
     return (d_out @ w2 * (normed @ w1.T > 0)) @ w1
 
 
+def one_too_few(stages, micro_batches):
+    rows = []
+    for stage in range(stages):
+        n = min(max(stages - 1 - stage, 1), micro_batches)
+        row = [m + 1 for m in range(n)]
+        for m in range(micro_batches):
+            row += [-m - 1] + [n + m + 1] * (n + m < micro_batches)
+        rows.append(row)
+    return rows
+
+
+def too_long_for_few(stages, micro_batches):
+    rows = [[*range(1, stages - s + 1), *range(-1, -micro_batches - 1, -1)] for s in range(stages)]
+    return rows if micro_batches < stages else find("model_parallelism.one_f_one_b").right(stages, micro_batches)
+
+
+def after_the_norm_at_x_alone(d_out, x, weight, w1s, w2s):
+    d_x = 0
+    for w1, w2 in zip(w1s, w2s, strict=True):
+        normed, backward = rms_norm_vjp(x, weight, 1e-5)
+        part, d_weight = backward((d_out @ w2 * (normed @ w1.T > 0)) @ w1)
+        d_x = d_x + part
+    return d_x, d_weight
+
+
+def later_rank_wins_ties(parts):
+    best, token = np.full(parts.shape[1], -np.inf), np.zeros(parts.shape[1], int)
+    for rank, logits in enumerate(parts):
+        better = logits.max(axis=-1) >= best
+        token = np.where(better, rank * parts.shape[-1] + logits.argmax(axis=-1), token)
+        best = np.maximum(best, logits.max(axis=-1))
+    return token
+
+
 def no_wrap(rank, pipeline, data, tensor):
     return [(rank + data * tensor), (rank + tensor), rank + 1]
 
@@ -64,7 +99,12 @@ READERS = [
     ("one_f_one_b", lambda p, m: [[*range(1, m + 1), *range(-1, -m - 1, -1)]] * p, "this is GPipe"),
     ("one_f_one_b", lambda p, m: [[*range(1, m + 1), *range(-m, 0)]] * p, ""),
     ("missing_sum", one_for_all, ""),
-    ("span", lambda f, b, m: (m + len(f) - 1) * (f[0] + b[0]), ""),
+    ("span", lambda f, b, m: (m + len(f) - 1) * (f[0] + b[0]), "equal stages"),
+    ("span", lambda f, b, m: sum(f) + sum(b) + (m - 1) * (f[0] + b[-1]), "pace is the slowest stage's"),
+    ("one_f_one_b", one_too_few, "too few"),
+    ("one_f_one_b", too_long_for_few, "should give an array of shape (4, 4)"),
+    ("missing_sum", after_the_norm_at_x_alone, "still the last rank's part"),
+    ("greedy", later_rank_wins_ties, "lower rank's wins"),
     ("span", lambda f, b, m: sum(f) + sum(b), ""),
     ("greedy", joined, ""),
     ("greedy", offsets_of_rank, ""),

@@ -45,6 +45,9 @@ EXERCISES = {
             "one forward too few before the first backward: stage s starts with P − s": of.events(
                 lambda stages, stage: stages - stage - 1
             ),
+            "one forward too few before the first backward, except on the last two stages": of.events(
+                lambda stages, stage: max(1, stages - stage - 1)
+            ),
             "one forward too many before the first backward: stage s starts with P − s": of.events(
                 lambda stages, stage: stages - stage + 1
             ),
@@ -75,7 +78,10 @@ EXERCISES = {
                 lambda parts: len(parts) * parts.sum(axis=0)
             ),
             "the ReLU's slope is missing": of.block(lambda parts: parts.sum(axis=0), bent=False),
-            "the weight's gradient is right; the one at x is still rank 0's part": of.half_summed,
+            "the weight's gradient is right; the one at x is still rank 0's part": of.half_summed(at_x=0),
+            "the weight's gradient is right; the one at x is still the last rank's part": of.half_summed(at_x=-1),
+            "the gradient at x is right; the weight's is still rank 0's part": of.half_summed(of_weight=0),
+            "the gradient at x is right; the weight's is still the last rank's part": of.half_summed(of_weight=-1),
             "this stops behind the norm: go back through it, too": lambda d_out, x, weight, w1s, w2s: (
                 of.into_norm(d_out, x, weight, w1s, w2s).sum(axis=0),
                 of.block(lambda parts: parts.sum(axis=0))(d_out, x, weight, w1s, w2s)[1],
@@ -102,6 +108,15 @@ EXERCISES = {
             "the slowest forward and backward may be on different stages: take two maxima": lambda f, b, m: (
                 sum(f) + sum(b) + (m - 1) * max(of.both(f, b))
             ),
+            "this is the formula for equal stages, with the costs of the first": lambda f, b, m: (
+                (m + len(f) - 1) * (f[0] + b[0])
+            ),
+            "the pace is the slowest stage's, not the first forward's and the last backward's": lambda f, b, m: (
+                sum(f) + sum(b) + (m - 1) * (f[0] + b[-1])
+            ),
+            "only the first takes the sum of all stages; the others follow at the slowest pace": lambda f, b, m: (
+                (m - 1) * (sum(f) + sum(b)) + max(f) + max(b)
+            ),
             "this is without the backwards": lambda f, b, m: sum(f) + (m - 1) * max(f),
             "this is one micro-batch alone; M − 1 others follow": lambda f, b, m: sum(f) + sum(b),
             "the first micro-batch's way through all stages is missing": lambda f, b, m: (m - 1) * (max(f) + max(b)),
@@ -116,11 +131,19 @@ EXERCISES = {
         mistakes={
             "these are places within a rank: rank r's first token is r · V/P": of.local,
             "these are the ranks where the largest logits are": of.winner,
-            "these are the largest of.logits, and not the tokens that have them": lambda parts: parts.max(axis=(0, 2)),
+            "these are the largest logits, and not the tokens that have them": lambda parts: parts.max(axis=(0, 2)),
             "a rank counts by its number of tokens, and not by its V/P columns": lambda parts: (
                 of.local(parts) + of.winner(parts) * parts.shape[1]
             ),
+            "a rank counts by the number of ranks, and not by its V/P columns": lambda parts: (
+                of.local(parts) + of.winner(parts) * parts.shape[0]
+            ),
             "of equal logits the token with the lowest number wins, as with argmax": of.last_of_equals,
+            "of equal logits on two ranks the lower rank's wins: its tokens have lower numbers": of.last_rank_of_equals,
+            "of equal logits within a rank the first wins, as with argmax": of.last_place_of_equals,
+            "reshape alone does not put a text's parts side by side: they are (P, texts, V/P)": lambda parts: (
+                parts.reshape(parts.shape[1], -1).argmax(axis=-1)
+            ),
             "these are rank 0's tokens alone": lambda parts: parts[0].argmax(axis=-1),
             "these are the smallest logits' tokens": lambda parts: of.greedy(-parts),
         },

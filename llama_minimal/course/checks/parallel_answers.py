@@ -84,10 +84,15 @@ def block(total: Callable[[np.ndarray], np.ndarray], *, bent: bool = True) -> Ca
     return answer
 
 
-def half_summed(d_out: np.ndarray, x: np.ndarray, *rest: np.ndarray) -> Pair:
-    """Sum for the weight alone."""
-    case = (d_out, x, *rest)
-    return block(lambda parts: parts[0])(*case)[0], block(lambda parts: parts.sum(axis=0))(*case)[1]
+def half_summed(*, at_x: int | None = None, of_weight: int | None = None) -> Callable[..., Pair]:
+    """Return gradients of which one is a single rank's part, and the other the sum."""
+
+    def answer(*inputs: np.ndarray) -> Pair:
+        ranks = (at_x, of_weight)
+        each = [block(lambda parts, r=r: parts.sum(axis=0) if r is None else parts[r])(*inputs) for r in ranks]
+        return each[0][0], each[1][1]
+
+    return answer
 
 
 def span(forward: Numbers, backward: Numbers, micro_batches: int) -> float:
@@ -142,6 +147,19 @@ def last_of_equals(parts: np.ndarray) -> np.ndarray:
     """Return the last of the tokens with the largest logit."""
     whole = np.concatenate(list(parts), axis=-1)
     return whole.shape[-1] - 1 - whole[:, ::-1].argmax(axis=-1)
+
+
+def last_rank_of_equals(parts: np.ndarray) -> np.ndarray:
+    """Return the first token of the last rank with the largest logit."""
+    rank = len(parts) - 1 - parts[::-1].max(axis=-1).argmax(axis=0)
+    return rank * parts.shape[-1] + np.take_along_axis(parts.argmax(axis=-1), rank[None], axis=0)[0]
+
+
+def last_place_of_equals(parts: np.ndarray) -> np.ndarray:
+    """Return the last token of the first rank with the largest logit."""
+    rank, width = winner(parts), parts.shape[-1]
+    place = width - 1 - parts[..., ::-1].argmax(axis=-1)
+    return rank * width + np.take_along_axis(place, rank[None], axis=0)[0]
 
 
 def neighbors(
