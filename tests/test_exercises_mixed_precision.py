@@ -135,6 +135,11 @@ READERS = [  # exercise, answer, what is said
     ("scale", lambda g, largest: 2.0 ** np.floor(np.log2(np.abs(g).max() / largest)), "upside down"),
     ("step", clip_numbers, "each number is clipped by itself"),
     ("step", skip_numbers, "the whole step should be"),
+    (
+        "value",
+        lambda pattern, k, p: right("value")(pattern, p, k),
+        "(18048, 5, 10), it gives 9.007e+15, and should give 6.5",
+    ),
     ("value", sign_in_exponent, "the sign is still in the exponent"),
     ("two_halves", kahan, "the other sign"),
 ]
