@@ -94,11 +94,33 @@ def with_steps(w, c, update, rounded):
     return moved_to, rounded(c + update - (moved_to - w))
 
 
+def kahan(w, c, update, rounded):
+    owed = update - c
+    return rounded(w + owed), rounded((rounded(w + owed) - w) - owed)
+
+
+def clip_numbers(w, scaled, scale, max_norm, lr):
+    return w if not np.isfinite(scaled).all() else w - lr * (scaled / scale).clip(-max_norm, max_norm)
+
+
+def skip_numbers(w, scaled, scale, max_norm, lr):
+    g = np.where(np.isfinite(scaled), scaled, 0) / scale
+    return w - lr * g * min(1.0, max_norm / np.sqrt((g**2).sum()))
+
+
+def sign_in_exponent(pattern, k, p):
+    sign, exponent, part = -1.0 if pattern >> (k + p) else 1.0, pattern >> p, pattern % 2**p / 2**p
+    if exponent == 2**k - 1:
+        return sign * math.inf if part == 0 else math.nan
+    bias = 2 ** (k - 1) - 1
+    return sign * (part * 2.0 ** (1 - bias) if exponent == 0 else (1 + part) * 2.0 ** (exponent - bias))
+
+
 READERS = [  # exercise, answer, what is said
     ("value", lambda pattern, k, p: float(pattern), "this is `pattern`"),
     ("value", lambda pattern, k, p: (1 + pattern % 2**p / 2**p) * 2.0 ** ((pattern >> p) - 2 ** (k - 1) + 1), ""),
     ("bf16", lambda patterns: patterns >> 15, "should give"),
-    ("bf16", lambda patterns: patterns & 0xFFFF, "should give"),
+    ("bf16", lambda patterns: patterns & 0xFFFF, "this is the lower half"),
     ("bf16", lambda patterns: patterns // 2**16, "cut off: this rounds toward zero"),
     ("step", lambda w, scaled, scale, max_norm, lr: w, "this is `w` as it was given"),
     ("step", lambda w, scaled, scale, max_norm, lr: w - lr * scaled, ""),
@@ -108,8 +130,18 @@ READERS = [  # exercise, answer, what is said
     ("blocks", lambda w, block, largest, rounded: np.zeros_like(w), "0 everywhere"),
     ("blocks", lambda w, block, largest, rounded: w.reshape(len(w), -1, block), "shape"),
     ("scale", lambda g, largest: 65536.0, "it gives 6.554e+04 everywhere"),
-    ("scale", lambda g, largest: 2.0 ** int(np.log2(largest / np.abs(g).max())), "one step too far"),
+    ("scale", lambda g, largest: 2.0 ** int(np.log2(largest / np.abs(g).max())), "int cuts toward zero"),
     ("scale", lambda g, largest: -1.0, "everywhere"),
+    ("scale", lambda g, largest: 2.0 ** np.floor(np.log2(np.abs(g).max() / largest)), "upside down"),
+    ("step", clip_numbers, "each number is clipped by itself"),
+    ("step", skip_numbers, "the whole step should be"),
+    (
+        "value",
+        lambda pattern, k, p: right("value")(pattern, p, k),
+        "(18048, 5, 10), it gives 9.007e+15, and should give 6.5",
+    ),
+    ("value", sign_in_exponent, "the sign is still in the exponent"),
+    ("two_halves", kahan, "the other sign"),
 ]
 
 

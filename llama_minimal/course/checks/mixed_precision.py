@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 
-from llama_minimal.course.checks.number_formats import PATTERNS, WORDS, upper_half, value
+from llama_minimal.course.checks.number_formats import FORMATS
 from llama_minimal.course.exercises import Exercise
 from llama_minimal.reference.mixed_precision import round_float
 
@@ -27,21 +27,27 @@ def _step(
     skip: str = "both",
     lost: str = "kept",
     sign: float = -1.0,
-    over: Callable = np.sum,
+    length: Callable = np.linalg.norm,
+    times: float = 1.0,
 ) -> np.ndarray:
     """A step; or one that clips before unscaling, does not unscale, does not clip, or skips at the wrong time."""
     g = scaled / scale if unscale else scaled
     bad = {"both": ~np.isfinite(g), "inf": np.isinf(g), "nan": np.isnan(g), "never": np.zeros(g.shape, bool)}[skip]
-    if bad.any():
+    if bad.any() and lost != "numbers":
         return w if lost == "kept" else 0 * w
+    g = np.where(bad, 0.0, g)
     with np.errstate(invalid="ignore", over="ignore"):
-        norm = np.sqrt(over((scaled if clip_first else g) ** 2))
+        norm = length(scaled if clip_first else g)
         factor = {"down": min(1.0, max_norm / norm), "always": max_norm / norm, "never": 1.0}[clip]
-        return w + sign * lr * g * factor
+        return w + sign * lr * g * factor * scale ** (times - 1.0)
 
 
 def _buggy_step(w: np.ndarray, scaled: np.ndarray, scale: float, max_norm: float, lr: float) -> np.ndarray:
     return _step(w, scaled, scale, max_norm, lr, clip_first=True, skip="inf")
+
+
+def _clip_numbers(w: np.ndarray, scaled: np.ndarray, scale: float, max_norm: float, lr: float) -> np.ndarray:
+    return w - lr * np.clip(scaled / scale, -max_norm, max_norm) if np.isfinite(scaled).all() else w
 
 
 _W, _G = _RNG.normal(size=(2, 4)), _RNG.normal(size=(2, 4))
@@ -130,38 +136,7 @@ _GRADIENTS = [
 ]
 
 
-EXERCISES = {
-    "value": Exercise(
-        right=value,
-        cases=PATTERNS,
-        mistakes={
-            "the leading 1 stands before subnormal numbers, too; where the exponent field is 0, there is none": partial(
-                value, subnormal=False
-            ),
-            "subnormal numbers have the exponent 1 − b, not −b: else a gap opens above them": partial(value, lowest=0),
-            "the leading 1 is missing": partial(value, one=0.0),
-            "the bias is 2^(k − 1) − 1 for k bits; this one is larger by 1": partial(value, bias=0),
-            "the bias is missing: this exponent is never negative": lambda pattern, exponent_bits, fraction_bits: value(
-                pattern, exponent_bits, fraction_bits, bias=-(2 ** (exponent_bits - 1))
-            ),
-            "the highest exponent field means infinity or not a number": partial(value, infinity=False),
-            "the sign is ignored": partial(value, signed=False),
-        },
-    ),
-    "bf16": Exercise(
-        right=upper_half,
-        cases=WORDS,
-        mistakes={
-            "the lower half is cut off: this rounds toward zero": partial(upper_half, add=0, odd_at=None),
-            "ties go up; to the even pattern they should": partial(upper_half, add=0x8000, odd_at=None),
-            "ties go down; to the even pattern they should": partial(upper_half, add=0x7FFF, odd_at=None),
-            "ties go to the odd pattern": lambda patterns: (patterns + 0x8000 - ((patterns >> 16) & 1)) >> 16,
-            "these are 32 bits, rounded; the upper half is what is asked for": lambda patterns: (
-                upper_half(patterns) << 16
-            ),
-            "1 too much is added: 0x7FFF, and 1 if the upper half is odd": partial(upper_half, add=0x8000),
-        },
-    ),
+EXERCISES = FORMATS | {
     "step": Exercise(
         right=_step,
         cases=_STEPS,
@@ -175,7 +150,22 @@ EXERCISES = {
             "nothing is clipped": partial(_step, clip="never"),
             "gradients shorter than max_norm are made longer; clipping only shortens": partial(_step, clip="always"),
             "this goes uphill: subtract the step": partial(_step, sign=1.0),
-            "the norm is the root of the sum of squares; this takes their mean": partial(_step, over=np.mean),
+            "the norm is the root of the sum of squares; this takes their mean": partial(
+                _step, length=lambda g: np.sqrt((g**2).mean())
+            ),
+            "the norm is the root of the sum of squares; the root is missing": partial(
+                _step, length=lambda g: (g**2).sum()
+            ),
+            "the norm is the root of the sum of squares; this adds absolute values": partial(
+                _step, length=lambda g: np.abs(g).sum()
+            ),
+            "each number is clipped by itself; clipping shortens the whole gradient, and keeps its direction": (
+                _clip_numbers
+            ),
+            "the step is divided by the scale twice": partial(_step, times=0.0),
+            "only the numbers that are not finite are left out; the whole step should be": partial(
+                _step, lost="numbers"
+            ),
             "a skipped step leaves the weights as they are; these are zero": partial(_step, lost="zero"),
         },
     ),
@@ -191,6 +181,9 @@ EXERCISES = {
                 _two_halves, round_w=False
             ),
             "the remainder is not rounded": partial(_two_halves, round_c=False),
+            "this c has the other sign, as in Kahan's own form; here it is what is still owed": partial(
+                _two_halves, use=-1.0, sign=-1.0
+            ),
             "c only collects updates; it should be what is left after the weight has moved": _two_sums,
         },
     ),
@@ -227,6 +220,21 @@ EXERCISES = {
                 2.0 ** np.floor(np.log2(largest / g.max()))
             ),
             "this asks the smallest gradient, and the largest overflows": partial(_scale, size=np.min),
+            "this is the quotient upside down: the smaller the gradients, the larger their scale": lambda g, largest: (
+                2.0 ** np.floor(np.log2(np.abs(g).max() / largest))
+            ),
+            "2 to a whole number is asked for; this is e to it": lambda g, largest: np.exp(
+                np.floor(np.log(largest / np.abs(g).max()))
+            ),
+            "the logarithm must be that of base 2": lambda g, largest: (
+                2.0 ** np.floor(np.log(largest / np.abs(g).max()))
+            ),
+            "int cuts toward zero, which for a scale below 1 is up; take the floor": lambda g, largest: (
+                2.0 ** int(np.log2(largest / np.abs(g).max()))
+            ),
+            "every single gradient must fit, and not their sum": lambda g, largest: (
+                2.0 ** np.floor(np.log2(largest / np.abs(g).sum()))
+            ),
             "this asks the mean size, and the largest overflows": partial(_scale, size=np.mean),
             "one step too low: another doubling still fits": lambda g, largest: _scale(g, largest) / 2,
         },
