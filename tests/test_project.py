@@ -44,6 +44,8 @@ LEVELS = {
     "run_folder": 1,
     "metrics": 2,
     "ngrams": 1,
+    "scores": 1,
+    "retrieval": 2,
     "memorization": 1,
     "attention": 2,
     "sampling": 2,
