@@ -46,6 +46,7 @@ LEVELS = {
     "ngrams": 1,
     "scores": 1,
     "retrieval": 2,
+    "chat": 2,
     "memorization": 1,
     "attention": 2,
     "sampling": 2,

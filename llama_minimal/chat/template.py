@@ -1,0 +1,222 @@
+"""A chat template: how turns become one text, and which of its tokens are the template's."""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+
+from llama_minimal.chat.sandbox import compile_template, run_template
+from llama_minimal.tokenizer import TextCodec
+from llama_minimal.tokenizer.companions import Companions
+
+Message = Mapping[str, str]
+"""``{"role": "user", "content": "Hello!"}``; most templates know the roles system, user and assistant."""
+
+_FILE, _CONFIG, _MAP = "chat_template.jinja", "tokenizer_config.json", "special_tokens_map.json"
+_NAMED = tuple(f"{role}_token" for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
+_PRIVATE = range(0xE000, 0xF8FF)  # Unicode leaves these characters to programs
+
+
+class ChatTemplate:
+    """Write turns as the text that a model was trained on, by the Jinja template that came with it.
+
+    The template sees ``messages``, ``add_generation_prompt``, the names of the special tokens (``bos_token`` …), and
+    ``raise_exception`` and ``strftime_now``, as in the transformers library. It runs in Jinja's sandbox: it can reach
+    no file and no other program, but nothing keeps it from looping for a long time.
+
+    Args:
+        tokenizer: its special tokens are what the template may name.
+        source: the template.
+
+    Raises:
+        ImportError: if Jinja is not installed.
+        ValueError: if the template has a mistake.
+
+    Source: the transformers library, version 5.23, ``utils/chat_template_utils.py``, for what a template may use.
+    """
+
+    def __init__(self, tokenizer: TextCodec, source: str) -> None:
+        self.tokenizer = tokenizer
+        self.source = source
+        self._variables = _token_names(tokenizer)
+        self._template = compile_template(source)
+
+    def render(self, messages: Sequence[Message], *, reply: bool = False) -> str:
+        """Return the text of all turns.
+
+        Args:
+            messages: the turns.
+            reply: end with what stands before an answer, so that the model writes one.
+
+        Raises:
+            ValueError: if a message is none, or the template refuses the messages or fails with them.
+        """
+        variables = self._variables | {"tools": None, "documents": None, "add_generation_prompt": reply}
+        return run_template(self._template, messages=_checked(messages), **variables)
+
+    def encode(self, messages: Sequence[Message], *, reply: bool = False) -> list[int]:
+        """Return the ids of all turns; nothing is to be put before them, the template writes the beginning itself.
+
+        These are the ids of transformers' ``apply_chat_template(messages, add_generation_prompt=reply)`` but for one
+        case: a message that holds the name of a special token, such as ``<|eot_id|>``, holds text. There it becomes
+        the token, with which a user could end the turn and speak as somebody else, unless it is called with
+        ``sanitize_control_tokens=True``.
+
+        Args, Raises: as ``render``.
+        """
+        special = self.tokenizer.special_tokens
+        plain = _checked(messages)
+        spare = _spare_characters(
+            {name[0] for name in special},
+            unlike="".join([self.source, *(text for one in plain for text in one.values())]),
+        )
+        # A name without its first letter is none: so what is a name in the rendered text was written by the template.
+        first = re.compile(f"(?={_any_of(special)})(?s:.)")
+        hidden = [{key: first.sub(lambda m: spare[m[0]], text) for key, text in one.items()} for one in plain]
+        text = self.render(hidden, reply=reply)
+        if hidden == plain:
+            return self.tokenizer.encode(text, allow_special=True)
+        return _encode_hidden(self.tokenizer, text, {ord(stands): letter for letter, stands in spare.items()})
+
+    def encode_with_mask(self, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
+        """Return the ids of all turns, and for each whether the model is to learn it: what the assistant says.
+
+        The assistant's turn is what follows the text before an answer, with the token that ends it.
+
+        Raises:
+            ValueError: as ``render``; or if the template writes earlier turns otherwise once others follow.
+        """
+        ids, mask = self.encode(messages), []
+        for i, message in enumerate(messages):
+            if message["role"] != "assistant":
+                continue
+            before, after = self.encode(messages[:i], reply=True), self.encode(messages[: i + 1])
+            if ids[: len(before)] != before or ids[: len(after)] != after:
+                raise ValueError(
+                    f"the chat template does not write message {i} after what asks for it, so that it is not clear "
+                    "what the model is to learn; give the last answer alone, as a prompt and a completion"
+                )
+            mask += [False] * (len(before) - len(mask)) + [True] * (len(after) - len(before))
+        return ids, mask + [False] * (len(ids) - len(mask))
+
+    def turn_end(self) -> str | None:
+        """Return what the template writes behind an answer: a special token's name, else the text up to the next turn.
+
+        It is a ``stop`` of ``generate``. None if the template writes nothing there.
+        """
+        first, second = ("\ue0f1", "\ue0f2")
+        turns = [("user", "a"), ("assistant", first), ("user", second)]
+        text = self.render([{"role": role, "content": content} for role, content in turns])
+        between = text.partition(first)[2].partition(second)[0]
+        found = re.search(_any_of(self.tokenizer.special_tokens), between)
+        return found[0] if found else between.rstrip(" ") or None
+
+    def has_place_for(self, role: str) -> bool:
+        """Return whether what somebody of this role says before a user's turn is in the text at all."""
+        try:
+            return "\ue0f1" in self.render([{"role": role, "content": "\ue0f1"}, {"role": "user", "content": "a"}])
+        except ValueError:
+            return False
+
+
+def chat_template(tokenizer: TextCodec) -> ChatTemplate | None:
+    """Return the chat template beside a tokenizer: chat_template.jinja, else the one in tokenizer_config.json.
+
+    Of several in tokenizer_config.json, it is the one named "default".
+
+    Returns:
+        None if there is none.
+
+    Raises:
+        ImportError: if there is one, and Jinja is not installed.
+        ValueError: if it has a mistake.
+    """
+    content = tokenizer.companions.files.get(_FILE)
+    source = (
+        tokenizer.companions.get(_CONFIG, "chat_template") if content is None else content.decode("utf-8", "replace")
+    )
+    if isinstance(source, list):
+        named = {one.get("name"): one.get("template") for one in source if isinstance(one, dict)}
+        if source and "default" not in named:
+            raise ValueError(
+                f"{_CONFIG} has the chat templates {', '.join(map(str, named))}; one must be named default"
+            )
+        source = named.get("default")
+    if source is not None and not isinstance(source, str):
+        raise ValueError(f"{_CONFIG} has a chat_template that is no text but {type(source).__name__}")
+    return None if source is None else ChatTemplate(tokenizer, source)
+
+
+def set_chat_template(tokenizer: TextCodec, source: str) -> ChatTemplate:
+    """Give a tokenizer a chat template, which is then saved with it as chat_template.jinja.
+
+    Raises:
+        ImportError, ValueError: as ``ChatTemplate``.
+    """
+    template = ChatTemplate(tokenizer, source)
+    old = tokenizer.companions
+    tokenizer.companions = Companions(old.files | {_FILE: source.encode("utf-8")}, old.contents)
+    return template
+
+
+def _token_names(tokenizer: TextCodec) -> dict[str, str]:
+    """Return what a template may call ``bos_token`` and the like; those that the tokenizer lacks are left out."""
+    names = {token_id: name for name, token_id in tokenizer.special_tokens.items()}
+    found = {}
+    for key in _NAMED:
+        for file in (_CONFIG, _MAP):
+            if key in tokenizer.companions.contents.get(file, {}):
+                found[key] = tokenizer.companions.get(file, key)
+                break
+        else:
+            found[key] = names.get(getattr(tokenizer, key.replace("_token", "_id"), None))
+    texts = {key: value.get("content") if isinstance(value, dict) else value for key, value in found.items()}
+    return {key: text for key, text in texts.items() if isinstance(text, str)}
+
+
+def _checked(messages: Sequence[Message]) -> list[dict[str, str]]:
+    if isinstance(messages, str | Mapping) or not len(messages):
+        raise ValueError(f"messages={messages!r} must be a list of one message or more")
+    for i, message in enumerate(messages):
+        texts = isinstance(message, Mapping) and all(isinstance(value, str) for value in message.values())
+        if not texts or not {"role", "content"} <= message.keys():
+            raise ValueError(
+                f'message {i} is {message!r}; it must be like {{"role": "user", "content": "Hello!"}}, with texts only'
+            )
+    return [dict(message) for message in messages]
+
+
+def _any_of(names: Collection[str]) -> str:
+    """Return a pattern that finds any of the names, the longest first; without names, nothing."""
+    return "|".join(map(re.escape, sorted(names, key=len, reverse=True))) if names else "(?!)"
+
+
+def _spare_characters(letters: Collection[str], *, unlike: str) -> dict[str, str]:
+    """Return for each letter a character that stands nowhere in a text."""
+    free = (chr(code) for code in _PRIVATE if chr(code) not in unlike)
+    return dict(zip(sorted(letters), free, strict=False))
+
+
+def _encode_hidden(tokenizer: TextCodec, text: str, letters: dict[int, str]) -> list[int]:
+    """Return the ids of a text in which some letters are hidden, so that names of special tokens there are text."""
+    parts = re.split(f"({_any_of(tokenizer.special_tokens)})", text)  # text, name, text, name, … text
+    ids: list[int] = []
+    held = ""
+    for i, part in enumerate(parts):
+        shown = part.translate(letters)
+        if shown == part:
+            held += part
+        else:
+            ids += tokenizer.encode(held, allow_special=True) + _encode_after(
+                tokenizer, parts[i - 1] if i else "", shown
+            )
+            held = ""
+    return ids + tokenizer.encode(held, allow_special=True)
+
+
+def _encode_after(tokenizer: TextCodec, special: str, text: str) -> list[int]:
+    """Return the ids that a text has after a special token, with all names in it as text."""
+    alone = tokenizer.encode(text)
+    if not special or tokenizer.encode(special + "a", allow_special=True)[1:] == tokenizer.encode("a"):
+        return alone
+    # A text alone gets a space in front, and after a special token none. Nor does it after a line's end.
+    newline, both = tokenizer.encode("\n"), tokenizer.encode("\n" + text)
+    return both[len(newline) :] if both[: len(newline)] == newline else alone
