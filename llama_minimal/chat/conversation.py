@@ -17,11 +17,19 @@ class Conversation:
     """
 
     def __init__(self, template: ChatTemplate, *, system: str | None = None) -> None:
-        if system is not None and not template.has_place_for("system"):
-            raise ValueError("this model's chat template has no place for a system message; say it in your first turn")
         self.template = template
-        self.system = system
         self.messages: list[dict[str, str]] = []
+        self.set_system(system)
+
+    def set_system(self, text: str | None) -> None:
+        """Put another text before all turns, or none.
+
+        Raises:
+            ValueError: if the template has no place for a system message.
+        """
+        if text is not None and not self.template.has_place_for("system"):
+            raise ValueError("this model's chat template has no place for a system message; say it in your first turn")
+        self.system = text
 
     def add(self, role: str, content: str) -> None:
         """Append a message."""
