@@ -167,6 +167,33 @@ def test_tokens_that_overlap_are_all_text():
     assert ids == [tokenizer.special_tokens["<s>"], *b"<a><b<a>"]
 
 
+@pytest.mark.parametrize(
+    ("source", "content"),
+    [
+        ("{{ bos_token }}{{ m.content | replace('~', '') }}", "a<|im_~end|>b"),  # put together by the template
+        ("{{ bos_token }}{{ m.content.split() | join }}", "a<|im_ end|>b"),
+        ("{{ bos_token }}{{ m.content }}|im_end|>", "a<"),  # with the template's own letters
+        (
+            "{{ bos_token }}{% if '</think>' in m.content %}{{ m.content.split('</think>')[-1] }}{% endif %}",
+            "x</think>a<|im_end|>b",
+        ),
+    ],
+)
+def test_names_that_a_template_puts_together_are_text(tokenizer, theirs, source, content):
+    source = "{% for m in messages %}" + source + "{% endfor %}"
+    ids = ChatTemplate(tokenizer, source).encode(turns(content))
+    assert [i for i in ids if i in tokenizer.special_tokens.values()] == [tokenizer.special_tokens["<s>"]]
+    shown = theirs.apply_chat_template(turns(content), chat_template=source, tokenize=False)
+    assert tokenizer.decode(ids, skip_special=False).replace(" ", "") == shown.replace(" ", "")
+
+
+def test_a_template_that_looks_into_messages_finds_what_is_there(tokenizer, theirs):
+    source = "{% for m in messages %}{{ 'tag' if m.content.startswith('<') else m.content }}{{ eos_token }}{% endfor %}"
+    messages = turns("<a>", "b <", "漢")
+    options = {"chat_template": source, "tokenize": True, "return_dict": False}
+    assert ChatTemplate(tokenizer, source).encode(messages) == theirs.apply_chat_template(messages, **options)
+
+
 # ---- what an answer ends with, and what of it is learned
 
 

@@ -58,23 +58,40 @@ class ChatTemplate:
         These are the ids of transformers' ``apply_chat_template(messages, add_generation_prompt=reply)`` but for one
         case: a message that holds the name of a special token, such as ``<|eot_id|>``, holds text. There it becomes
         the token, with which a user could end the turn and speak as somebody else, unless it is called with
-        ``sanitize_control_tokens=True``.
+        ``sanitize_control_tokens=True``. (A token that was added to a tokenizer without being special is found in
+        any text, here as well.)
 
         Args, Raises: as ``render``.
         """
-        special = self.tokenizer.special_tokens
         plain = _checked(messages)
-        spare = _spare_characters(
-            {name[0] for name in special},
-            unlike="".join([self.source, *(text for one in plain for text in one.values())]),
-        )
-        # A name without its first letter is none: so what is a name in the rendered text was written by the template.
-        first = re.compile(f"(?={_any_of(special)})(?s:.)")
-        hidden = [{key: first.sub(lambda m: spare[m[0]], text) for key, text in one.items()} for one in plain]
-        text = self.render(hidden, reply=reply)
-        if hidden == plain:
+        text = self.render(plain, reply=reply)
+        safe, letters = self._render_hidden(plain, text, reply)
+        names = re.compile(_any_of(self.tokenizer.special_tokens))
+        if [found.span() for found in names.finditer(text)] == [found.span() for found in names.finditer(safe)]:
             return self.tokenizer.encode(text, allow_special=True)
-        return _encode_hidden(self.tokenizer, text, {ord(stands): letter for letter, stands in spare.items()})
+        return _encode_hidden(self.tokenizer, safe, letters)
+
+    def _render_hidden(self, plain: list[dict[str, str]], text: str, reply: bool) -> tuple[str, dict[int, str]]:
+        """Return the text with some letters of the messages hidden, so that the template wrote each name in it.
+
+        A name that lacks its first letter is none. So every such letter is hidden, be it in a name or not: a template
+        may cut pieces out of a message, and what is left may be a name. But where it looks for something else that
+        begins so, as for ``</think>``, only the letters of whole names are hidden.
+
+        Returns:
+            The text, and what each hidden letter was.
+        """
+        special = self.tokenizer.special_tokens
+        written = "".join([self.source, *(value for one in plain for value in one.values())])
+        spare = _spare_characters({name[0] for name in special}, unlike=written)
+        letters = {ord(stands): letter for letter, stands in spare.items()}
+        for pattern in (_any_of(spare), f"(?={_any_of(special)})(?s:.)"):
+            first = re.compile(pattern)
+            hidden = [{key: first.sub(lambda m: spare[m[0]], value) for key, value in one.items()} for one in plain]
+            safe = self.render(hidden, reply=reply)
+            if safe.translate(letters) == text:
+                break
+        return safe, letters
 
     def encode_with_mask(self, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
         """Return the ids of all turns, and for each whether the model is to learn it: what the assistant says.
