@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from wild_tokenizers import byte_fallback, byte_level, put
 
 from llama_minimal.chat import ChatTemplate, Conversation, chat_template, set_chat_template
+from llama_minimal.checkpoint import load, save
 from llama_minimal.tokenizer import Tokenizer, load_tokenizer
 
 # In the manner of published templates, written anew.
@@ -280,6 +281,17 @@ def test_a_template_that_is_set_is_saved_with_the_tokenizer(tmp_path):
     with pytest.raises(ValueError, match="line 1"):
         set_chat_template(tokenizer, "{% if %}")
     assert chat_template(tokenizer).source == HEADERS
+
+
+def test_an_old_template_does_not_stay_beside_another_tokenizer(tmp_path, make_model):
+    ours(tmp_path)
+    tokenizer = load_tokenizer(tmp_path)
+    model = make_model(vocab_size=tokenizer.vocab_size)
+    set_chat_template(tokenizer, HEADERS)
+    save(model, tmp_path / "model", tokenizer)
+    assert chat_template(load(tmp_path / "model")[1]).source == HEADERS
+    save(model, tmp_path / "model", load_tokenizer(tmp_path))
+    assert chat_template(load(tmp_path / "model")[1]) is None
 
 
 # ---- bad templates and messages
