@@ -236,6 +236,21 @@ def test_what_is_learned_is_what_the_assistant_says(tokenizer, name):
     assert "".join(learned.split()).replace("<|eot_id|>", "") == "thecatsat."
 
 
+@pytest.mark.parametrize("answer", ["the cat", " the cat", "\nthe cat", "  "])
+@pytest.mark.parametrize("name", ["words", "chatml"])
+def test_a_token_across_the_border_is_learned(tokenizer, name, answer):
+    """As where "Llama: " and "the" become "Llama:" and " the": all of the answer is learned, and little before it."""
+    messages = turns("hello", answer, "a b", answer)
+    template = ChatTemplate(tokenizer, TEMPLATES[name])
+    ids, mask = template.encode_with_mask(messages)
+    for start, n in ((2, 1), (4, 2)):
+        alone = template.encode(messages[: start - 1], reply=True)
+        begins = [i for i, flag in enumerate(mask) if flag and not mask[i - 1]]
+        assert len(begins) == 2
+        assert len(alone) - 2 <= begins[n - 1] <= len(alone)
+        assert ids[: begins[n - 1]] == alone[: begins[n - 1]]
+
+
 def test_a_template_that_rewrites_turns_cannot_be_masked(tokenizer):
     source = "{{ messages | length }}{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
     with pytest.raises(ValueError, match="give the last answer alone"):

@@ -96,23 +96,28 @@ class ChatTemplate:
     def encode_with_mask(self, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
         """Return the ids of all turns, and for each whether the model is to learn it: what the assistant says.
 
-        The assistant's turn is what follows the text before an answer, with the token that ends it.
+        The assistant's turn is what follows the text before an answer, with what the template writes behind it: a
+        special token there is how the model learns to stop. A token that holds the end of the one and the beginning
+        of the other is learned.
 
         Raises:
             ValueError: as ``render``; or if the template writes earlier turns otherwise once others follow.
         """
-        ids, mask = self.encode(messages), []
+        whole, ids = self.render(messages), self.encode(messages)
+        mask = [False] * len(ids)
         for i, message in enumerate(messages):
             if message["role"] != "assistant":
                 continue
-            before, after = self.encode(messages[:i], reply=True), self.encode(messages[: i + 1])
-            if ids[: len(before)] != before or ids[: len(after)] != after:
-                raise ValueError(
-                    f"the chat template does not write message {i} after what asks for it, so that it is not clear "
-                    "what the model is to learn; give the last answer alone, as a prompt and a completion"
-                )
-            mask += [False] * (len(before) - len(mask)) + [True] * (len(after) - len(before))
-        return ids, mask + [False] * (len(ids) - len(mask))
+            borders = []
+            for until, reply in ((i, True), (i + 1, False)):
+                if not whole.startswith(self.render(messages[:until], reply=reply)):
+                    raise ValueError(
+                        f"the chat template writes the turns up to message {i} otherwise when others follow, so that "
+                        "what the model is to learn has no place; give the last answer alone"
+                    )
+                borders.append(_n_common(self.encode(messages[:until], reply=reply), ids))
+            mask[slice(*borders)] = [True] * (borders[1] - borders[0])
+        return ids, mask
 
     def turn_end(self) -> str | None:
         """Return what the template writes behind an answer: a special token's name, else the text up to the next turn.
@@ -204,6 +209,11 @@ def _checked(messages: Sequence[Message]) -> list[dict[str, str]]:
 def _any_of(names: Collection[str]) -> str:
     """Return a pattern that finds any of the names, the longest first; without names, nothing."""
     return "|".join(map(re.escape, sorted(names, key=len, reverse=True))) if names else "(?!)"
+
+
+def _n_common(a: Sequence[int], b: Sequence[int]) -> int:
+    """Return the length of the longest common beginning."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def _spare_characters(letters: Collection[str], *, unlike: str) -> dict[str, str]:
