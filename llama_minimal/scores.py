@@ -43,18 +43,19 @@ def bleu(hypotheses: Sequence[str], references: References, *, tokenize: Literal
     in the reference that has it most often. c counts the words of the hypotheses, r those of the references: of
     several, the one next in length to the hypothesis, the shorter of two. Where nothing matches at a length, 1/2, 1/4
     … of a match counts; where the corpus has no n-gram of a length at all, BLEU is 0: a right answer of three words
-    has BLEU 0 (and ``sentence_bleu`` 100).
+    has BLEU 0 (and ``sentence_bleu`` 100). Where nothing matches at all, it is 0 too.
 
     Args:
         hypotheses: texts as written, without any tokenization.
-        references: for each hypothesis one text, or a list of one or more texts.
+        references: for each hypothesis one text, or a list of one or more texts. (sacrebleu's lists are one for each
+            translator; with as many translators as hypotheses nobody can tell the one from the other.)
         tokenize: ``13a`` for languages with spaces, ``zh`` for Chinese, of which every character is a word.
 
     Raises:
         ValueError: if there is not a reference for every hypothesis, and none else.
 
-    Sources: Papineni, Roukos, Ward and Zhu 2002, "Bleu: a Method for Automatic Evaluation of Machine Translation",
-    sections 2.1 to 2.3; Chen and Cherry 2014, "A Systematic Comparison of Smoothing Techniques for Sentence-Level
+    Sources: Papineni, Roukos, Ward and Zhu 2002, "Bleu: a Method for Automatic Evaluation of Machine Translation";
+    Chen and Cherry 2014, "A Systematic Comparison of Smoothing Techniques for Sentence-Level
     BLEU" (the smoothing, as in NIST's program mteval-v13a); Post 2018, "A Call for Clarity in Reporting BLEU Scores"
     (the tokenization). The numbers are those of sacrebleu 2.6.0 with its defaults.
     """

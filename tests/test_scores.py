@@ -97,7 +97,7 @@ def test_what_surprises_in_bleu(hypothesis, reference, of_corpus, of_sentence):
 
 
 def test_bleu_by_hand():
-    """The first example of Papineni et al.: "the" seven times, of which the reference has two."""
+    """An example of Papineni et al.: "the" seven times, of which the reference has two."""
     text, reference = "the the the the the the the", "the cat is on the mat"
     # 2/7, then 1/2 of a match in 6, 1/4 in 5, 1/8 in 4; longer than the reference, so no penalty.
     assert bleu([text], [reference]) == pytest.approx(100 * (2 / 7 / 12 / 20 / 32) ** 0.25)
