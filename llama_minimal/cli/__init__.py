@@ -11,13 +11,14 @@ from typing import Annotated, Any
 import tyro
 
 import llama_minimal
+from llama_minimal.cli.chat import Chat
 from llama_minimal.cli.console import ending_quietly, plain_warnings, print_anything
 from llama_minimal.cli.corpus import Corpus
 from llama_minimal.cli.models import Convert, Evaluate, Info
 from llama_minimal.cli.processes import LOST, alone_speaking, is_one_of_several
 from llama_minimal.cli.resume import compared, saved_command
 from llama_minimal.cli.train import Train
-from llama_minimal.cli.write import Chat, Generate
+from llama_minimal.cli.write import Generate
 
 _COMMANDS = {
     "train": Train,
