@@ -1,7 +1,6 @@
 """``llama-minimal chat``: turn by turn, by the model's chat template; without one, line by line."""
 
 import json
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 import tyro
 
-from llama_minimal.cli.several import said_once
+from llama_minimal.cli.processes import is_one_of_several
 from llama_minimal.cli.write import WriteFlags, load_for_writing, print_pieces, print_stream
 
 _HELP = """\
@@ -33,9 +32,8 @@ class Chat:
     write: tyro.conf.OmitArgPrefixes[WriteFlags] = field(default_factory=WriteFlags)
 
     def run(self) -> None:
-        with said_once():
-            if os.environ.get("WORLD_SIZE", "1") != "1":
-                raise ValueError("chat is a conversation with one process; start it without torchrun, or use generate")
+        if is_one_of_several():
+            raise ValueError("chat is a conversation with one process; start it without torchrun, or use generate")
         from llama_minimal.chat import Conversation, chat_template
 
         model, tokenizer = load_for_writing(self.folder, self.write)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import tyro
 
 from llama_minimal.cli.console import check_counts
-from llama_minimal.cli.several import ProcessFlags, ending_together, loaded
+from llama_minimal.cli.several import ProcessFlags, loaded, together
 from llama_minimal.settings import Sampling
 
 
@@ -66,7 +66,9 @@ class Generate:
 
     def run(self) -> None:
         with loaded(self.folder, self.write, self.processes, command="generate") as (model, tokenizer, mesh):
-            prompt = _read_prompt(mesh) if self.prompt == "-" else self.prompt
+            prompt = self.prompt
+            if prompt == "-":  # which the first process reads for all
+                prompt = mesh.first(_read_input) if mesh else _read_input()
             for i in range(self.num_samples):
                 title = "\n" if i else ""
                 title += f"--- sample {i + 1} ---\n" if self.num_samples > 1 else ""
@@ -137,8 +139,7 @@ def print_stream(
         seed=flags.seed,
         compile=flags.compile,
     )
-    with ending_together(mesh):
-        first = next(pieces, "")
+    first = together(mesh, lambda: next(pieces, ""))
     if mesh and not mesh.is_main:
         for _ in pieces:  # computes its part
             pass
@@ -155,19 +156,6 @@ def print_pieces(pieces: Iterable[str]) -> None:
             print(piece, end="", flush=True)
     finally:
         print(flush=True)
-
-
-def _read_prompt(mesh: Any) -> str:
-    """Return what the first process reads from standard input; all have it."""
-    text = None
-    with ending_together(mesh):
-        if mesh is None or mesh.is_main:
-            text = _read_input()
-    if mesh is None:
-        return text
-    from llama_minimal.parallel.inference import share
-
-    return share(mesh, text)
 
 
 def _read_input() -> str:
