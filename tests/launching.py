@@ -49,8 +49,8 @@ def tagged(tag):
     return found
 
 
-def run(*command, **options):
+def run(*command, timeout=LIMIT, **options):
     """Run torchrun to its end; return its status, standard output and error, and the processes that it left behind."""
     with torchrun(*command, **options) as (process, left):
-        stdout, stderr = process.communicate(timeout=LIMIT)
+        stdout, stderr = process.communicate(timeout=timeout)
         return process.returncode, stdout, stderr, left()

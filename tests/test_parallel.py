@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 
+import launching
 import numpy as np
 import pytest
 
@@ -21,12 +22,14 @@ FLAGS = (
 
 
 def launch(out, *flags, n_processes=1):
-    launcher = [sys.executable, "-m"]
+    command = ["-m", "llama_minimal", "train", "--out", out, *flags]
     if n_processes > 1:
-        launcher += ["torch.distributed.run", "--standalone", f"--nproc-per-node={n_processes}", "-m"]
-    command = [*launcher, "llama_minimal", "train", "--out", str(out), *flags]
+        status, stdout, stderr, left = launching.run(*command, n=n_processes)
+        assert not left
+        return subprocess.CompletedProcess(command, status, stdout, stderr)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
+    command = [sys.executable, *map(str, command)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=launching.LIMIT, env=environment)
 
 
 def train(out, *flags, n_processes=1):
