@@ -22,8 +22,8 @@ def _factors(counts: np.ndarray) -> np.ndarray:
     return counts * len(counts) / counts.sum()
 
 
-def _two_floors(n: float, G: int, K: int) -> tuple:
-    return 2 * (G - 1) / G * n, 2 * (K - 1) / K * n / G
+def _two_floors(b: float, G: int, K: int) -> tuple:
+    return 2 * (G - 1) / G * b, 2 * (K - 1) / K * b / G
 
 
 def _devices(
@@ -61,13 +61,15 @@ def _finish(
     overlap: bool = True,
     first: bool = False,
     wait: bool = True,
+    early: bool = False,
+    whole: bool = False,
 ) -> float:
     """The time of the last bucket, or what it would be with one of the rules left out."""
     free = 0.0
-    for start in range(0, len(ready), per_bucket):
+    for start in range(0, len(ready) - (per_bucket - 1 if whole else 0), per_bucket):
         part = slice(start, start + per_bucket)
         leaves = float(ready[part][0 if first else -1]) if overlap else float(ready[-1])
-        begins = max(free, leaves) if queue and wait else (free if queue else leaves)
+        begins = max(free - delay * early, leaves) if queue and wait else (free if queue else leaves)
         free = begins + delay + float(sizes[part].sum()) / bandwidth
     return free
 
@@ -97,6 +99,12 @@ EXERCISES = {
             "each pair is turned: the number of the piece sent comes first": lambda P, rank: (
                 _ring(P, rank, 1, 1) @ [[0, 1], [1, 0]]
             ),
+            "the numbers run the other way: what a rank sends next is what it has just received": lambda P, rank: (
+                np.stack([rank + 1 - np.arange(P - 1), rank + 2 - np.arange(P - 1)], axis=1) % P
+            ),
+            "pieces come from the right: rank r receives what rank r + 1 sends": lambda P, rank: (
+                np.stack([rank + 1 + np.arange(P - 1), rank + np.arange(P - 1)], axis=1) % P
+            ),
             "the exchanges are in the reverse order": lambda P, rank: np.flip(_ring(P, rank, 1, 1), 0).copy(),
             "pieces are not counted around the circle: take their numbers modulo P": lambda P, rank: (
                 rank + np.arange(P - 1)[:, None] + [1, 2]
@@ -114,6 +122,9 @@ EXERCISES = {
             ),
             "this is the mean of means: every micro-batch weighs the same": lambda counts: np.full_like(
                 counts, 1 / counts.shape[1]
+            ),
+            "this is the mean of means, divided by the ranks twice: DDP does it once": lambda counts: np.full_like(
+                counts, 1 / counts.size
             ),
             "each rank divides by its own targets; divide by those of all ranks": lambda counts: (
                 counts / counts.sum(axis=1, keepdims=True)
@@ -133,34 +144,38 @@ EXERCISES = {
         right=_two_floors,
         cases=[(960.0, 8, 4), (960.0, 4, 2), (1200.0, 2, 5), (960.0, 8, 2)],
         mistakes={
-            "between nodes only a piece of 1/G travels, after the reduce-scatter": lambda n, G, K: (
-                2 * (G - 1) / G * n,
-                2 * (K - 1) / K * n,
+            "between nodes only a piece of 1/G travels, after the reduce-scatter": lambda b, G, K: (
+                2 * (G - 1) / G * b,
+                2 * (K - 1) / K * b,
             ),
-            "inside a node there are two halves: reduce-scatter and all-gather": lambda n, G, K: (
-                (G - 1) / G * n,
-                2 * (K - 1) / K * n / G,
+            "inside a node there are two halves: reduce-scatter and all-gather": lambda b, G, K: (
+                (G - 1) / G * b,
+                2 * (K - 1) / K * b / G,
             ),
-            "between nodes an all-reduce has two halves, too": lambda n, G, K: (
-                2 * (G - 1) / G * n,
-                (K - 1) / K * n / G,
+            "between nodes an all-reduce has two halves, too": lambda b, G, K: (
+                2 * (G - 1) / G * b,
+                (K - 1) / K * b / G,
             ),
-            "both are half: an all-reduce has two halves": lambda n, G, K: (
-                (G - 1) / G * n,
-                (K - 1) / K * n / G,
+            "both are half: an all-reduce has two halves": lambda b, G, K: (
+                (G - 1) / G * b,
+                (K - 1) / K * b / G,
             ),
-            "the two are turned: first inside, then between": lambda n, G, K: _two_floors(n, G, K)[::-1],
-            "a ring of K sends (K − 1)/K of the piece in each half, not the whole of it": lambda n, G, K: (
-                2 * (G - 1) / G * n,
-                2 * n / G,
+            "the two are turned: first inside, then between": lambda b, G, K: _two_floors(b, G, K)[::-1],
+            "a ring of K sends (K − 1)/K of the piece in each half, not the whole of it": lambda b, G, K: (
+                2 * (G - 1) / G * b,
+                2 * b / G,
             ),
-            "this is for all devices of a node; one device was asked": lambda n, G, K: (
-                2 * (G - 1) * n,
-                2 * (K - 1) / K * n,
+            "this is for all devices of a node; one device was asked": lambda b, G, K: (
+                2 * (G - 1) * b,
+                2 * (K - 1) / K * b,
             ),
-            "this cuts the piece by K, too, and then counts the ring's pieces of it": lambda n, G, K: (
-                2 * (G - 1) / G * n,
-                2 * (K - 1) / K * n / (G * K),
+            "G and K are turned: the ring inside a node has G devices": lambda b, G, K: (
+                2 * (K - 1) / K * b,
+                2 * (G - 1) / G * b / K,
+            ),
+            "this cuts the piece by K, too, and then counts the ring's pieces of it": lambda b, G, K: (
+                2 * (G - 1) / G * b,
+                2 * (K - 1) / K * b / (G * K),
             ),
         },
     ),
@@ -214,6 +229,10 @@ EXERCISES = {
             "nothing overlaps: here every bucket waits for the whole backward pass": _finish_but(overlap=False),
             "a bucket leaves with its last gradient, not with its first": _finish_but(first=True),
             "buckets do not wait for their gradients: this is the network's time alone": _finish_but(wait=False),
+            "the delay, too, occupies the network: it begins when the bucket before has arrived": _finish_but(
+                early=True
+            ),
+            "the last bucket, which may have fewer layers, is left out": _finish_but(whole=True),
             "the delay is missing; each bucket has it once": lambda ready, sizes, per_bucket, delay, bandwidth: _finish(
                 ready, sizes, per_bucket, 0.0, bandwidth
             ),
