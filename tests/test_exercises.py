@@ -334,6 +334,18 @@ def test_a_check_never_crashes(name, kind, capsys):
     assert len(verdict) < 600
 
 
+@pytest.mark.parametrize("kind", [tuple, list])
+def test_an_array_beside_a_number_is_compared_part_by_part(kind):
+    mistakes = {"half": lambda x: kind([x.sum(axis=0) / 2, 1.5])}
+    exercise = Exercise(right=lambda x: kind([x.sum(axis=0), 1.5]), cases=[(np.ones((2, 3)),)], mistakes=mistakes)
+    assert judge(exercise, mistakes["half"], strict=True).text == "half"
+    assert judge(exercise, exercise.right, strict=True).text == ""
+    assert judge(exercise, lambda x: (torch.tensor(x).sum(0).tolist(), torch.tensor(1.5)), strict=True).text == ""
+    assert "1 too much" in judge(exercise, lambda x: kind([x.sum(axis=0), 2.5]), strict=True).text
+    assert judge(exercise, lambda x: kind([x.sum(axis=1), 1.5]), strict=True).text
+    assert judge(exercise, lambda x: kind([x.sum(axis=0)]), strict=True).text
+
+
 def test_what_is_no_array_of_numbers_is_named():
     exercise = Exercise(right=lambda: np.zeros((2, 2)), cases=[()])
     verdict = diagnose(exercise, lambda: [[1, 2], [3]])

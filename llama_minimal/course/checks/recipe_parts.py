@@ -1,4 +1,4 @@
-"""AdamW's step and a trapezoid of a schedule with their parts to change: for two exercises of chapter 08."""
+"""AdamW's step, a schedule and a Newton–Schulz with their parts to change: for three exercises of chapter 08."""
 
 from collections.abc import Callable
 
@@ -31,7 +31,8 @@ def adamw(
     step = m / correct(beta1, t) / under(v / correct(beta2, t), eps)
     step = step + weight_decay * w if fading == "decoupled" else step
     faded = weight_decay * w if fading == "unscaled" else 0
-    return w + sign * lr * step - faded, m, v
+    after = w + sign * lr * step - faded
+    return after * (1 - lr * weight_decay) if fading == "after" else after, m, v
 
 
 def adamw_but(**change: object) -> Callable[..., Triple]:
@@ -54,6 +55,14 @@ def handing_on_corrected(*case: object) -> Triple:
     return w, m / (1 - beta1**t), v / (1 - beta2**t)
 
 
+def half_corrected(*case: object) -> Triple:
+    """Take the step with the correction of the mean of squares alone."""
+    w, m, v = adamw(*case)
+    t, lr, beta1, decay = case[4], case[5], case[6], case[9]
+    kept = case[0] * (1 - lr * decay)
+    return kept + (w - kept) * (1 - beta1**t), m, v
+
+
 def trapezoid(
     step: int, lr: float, steps: int, warmup: int, decay: int, *, first: int = 1, left: int = 1, last: float = 0.0
 ) -> float:
@@ -70,8 +79,46 @@ def piecewise(step: int, lr: float, steps: int, warmup: int, decay: int) -> floa
     return lr * (steps - 1 - step) / (steps - 1 - warmup)
 
 
+def short_fall(step: int, lr: float, steps: int, warmup: int, decay: int) -> float:
+    """Return the rate of a trapezoid whose first falling step still has the peak."""
+    return trapezoid(step, lr, steps, warmup, decay - 1)
+
+
 def with_cosine(step: int, lr: float, steps: int, warmup: int, decay: int) -> float:
     """Return the rate of a trapezoid that falls along half a cosine."""
     rate = trapezoid(step, lr, steps, warmup, decay)
     falls = step > steps - 1 - decay
     return lr * (1 - np.cos(np.pi * rate / lr)) / 2 if falls else rate
+
+
+def polar(G: np.ndarray, rounds: int, a: float = 1.5, b: float = -0.5, c: float = 0.0) -> np.ndarray:
+    """Return G after so many rounds, divided by its length first."""
+    return newton_schulz(G / np.sqrt((G**2).sum()), rounds, a, b, c)
+
+
+def newton_schulz(X: np.ndarray, rounds: int, a: float = 1.5, b: float = -0.5, c: float = 0.0) -> np.ndarray:
+    """Return X after so many rounds of a polynomial with odd powers."""
+    for _ in range(rounds):
+        cube = X @ X.T @ X
+        X = a * X + b * cube + c * X @ X.T @ cube
+    return X
+
+
+def undivided(G: np.ndarray, rounds: int) -> np.ndarray:
+    """Return the rounds of G as it is, which may explode."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return newton_schulz(G, rounds)
+
+
+def entrywise(G: np.ndarray, rounds: int) -> np.ndarray:
+    """Return the rounds with the powers of the entries."""
+    X = G / np.sqrt((G**2).sum())
+    for _ in range(rounds):
+        X = 1.5 * X - 0.5 * X**3
+    return X
+
+
+def exactly(G: np.ndarray, rounds: int) -> np.ndarray:
+    """Return what the rounds come near to."""
+    U, _, Vt = np.linalg.svd(G, full_matrices=False)
+    return U @ Vt

@@ -6,10 +6,17 @@ import numpy as np
 
 from llama_minimal.course.checks.recipe_parts import (
     adamw_but,
+    entrywise,
+    exactly,
+    half_corrected,
     handing_on_corrected,
+    newton_schulz,
     piecewise,
+    polar,
+    short_fall,
     swapped,
     trapezoid,
+    undivided,
     with_cosine,
 )
 from llama_minimal.course.exercises import Exercise
@@ -49,34 +56,6 @@ def _always_scaled(sums: Sequence[np.ndarray], counts: Sequence[int], longest: f
     return mean * longest / np.sqrt((mean**2).sum())
 
 
-def _polar(G: np.ndarray, rounds: int, a: float = 1.5, b: float = -0.5, c: float = 0.0) -> np.ndarray:
-    return _rounds(G / np.sqrt((G**2).sum()), rounds, a, b, c)
-
-
-def _rounds(X: np.ndarray, rounds: int, a: float = 1.5, b: float = -0.5, c: float = 0.0) -> np.ndarray:
-    for _ in range(rounds):
-        cube = X @ X.T @ X
-        X = a * X + b * cube + c * X @ X.T @ cube
-    return X
-
-
-def _undivided(G: np.ndarray, rounds: int) -> np.ndarray:
-    with np.errstate(over="ignore", invalid="ignore"):
-        return _rounds(G, rounds)
-
-
-def _entrywise(G: np.ndarray, rounds: int) -> np.ndarray:
-    X = G / np.sqrt((G**2).sum())
-    for _ in range(rounds):
-        X = 1.5 * X - 0.5 * X**3
-    return X
-
-
-def _exactly(G: np.ndarray, rounds: int) -> np.ndarray:
-    U, _, Vt = np.linalg.svd(G, full_matrices=False)
-    return U @ Vt
-
-
 def _break_even(
     n_large: float,
     tokens_large: float,
@@ -109,6 +88,11 @@ EXERCISES = {
                 correct=lambda beta, t: 1 - beta
             ),
             "this is Adam with L2: the decay goes through the means; it belongs beside them": adamw_but(fading="L2"),
+            "t counts from 1 already: the correction takes t, not t + 1": adamw_but(
+                correct=lambda beta, t: 1 - beta ** (t + 1)
+            ),
+            "v is corrected and m is not": half_corrected,
+            "the weight fades after its step; the decay takes w as it was before": adamw_but(fading="after"),
             "the decay is missing": adamw_but(fading="none"),
             "the decay is not scaled by the learning rate": adamw_but(fading="unscaled"),
             "epsilon is inside of the root": adamw_but(under=lambda v, eps: np.sqrt(v + eps)),
@@ -134,6 +118,12 @@ EXERCISES = {
             "betaᵗ is what has not been reached yet; the share reached is 1 - betaᵗ": lambda t, beta1, beta2: (
                 beta1**t / np.sqrt(beta2**t)
             ),
+            "beta1 belongs to m, which is above; beta2 to v, below": lambda t, beta1, beta2: (
+                (1 - beta2**t) / np.sqrt(1 - beta1**t)
+            ),
+            "the mean is divided by the root of v, not multiplied by it": lambda t, beta1, beta2: (
+                (1 - beta1**t) * np.sqrt(1 - beta2**t)
+            ),
             "the corrected step is 1 always; without correction it is not": lambda t, beta1, beta2: 1.0,
             "the root goes over both means; m is no mean of squares": lambda t, beta1, beta2: np.sqrt(
                 (1 - beta1**t) / (1 - beta2**t)
@@ -147,6 +137,7 @@ EXERCISES = {
             "step 0 has no rate: the rise begins with lr / warmup": lambda *case: trapezoid(*case, first=0),
             "the fall ends one step too late: step steps - 1 has the rate 0": lambda *case: trapezoid(*case, left=0),
             "the fall ends one step too early": lambda *case: trapezoid(*case, left=2),
+            "the fall is a step too short: the first of the last decay steps lies below the peak": short_fall,
             "this falls to a tenth of the peak, as the cosine did; here to 0": lambda *case: trapezoid(*case, last=0.1),
             "step 0 has no rate, and step steps - 1 has one: both lines are a step late": lambda *case: trapezoid(
                 *case, first=0, left=0
@@ -173,6 +164,13 @@ EXERCISES = {
             "clipped before it was divided: the length to clip is that of the mean": lambda sums, counts, longest: (
                 _shortened(sum(sums), longest) / sum(counts)
             ),
+            "a sum holds each target once already; its number is no weight": lambda sums, counts, longest: _shortened(
+                sum(s * n for s, n in zip(sums, counts, strict=True)) / sum(counts), longest
+            ),
+            "it is not divided by the number of targets": lambda sums, counts, longest: _shortened(sum(sums), longest),
+            "the length is the root of the sum of the squares": lambda sums, counts, longest: (
+                sum(sums) / sum(counts) * min(1.0, longest / float(((sum(sums) / sum(counts)) ** 2).sum()))
+            ),
             "it is not clipped": lambda sums, counts, longest: sum(sums) / sum(counts),
             "a gradient that is short enough stays as it is; only longer ones are scaled": _always_scaled,
             "each entry is cut by itself, which turns the gradient; scale all by one number": (
@@ -184,23 +182,26 @@ EXERCISES = {
         },
     ),
     "polar": Exercise(
-        right=_polar,
+        right=polar,
         cases=[
             (0.4 * _RNG.normal(size=(3, 5)), 3),
             (0.4 * _RNG.normal(size=(5, 3)), 6),
             (0.01 * _RNG.normal(size=(4, 4)), 2),
         ],
         mistakes={
-            "this is Jordan's polynomial; the exercise asks for a cubic": lambda G, rounds: _polar(
+            "this is Jordan's polynomial; the exercise asks for a cubic": lambda G, rounds: polar(
                 G, rounds, 3.4445, -4.7750, 2.0315
             ),
-            "the division by the length is missing": _undivided,
-            "the powers are of the entries; X @ X.T @ X cubes the strengths": _entrywise,
-            "this is the goal itself; so many rounds only come near it": _exactly,
-            "a + b is 1, but the slope at 1 is a + 3b, and should be 0": lambda G, rounds: _polar(G, rounds, 2.0, -1.0),
-            "the sign of the cube is turned": lambda G, rounds: _polar(G, rounds, 1.5, 0.5),
-            "one round is missing": lambda G, rounds: _polar(G, rounds - 1),
-            "this divides by the largest strength; divide by the length": lambda G, rounds: _rounds(
+            "the division by the length is missing": undivided,
+            "the powers are of the entries; X @ X.T @ X cubes the strengths": entrywise,
+            "this is the goal itself; so many rounds only come near it": exactly,
+            "a + b is 1, but the slope at 1 is a + 3b, and should be 0": lambda G, rounds: polar(G, rounds, 2.0, -1.0),
+            "1 stays 1, but with the slope -3: a + 3b should be 0": lambda G, rounds: polar(G, rounds, 3.0, -2.0),
+            "a and b are exchanged": lambda G, rounds: polar(G, rounds, -0.5, 1.5),
+            "one round too many": lambda G, rounds: polar(G, rounds + 1),
+            "the sign of the cube is turned": lambda G, rounds: polar(G, rounds, 1.5, 0.5),
+            "one round is missing": lambda G, rounds: polar(G, rounds - 1),
+            "this divides by the largest strength; divide by the length": lambda G, rounds: newton_schulz(
                 G / np.linalg.norm(G, 2), rounds
             ),
         },

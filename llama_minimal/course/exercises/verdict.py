@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from llama_minimal.course.exercises.comparing import all_equal, array, plain, rounding, whole
+from llama_minimal.course.exercises.comparing import all_equal, array, parted, plain, rounding, whole
 from llama_minimal.course.exercises.diagnosis import Answer, known_mistake, overwritten, predicate
 from llama_minimal.course.exercises.registry import Exercise, find
 from llama_minimal.course.exercises.running import FailedError, argument_names, is_stub, run
@@ -66,7 +66,7 @@ def _tried(exercise: Exercise, attempt: Any, strict: bool) -> Verdict:
     try:
         made = run(exercise, attempt)
         given = plain(made.answers)
-        wanted = run(exercise, exercise.right).answers
+        wanted = list(map(parted, run(exercise, exercise.right).answers))
         tolerance = exercise.tolerance if whole(wanted[0]) else max(exercise.tolerance, rounding(made.answers))
     except FailedError as failed:
         return Verdict(text=str(failed), case=failed.case, kind="raised")
