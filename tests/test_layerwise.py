@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import draw_model
+from tiny_models import draw_model
 
 from llama_minimal.beams import beam_search
 from llama_minimal.checkpoint import load, save

@@ -12,8 +12,8 @@ import inference_worker
 import numpy as np
 import pytest
 import torch
-from conftest import draw_model
 from safetensors.torch import load_file
+from tiny_models import draw_model
 
 from llama_minimal.checkpoint import load, save
 from llama_minimal.checkpoint.tensors import write_safetensors
