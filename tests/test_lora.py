@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from llama_minimal import reference
-from llama_minimal.checkpoint import base_checksum, load, load_adapter, save, save_adapter
+from llama_minimal.checkpoint import load, load_adapter, save, save_adapter
+from llama_minimal.checkpoint.adapters import base_checksum
 from llama_minimal.generation import generate
 from llama_minimal.linear import Linear
 from llama_minimal.lora import (
@@ -467,6 +468,19 @@ def test_training_an_adapter_resumes_bit_by_bit(make_model, tmp_path, changes):
     halves += train(resumed, tmp_path / "halves", 20, **changes)
     assert halves == losses
     assert same(adapter_tensors(resumed, "one"), adapter_tensors(model, "one"))
+
+
+def test_dropout_is_at_work_in_training_alone(make_model, tmp_path):
+    """Also of a model that was loaded to be used, whose dropout is off."""
+    runs = {}
+    for dropout in (0.0, 0.5):
+        for seed in (0, 1):
+            model = fresh(make_model, dropout=dropout)
+            torch.manual_seed(seed)
+            runs[dropout, seed] = train(model, tmp_path / f"{dropout}-{seed}", 4)
+            assert not any(module.training for module in model.modules())
+    assert runs[0.0, 0] == runs[0.0, 1]
+    assert runs[0.5, 0] != runs[0.5, 1]
 
 
 def test_a_snapshot_is_a_model_with_its_adapter(make_model, tmp_path):

@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from llama_minimal.checkpoint.adapters import base_checksum, find_adapter, load_adapter, save_adapter
+from llama_minimal.checkpoint.adapters import add_stored_adapters, find_adapter, load_adapter, save_adapter
 from llama_minimal.checkpoint.huggingface import INDEX, has_weights, open_huggingface, write_huggingface
 from llama_minimal.checkpoint.huggingface_config import config_from_huggingface, not_expressible
 from llama_minimal.checkpoint.meta import EXTRA, open_meta, write_meta
@@ -18,14 +18,13 @@ from llama_minimal.checkpoint.text_side import GENERATION, TOKENIZER_FILES, read
 from llama_minimal.config import LlamaConfig, read_json
 from llama_minimal.config.checks import is_number
 from llama_minimal.files import refuse_pointer, update_folder
-from llama_minimal.lora import adapters, add_adapter, is_merged, set_active
+from llama_minimal.lora import adapters, is_merged
 from llama_minimal.model import Llama, build
 from llama_minimal.tokenizer import TextCodec, load_tokenizer
 from llama_minimal.tokenizer.companions import Companions
 
 __all__ = [
     "COURSE",
-    "base_checksum",
     "companions_of",
     "load",
     "load_adapter",
@@ -92,9 +91,7 @@ def load(
         )
     dtype = dtype or checkpoint.dtype
     model = build(config, device=device if place is None else "meta", dtype=dtype, seed=None)
-    for name, settings in checkpoint.adapters.items():
-        add_adapter(model, name, settings)
-    set_active(model, *checkpoint.active)
+    add_stored_adapters(model, checkpoint)
     slots = slots_of(model)
     if place is not None:
         slots = dict.fromkeys(slots) | place(model)
@@ -152,16 +149,7 @@ def save(
         raise FileExistsError(f"{folder} is a file; give a folder")
     if next(model.parameters()).is_meta:
         raise ValueError("a model on the meta device holds no numbers to save")
-    beside = () if is_merged(model) else adapters(model)
-    if format == "auto":
-        format = "native" if not_expressible(model.config) or beside else "huggingface"
-    if format not in ("huggingface", "meta", "native"):
-        raise ValueError(f"format={format!r} is not one of 'auto', 'huggingface', 'meta', 'native'")
-    if beside and format != "native":
-        raise ValueError(
-            f"format={format!r} has no place for adapters ({', '.join(beside)}); merge them into the weights, or write "
-            f"them alone with save_adapter"
-        )
+    format = _choose_format(model, format)
     for name, value in (("max_shard_bytes", max_shard_bytes), ("n_shards", n_shards)):
         if not is_number(value) or not 1 <= value < float("inf") or int(value) != value:
             raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
@@ -178,6 +166,19 @@ def save(
             write_native(model, temporary)
         if model.eos_ids and not (temporary / GENERATION).exists():
             write_generation_config(model, tokenizer, temporary)
+
+
+def _choose_format(model: Llama, format: Format) -> Format:
+    beside = () if is_merged(model) else adapters(model)
+    if format == "auto":
+        return "native" if not_expressible(model.config) or beside else "huggingface"
+    if format not in ("huggingface", "meta", "native"):
+        raise ValueError(f"format={format!r} is not one of 'auto', 'huggingface', 'meta', 'native'")
+    if beside and format != "native":
+        raise ValueError(
+            f"format={format!r} has no place for adapters ({', '.join(beside)}); merge them, or use save_adapter"
+        )
+    return format
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:

@@ -11,7 +11,7 @@ from torch import Tensor
 from llama_minimal.checkpoint.huggingface_config import not_expressible
 from llama_minimal.checkpoint.peft import CONFIG, WEIGHTS, read_peft, write_peft
 from llama_minimal.checkpoint.reading import open_tensors, read_metadata
-from llama_minimal.checkpoint.tensors import Slot, StoredAdapter, fill, naming, write_safetensors
+from llama_minimal.checkpoint.tensors import Checkpoint, Slot, StoredAdapter, fill, naming, write_safetensors
 from llama_minimal.config import read_json
 from llama_minimal.devices import find_dtype
 from llama_minimal.files import refuse_pointer, update_folder
@@ -23,6 +23,7 @@ from llama_minimal.lora import (
     add_adapter,
     base_tensors,
     find_targets,
+    set_active,
 )
 from llama_minimal.model import Llama
 
@@ -116,6 +117,13 @@ def load_adapter(model: Llama, folder: str | Path, name: str | None = None) -> s
     return name
 
 
+def add_stored_adapters(model: Llama, checkpoint: Checkpoint) -> None:
+    """Give a model, which has no numbers yet, the adapters whose tensors are among those of its checkpoint."""
+    for name, config in checkpoint.adapters.items():
+        add_adapter(model, name, config)
+    set_active(model, *checkpoint.active)
+
+
 def find_adapter(folder: Path, adapter: str | Path) -> Path:
     """Return the folder of an adapter: that of the model's own of this name, else as given.
 
@@ -134,7 +142,7 @@ def find_adapter(folder: Path, adapter: str | Path) -> Path:
 
 def _read(folder: Path, model: Llama) -> StoredAdapter:
     if (folder / CONFIG).exists():
-        return read_peft(folder, model.config)
+        return read_peft(folder, model)
     if not (folder / _CONFIG).exists():
         raise ValueError(f"{folder} has neither {CONFIG} (peft) nor {_CONFIG}; is it the folder of an adapter?")
     with naming(folder / _CONFIG):

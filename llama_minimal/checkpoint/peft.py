@@ -2,15 +2,20 @@
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from llama_minimal.checkpoint.huggingface import names, plain_name, rotated_heads, to_half_split, to_interleaved
 from llama_minimal.checkpoint.huggingface_config import not_expressible
 from llama_minimal.checkpoint.reading import open_tensors, read_metadata
 from llama_minimal.checkpoint.tensors import StoredAdapter, naming, write_safetensors
 from llama_minimal.config import LlamaConfig, read_json
-from llama_minimal.lora import LoRAConfig
+from llama_minimal.lora import LoRAConfig, base_tensors
+from llama_minimal.model import Llama
 
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -70,8 +75,8 @@ def write_peft(stored: StoredAdapter, folder: Path, config: LlamaConfig, *, base
     (folder / CONFIG).write_text(json.dumps(values, indent=2), encoding="utf-8")
 
 
-def read_peft(folder: Path, config: LlamaConfig) -> StoredAdapter:
-    """Read an adapter of the peft library for a model of this shape.
+def read_peft(folder: Path, model: Llama) -> StoredAdapter:
+    """Read an adapter of the peft library for a model.
 
     Raises:
         ValueError: if it is no LoRA, computes more than a low-rank update, changes layers that we have not, or its
@@ -82,18 +87,21 @@ def read_peft(folder: Path, config: LlamaConfig) -> StoredAdapter:
     path = next((folder / name for name in WEIGHTS if (folder / name).exists()), None)
     if path is None:
         raise ValueError(f"{folder} has an {CONFIG} but none of {', '.join(WEIGHTS)}; is the download complete?")
+    config = model.config
     ours = {plain_name(theirs): (name, theirs) for name, theirs in _modules(config).items()}
     tensors, modules = {}, set()
     for key, tensor in open_tensors([path]):
-        found = re.fullmatch(r"(.+)\.lora_([AB])\.weight", plain_name(key))
-        if key.endswith(".base_layer.weight"):  # peft adds a copy of the embedding or output beside an adapter of it
-            continue
+        found = re.fullmatch(r"(.+)\.(lora_A|lora_B|base_layer)\.weight", plain_name(key))
         if not found or found[1] not in ours:
             raise ValueError(f"{path} has {key}, which is no low-rank update of a linear layer of this model")
         name, theirs = ours[found[1]]
-        n_heads = rotated_heads(f"{name}.B", config) if found[2] == "B" else 0
+        if found[2] == "base_layer":
+            _check_copy(tensor[()], name, model, path)
+            continue
+        part = found[2].removeprefix("lora_")
+        n_heads = rotated_heads(f"{name}.B", config) if part == "B" else 0
         fits = n_heads and tensor.shape[0] % (2 * n_heads) == 0  # else an error that ``fill`` tells
-        tensors[f"{name}.{found[2]}"] = to_interleaved(tensor[()], n_heads) if fits else tensor[()]
+        tensors[f"{name}.{part}"] = to_interleaved(tensor[()], n_heads) if fits else tensor[()]
         modules.add(theirs)
     _check_targets(values, modules, folder / CONFIG)
     theirs_to_ours = {theirs: name for name, theirs in ours.values()}
@@ -108,6 +116,13 @@ def read_peft(folder: Path, config: LlamaConfig) -> StoredAdapter:
     return StoredAdapter(adapter, tensors, read_metadata(path))
 
 
+def _check_copy(copy: Tensor, name: str, model: Llama, path: Path) -> None:
+    """Peft adds a copy of the output beside an adapter of it, and would load it over the weights of the model."""
+    weight = base_tensors(model)[f"{name}.weight"].detach().cpu()
+    if copy.shape != weight.shape or not torch.equal(copy.to(weight.dtype), weight):
+        raise ValueError(f"{path} holds other weights of {name} than the model; load the adapter onto its own base")
+
+
 def _modules(config: LlamaConfig) -> dict[str, str]:
     """Return the name in transformers of every module of ours that has a weight."""
     return {
@@ -117,7 +132,7 @@ def _modules(config: LlamaConfig) -> dict[str, str]:
     }
 
 
-def _shortest(chosen: set[str], there: Any) -> list[str]:
+def _shortest(chosen: set[str], there: Iterable[str]) -> list[str]:
     """Name modules by their last part where all of that name are chosen, else in full."""
     found: dict[str, None] = {}
     for name in sorted(chosen):
@@ -140,18 +155,33 @@ def _check(values: dict[str, Any], path: Path) -> None:
 def _check_targets(values: dict[str, Any], modules: set[str], path: Path) -> None:
     """Refuse a configuration that means other layers than there are tensors for: peft would drop those in silence."""
     targets = values.get("target_modules") or ["q_proj", "v_proj"]  # peft's default for LLaMA
+    if not isinstance(targets, str) and not (isinstance(targets, list) and all(isinstance(t, str) for t in targets)):
+        raise ValueError(f"{path} has target_modules={targets!r}; it must be a list of names, or a regular expression")
     if not modules:
         raise ValueError(f"{path.parent} holds no low-rank updates")
-    for module in sorted(modules):
-        if not _means(targets, module):
-            raise ValueError(
-                f"{path} has target_modules={targets!r}, but there are tensors for {module}, too; make the list whole"
-            )
+    try:
+        meant = {module for module in modules if _means(targets, module) and not _is_left_out(values, module)}
+    except re.error as error:
+        raise ValueError(f"{path} names layers by {targets!r}, which is no regular expression ({error})") from None
+    if more := sorted(modules - meant):
+        raise ValueError(
+            f"{path} means other layers (target_modules={targets!r}) than there are tensors for: {more[0]}, too; "
+            f"make it name all"
+        )
     for target in () if isinstance(targets, str) else targets:
         if not any(_means([target], module) for module in modules):
             raise ValueError(
                 f"{path} names {target!r} in target_modules, but there are no tensors for a linear layer of that name"
             )
+
+
+def _is_left_out(values: dict[str, Any], module: str) -> bool:
+    layers = values.get("layers_to_transform")
+    layers = [layers] if isinstance(layers, int) else layers
+    found = re.search(r"\.layers\.(\d+)\.", module)
+    if layers and (found is None or int(found[1]) not in layers):
+        return True
+    return _means(values.get("exclude_modules") or [], module)
 
 
 def _means(targets: str | list[str], module: str) -> bool:
