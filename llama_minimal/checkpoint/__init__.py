@@ -89,8 +89,7 @@ def load(
             f"{config.vocab_size}: prompts with ids from {config.vocab_size} on will be refused",
             stacklevel=2,
         )
-    dtype = dtype or checkpoint.dtype
-    model = build(config, device=device if place is None else "meta", dtype=dtype, seed=None)
+    model = build(config, device="meta" if place else device, dtype=dtype or checkpoint.dtype, seed=None)
     add_stored_adapters(model, checkpoint)
     slots = slots_of(model)
     if place is not None:
