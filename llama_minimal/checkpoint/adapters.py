@@ -56,9 +56,9 @@ def save_adapter(
         ValueError: if there is no such adapter, or the format cannot express it.
         OSError: if the disk is full or the folder not writable; the folder is then as it was.
     """
-    folder, there = Path(folder).expanduser(), adapters(model)
-    if not str(folder) or (folder.exists() and not folder.is_dir()):
+    if not str(folder) or (Path(folder).expanduser().exists() and not Path(folder).expanduser().is_dir()):
         raise ValueError(f"{str(folder)!r} is no folder; give a folder for the adapter")
+    folder, there = Path(folder).expanduser(), adapters(model)
     if name is None:
         if len(there) != 1:
             raise ValueError(f"the model has {len(there)} adapters ({', '.join(there)}); give the name of one")
@@ -108,7 +108,9 @@ def load_adapter(model: Llama, folder: str | Path, name: str | None = None) -> s
     config, layers = stored.config, find_targets(model, stored.config)
     shapes = {f"{path}.A": (config.rank, layer.in_features) for path, layer in layers.items()}
     shapes |= {f"{path}.B": (layer.out_features, config.rank) for path, layer in layers.items()}
-    memory = {key: torch.empty(shape) for key, shape in shapes.items()}
+    # Checked whole before the model changes.
+    dtypes = {key: tensor.dtype for key, tensor in stored.tensors.items()}
+    memory = {key: torch.empty(shape, dtype=dtypes.get(key)) for key, shape in shapes.items()}
     fill({key: Slot(tensor, shapes[key]) for key, tensor in memory.items()}, stored.tensors.items(), folder)
     add_adapter(model, name, config)
     with torch.no_grad():

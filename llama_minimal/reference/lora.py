@@ -51,7 +51,7 @@ def lora_linear(x: Array, w: Array, a: Array, b: Array, scale: float, keep: Arra
         w: the matrix that stays as it is, (out, in).
         x, a, b, scale, keep: as for ``lora_update``.
 
-    Source: Hu et al. 2021, "LoRA", eq. 3.
+    Source: Hu et al. 2021, "LoRA", §4.1.
     """
     return linear(x, w) + lora_update(x, a, b, scale, keep)
 
