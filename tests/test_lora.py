@@ -471,6 +471,19 @@ def test_training_an_adapter_resumes_bit_by_bit(make_model, tmp_path, changes):
     assert same(adapter_tensors(resumed, "one"), adapter_tensors(model, "one"))
 
 
+def test_a_run_of_an_adapter_goes_back_to_its_own_snapshot(make_model, tmp_path):
+    """Frozen weights have no place in the optimizer: neither when it is saved nor when it is loaded."""
+    model = fresh(make_model)
+    config = TrainConfig(steps=4, batch_size=4, seq_len=8, warmup_steps=1, snapshot_every=2)
+    trainer = Trainer(model, np.arange(400) * 7 % 61, config, out=tmp_path)
+    list(trainer.run())
+    trained = {name: t.detach().clone() for name, t in adapter_tensors(model, "one").items()}
+    fill(model, "one")
+    assert trainer.resume()
+    assert same(adapter_tensors(model, "one"), trained)
+    assert set(trainer.optimizer.state) == set(adapter_tensors(model, "one").values())
+
+
 def test_dropout_is_at_work_in_training_alone(make_model, tmp_path):
     """Also of a model that was loaded to be used, whose dropout is off."""
     runs = {}
