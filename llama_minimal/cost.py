@@ -8,6 +8,7 @@ _BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 # Mixed or not, training here keeps float32 weights, gradients and AdamW's two moments. Rajbhandari et al. 2020, §3.1,
 # come to 16 bytes by another sum: weights and gradients in half precision, and float32 weights and moments.
 _TRAINING_BYTES = 4 + 4 + 8
+_KEPT_ROWS = {"swiglu": 4, "gelu": 2, "relu": 1}
 
 
 def parameters(config: LlamaConfig) -> dict[str, int]:
@@ -80,3 +81,78 @@ def memory(config: LlamaConfig, *, precision: str = "bf16") -> Memory:
         kv_cache=per_token * config.max_seq_len * _BYTES[precision],
         training=n * _TRAINING_BYTES,
     )
+
+
+def layer_activations(
+    config: LlamaConfig, *, tensor: int = 1, sequence_parallel: bool = True, precision: str = "bf16"
+) -> float:
+    """Return the bytes that one layer keeps of each token for the backward pass, on one rank.
+
+    Of width D: what enters the two norms, in float32, what they make of it, and the inputs of the matrices behind
+    them (RMSNorm). Then queries, keys, values and what attention returns, but no scores. And of width F: SwiGLU's gate,
+    way up, bent gate and product; GELU's input and output; ReLU's output.
+
+    Args:
+        tensor: ranks that share the layer.
+        sequence_parallel: whether these share the norms' tokens, too, instead of keeping all of them on each.
+
+    Source: in the manner of Korthikanti et al. 2022, "Reducing activation recomputation in large transformer models",
+    §4, whose layer has LayerNorm, GELU and dropout, and keeps the scores.
+    """
+    size, D, F = _BYTES[precision], config.dim, config.hidden_dim
+    q_dim, kv_dim = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
+    norms = 2 * (4 + 2 * size) * D
+    inside = size * (2 * q_dim + 2 * kv_dim + _KEPT_ROWS[config.ffn] * F)
+    return inside / tensor + norms / (tensor if sequence_parallel else 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankMemory:
+    """Hold what the fullest rank of a training run needs, in bytes."""
+
+    states: float
+    """Weights, gradients and the optimizer's state."""
+    activations: float
+    """What the layers keep for the backward pass; without the logits."""
+
+    @property
+    def total(self) -> float:
+        """Both together."""
+        return self.states + self.activations
+
+
+def training_memory(
+    config: LlamaConfig,
+    *,
+    tokens: int,
+    tensor: int = 1,
+    pipeline: int = 1,
+    shards: int = 1,
+    checkpointing: bool = False,
+    sequence_parallel: bool = True,
+    precision: str = "bf16",
+) -> RankMemory:
+    """Return what the fullest rank needs: 16 bytes of states for each of its parameters, and its activations.
+
+    The fullest is the first stage of the pipeline: it has the embedding (the last has the output, as large), and under
+    1F1B it holds the activations of as many micro-batches as there are stages.
+
+    Args:
+        tokens: of one micro-batch.
+        tensor, pipeline: ranks that share each layer, and stages.
+        shards: ranks along ``data`` that share the states (FSDP, ZeRO 3).
+        checkpointing: keep each layer's input only, and one layer's activations while its backward pass runs.
+        sequence_parallel, precision: as for ``layer_activations``.
+    """
+    of_part = parameters(config)
+    ends = of_part["embeddings"], of_part["output"]
+    of_layers = sum(of_part.values()) - sum(ends)
+    layers = -(-config.n_layers // pipeline)
+    # The few weights of the last norm are counted with the layers.
+    n = of_layers * layers / config.n_layers + (sum(ends) if pipeline == 1 else max(ends))
+    of_layer = layer_activations(config, tensor=tensor, sequence_parallel=sequence_parallel, precision=precision)
+    per_token = layers * pipeline * of_layer
+    if checkpointing:
+        of_input = _BYTES[precision] * config.dim / (tensor if sequence_parallel else 1)
+        per_token = layers * pipeline * of_input + of_layer
+    return RankMemory(states=n * _TRAINING_BYTES / (tensor * shards), activations=tokens * per_token)

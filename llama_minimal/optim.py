@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,11 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
 
 def _can_fuse(parameters: Iterable[nn.Parameter]) -> bool:
     return all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)
+
+
+def state_keys(group: dict[str, Any]) -> tuple[str, ...]:
+    """Return the names of what the optimizer remembers of each parameter of a group: Muon's mean, or AdamW's three."""
+    return ("momentum_buffer",) if group.get("orthogonal") else ("exp_avg", "exp_avg_sq", "step")
 
 
 def make_adamw(

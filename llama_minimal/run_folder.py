@@ -14,7 +14,7 @@ METRICS = "metrics.jsonl"
 DATA, SNAPSHOTS, TENSORBOARD = "data", "snapshots", "tensorboard"
 SNAPSHOT = "step-" + 8 * "[0-9]"
 STATE = "trainer.json"  # what a snapshot is not whole without
-SNAPSHOT_FILES = (STATE, "trainer.safetensors", "config.json", "model.safetensors")
+SNAPSHOT_FILES = (STATE, "trainer.safetensors", "config.json", "model.safetensors", "shard-*.safetensors")
 _MODEL = ("config.json", "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
 _TOKENIZER = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json")
 _BESIDE = ("added_tokens.json", "chat_template.jinja", "generation_config.json")
@@ -77,8 +77,9 @@ def remove_run(folder: Path) -> None:
 
 def remove_snapshot(folder: Path) -> None:
     """Delete one snapshot; its ``trainer.json`` goes first, for what lacks it is none."""
-    for name in SNAPSHOT_FILES:
-        (folder / name).unlink(missing_ok=True)
+    for pattern in SNAPSHOT_FILES:
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
     _remove_empty([folder])
 
 

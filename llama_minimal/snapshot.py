@@ -1,23 +1,29 @@
 """Training snapshots: all that a run needs to go on as if it had never stopped.
 
 A snapshot is a folder ``step-00000100`` that appears at once and whole, or not at all. It is also a model
-folder (``config.json``, ``model.safetensors``) that ``llama_minimal.load`` reads.
+folder (``config.json``, ``model.safetensors``) that ``llama_minimal.load`` reads. Where no process has the whole model,
+each writes its part, and the names of the tensors are those of a whole one: any other layout can go on from it.
 """
 
 import json
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from llama_minimal.checkpoint.native import write_native
+from llama_minimal.checkpoint import load
+from llama_minimal.checkpoint.native import write_config, write_native
 from llama_minimal.checkpoint.reading import read_tensors
+from llama_minimal.checkpoint.sharded import is_sharded
 from llama_minimal.checkpoint.tensors import fill, load_safetensors, write_safetensors
 from llama_minimal.config import read_json
 from llama_minimal.files import atomic_folder, remove_leftovers, update_folder
 from llama_minimal.model import Llama
+from llama_minimal.optim import state_keys
+from llama_minimal.parallel.mesh import Mesh
+from llama_minimal.parallel.state import is_spread, read_parts, write_parts
 from llama_minimal.run_folder import SNAPSHOT, STATE, remove_snapshot
 
 
@@ -32,6 +38,7 @@ def save_snapshot(
     keep: int,
     best: dict[str, Any] | None = None,
     spare: int | None = None,
+    mesh: Mesh | None = None,
 ) -> Path:
     """Write one snapshot and delete the oldest, so that ``keep`` remain, and the one of step ``spare``.
 
@@ -40,27 +47,55 @@ def save_snapshot(
         step: how many steps are done.
         run: plain values for JSON that the resumed run has to agree with.
         best: plain values for JSON about the lowest validation loss.
+        mesh: the processes that take part; all call this, and wait for each other.
 
     Raises:
         OSError: if the disk is full or the folder is not writable; older snapshots are untouched.
     """
+    mesh = mesh or Mesh(device=next(model.parameters()).device)
     path = snapshot_path(folder, step)
-    if path not in snapshots(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(folder)
-        state = {"step": step, "run": run, "scaler": scaler.state_dict(), "best": best or {}}
-        # A folder of that name may hold something of the user's, which stays.
-        with update_folder(path, last=STATE) if path.is_dir() else atomic_folder(path) as temporary:
-            write_native(model, temporary)
-            write_safetensors(
-                _optimizer_tensors(model, optimizer) | _rng_tensors(model), temporary / "trainer.safetensors"
-            )
-            (temporary / STATE).write_text(json.dumps(state, indent=2), encoding="utf-8")
+    state = {"step": step, "run": run, "scaler": scaler.state_dict(), "best": best or {}}
+    kept = {"keep": keep, "spare": spare}
+    with ExitStack() as stack:  # holds what the first process has begun
+        if temporary := mesh.first(lambda: _begin(path, stack)):
+            if spread := is_spread(model, mesh):
+                write_parts(temporary, model, optimizer, _rng_tensors(model))
+
+            def finish() -> None:
+                if spread:
+                    write_config(model, temporary)
+                else:
+                    _write_whole(model, optimizer, temporary)
+                (temporary / STATE).write_text(json.dumps(state, indent=2), encoding="utf-8")
+                stack.close()
+                _prune(folder, **kept)
+
+            mesh.first(finish)
+        else:
+            mesh.first(lambda: _prune(folder, **kept))
+    return path
+
+
+def _begin(path: Path, stack: ExitStack) -> Path | None:
+    """Return a temporary folder that becomes the snapshot when the stack closes; None if the snapshot is there."""
+    if path in snapshots(path.parent):
+        return None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path.parent)
+    # A folder of that name may hold something of the user's, which stays.
+    return stack.enter_context(update_folder(path, last=STATE) if path.is_dir() else atomic_folder(path))
+
+
+def _write_whole(model: Llama, optimizer: torch.optim.Optimizer, folder: Path) -> None:
+    write_native(model, folder)
+    write_safetensors(_optimizer_tensors(model, optimizer) | _rng_tensors(model), folder / "trainer.safetensors")
+
+
+def _prune(folder: Path, *, keep: int, spare: int | None) -> None:
     kept = [*snapshots(folder)[-keep:], *([] if spare is None else [snapshot_path(folder, spare)])]
     for old in set(_step_folders(folder)).difference(kept):
         with suppress(PermissionError):  # Windows: someone reads it; it goes with the next one
             remove_snapshot(old)
-    return path
 
 
 def snapshot_path(folder: Path, step: int) -> Path:
@@ -104,31 +139,65 @@ def check_same_run(state: dict[str, Any], current: dict[str, Any], *, steps: int
         raise ValueError(f"the run has done {state['step']} steps already, more than steps={steps}; ask for more")
 
 
-def load_weights(path: Path, model: Llama) -> None:
-    """Put a snapshot's weights into a model.
+def load_weights(path: Path, model: Llama, mesh: Mesh | None = None) -> None:
+    """Put a snapshot's weights into a model, or the part of them that this process has.
 
     Raises:
         ValueError: if the snapshot is damaged or belongs to a model of another shape.
     """
-    fill(model, read_tensors([path / "model.safetensors"]), path)
+    if _goes_by_parts(path, model, mesh):
+        read_parts(path, model)
+    else:
+        fill(model, read_tensors([path / "model.safetensors"]), path)
 
 
-def load_snapshot(path: Path, model: Llama, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
-    """Put a snapshot's state into model, optimizer, scaler and random generators.
+def whole_model(model: Llama, mesh: Mesh, folder: Path | None, step: int | None = None) -> Llama:
+    """Return a model of which no process has all as a snapshot has it, on the CPU; another is returned as it is.
+
+    Args:
+        folder: where the snapshots of the run are.
+        step: None means the newest.
+
+    Raises:
+        ValueError: if there is no snapshot.
+    """
+    if not is_spread(model, mesh):
+        return model
+    if not (saved := snapshots(folder) if folder else []):
+        raise ValueError("the model is spread over processes, and no snapshot has all of it; give out, a folder")
+    return load(snapshot_path(folder, step) if step else saved[-1])[0]
+
+
+def load_snapshot(
+    path: Path,
+    model: Llama,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    mesh: Mesh | None = None,
+) -> None:
+    """Put a snapshot's state into model, optimizer, scaler and random generators, whatever layout wrote it.
 
     Raises:
         ValueError: if the snapshot is damaged or belongs to a model of another shape.
     """
-    load_weights(path, model)
-    tensors = load_safetensors(path / "trainer.safetensors")
-    try:
-        optimizer.load_state_dict(_optimizer_state(model, optimizer, tensors))
-    except (KeyError, RuntimeError) as error:
-        raise ValueError(f"{path}: trainer.safetensors does not fit this model ({error})") from None
+    if _goes_by_parts(path, model, mesh):
+        tensors = {"rng.cpu": torch.zeros_like(torch.get_rng_state())}
+        read_parts(path, model, optimizer, tensors)
+    else:
+        load_weights(path, model)
+        tensors = load_safetensors(path / "trainer.safetensors")
+        try:
+            optimizer.load_state_dict(_optimizer_state(model, optimizer, tensors))
+        except (KeyError, RuntimeError) as error:
+            raise ValueError(f"{path}: trainer.safetensors does not fit this model ({error})") from None
     scaler.load_state_dict(read_state(path)["scaler"])
     torch.set_rng_state(tensors["rng.cpu"])
     if "rng.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["rng.cuda"])
+
+
+def _goes_by_parts(path: Path, model: Llama, mesh: Mesh | None) -> bool:
+    return is_sharded(path) or (mesh is not None and is_spread(model, mesh))
 
 
 def _optimizer_tensors(model: Llama, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -145,15 +214,10 @@ def _optimizer_state(model: Llama, optimizer: torch.optim.Optimizer, tensors: di
     order = [(parameter, group) for group in optimizer.param_groups for parameter in group["params"]]
     # Copies: else the optimizer would keep the file mapped, which Windows then could not delete.
     state = {
-        i: {key: tensors[f"{names[parameter]}.{key}"].clone() for key in _state_keys(group)}
+        i: {key: tensors[f"{names[parameter]}.{key}"].clone() for key in state_keys(group)}
         for i, (parameter, group) in enumerate(order)
     }
     return optimizer.state_dict() | {"state": state}
-
-
-def _state_keys(group: dict[str, Any]) -> tuple[str, ...]:
-    """Return what the optimizer remembers of each parameter of a group: Muon a mean, AdamW two and a count."""
-    return ("momentum_buffer",) if group.get("orthogonal") else ("exp_avg", "exp_avg_sq", "step")
 
 
 def _rng_tensors(model: Llama) -> dict[str, Tensor]:

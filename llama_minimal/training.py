@@ -28,6 +28,7 @@ from llama_minimal.snapshot import (
     read_state,
     save_snapshot,
     snapshots,
+    whole_model,
 )
 from llama_minimal.training_checks import (
     TrainingDivergedError,
@@ -195,8 +196,8 @@ class Trainer:
         return self.best.update(self.step, self.validation_loss)
 
     def save(self) -> None:
-        """Write a snapshot; the first process does, the others wait for it."""
-        if self.snapshot_folder and self.mesh.is_main:
+        """Write a snapshot, together with the other processes."""
+        if self.snapshot_folder:
             save_snapshot(
                 self.snapshot_folder,
                 self.step,
@@ -207,8 +208,8 @@ class Trainer:
                 keep=self.config.keep_snapshots,
                 best=asdict(self.best),
                 spare=self.best.step if self.config.keep_best else None,
+                mesh=self.mesh,
             )
-        self.mesh.wait()
 
     def resume(self) -> bool:
         """Go on from the newest snapshot; return False if there is none.
@@ -221,7 +222,7 @@ class Trainer:
             return False
         state = read_state(saved[-1])
         check_same_run(state, self._description, steps=self.config.steps)
-        load_snapshot(saved[-1], self.model, self.optimizer, self.scaler)
+        self.mesh.every(lambda: load_snapshot(saved[-1], self.model, self.optimizer, self.scaler, self.mesh))
         self.step, self.best = state["step"], BestLoss(**state.get("best", {}))
         if self.config.keep_best and not self._best_snapshot():
             self.best = BestLoss(since=self.best.since)  # it was not kept, so the next best is looked for
@@ -235,8 +236,12 @@ class Trainer:
         """
         path = self._best_snapshot()
         if path:
-            load_weights(path, self.model)
+            self.mesh.every(lambda: load_weights(path, self.model, self.mesh))
         return self.best.step if path else None
+
+    def whole_model(self, step: int | None = None) -> Llama:
+        """Return the trained model whole; one that is spread over processes as it was saved after a step, or last."""
+        return whole_model(self.model, self.mesh, self.snapshot_folder, step)
 
     def _snapshots(self) -> list[Path]:
         return snapshots(self.snapshot_folder) if self.snapshot_folder else []

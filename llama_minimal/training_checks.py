@@ -14,7 +14,8 @@ from llama_minimal.lora import adapters
 from llama_minimal.model import Llama
 from llama_minimal.parallel.mesh import Mesh
 from llama_minimal.parallel.pipeline import default_micro_batch_size
-from llama_minimal.parallel.tensor import splits_sequences
+from llama_minimal.parallel.stages import make_cut
+from llama_minimal.parallel.tensor import check_divisible, splits_sequences
 from llama_minimal.prompts import check_tokens
 from llama_minimal.settings import FREE_ON_RESUME, TrainConfig
 from llama_minimal.snapshot import snapshot_path, snapshots
@@ -56,6 +57,9 @@ def check_layout(shape: LlamaConfig, config: TrainConfig, mesh: Mesh) -> None:
         ValueError: naming the values that could.
     """
     data, tensor, stages = (mesh.size_of(name) for name in ("data", "tensor", "pipeline"))
+    check_divisible(shape, tensor)
+    if stages > 1:
+        make_cut(shape, stages, config.balance)
     if config.optimizer == "muon" and (tensor > 1 or (config.shard and mesh.torch_mesh is not None)):
         raise ValueError(
             "optimizer='muon' needs whole matrices, and tensor and shard leave each process a part of them; "

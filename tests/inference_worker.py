@@ -8,6 +8,7 @@ One process group serves all layouts. Each process writes what it found, as JSON
 import contextlib
 import io
 import json
+import os
 import sys
 import weakref
 from pathlib import Path
@@ -94,6 +95,8 @@ def memory_of_loading(folder, mesh):
 
 def command(*arguments):
     """Run a command as the command line does; return what it printed and how it ended."""
+    # A process that tells what is wrong ends, and here it goes on: each command is a start of its own.
+    os.environ["TORCHELASTIC_RESTART_COUNT"] = str(int(os.environ["TORCHELASTIC_RESTART_COUNT"]) + 1)
     out, err = io.StringIO(), io.StringIO()
     status = 0
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

@@ -15,7 +15,8 @@ class LiveBytes(TorchDispatchMode):
     def __init__(self):
         super().__init__()
         self.now, self.peak, self._seen = 0, 0, {}
-        before = [x.untyped_storage() for x in gc.get_objects() if type(x) in (torch.Tensor, torch.nn.Parameter)]
+        there = [x for x in gc.get_objects() if type(x) in (torch.Tensor, torch.nn.Parameter)]
+        before = [x.untyped_storage() for x in there if x.layout == torch.strided]
         self._before = {storage._cdata: storage for storage in before}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):

@@ -6,10 +6,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from llama_minimal.config import PRESETS, LlamaConfig, preset
-from llama_minimal.cost import flops_per_token, memory, parameters
+from llama_minimal.cost import flops_per_token, layer_activations, memory, parameters, training_memory
 from llama_minimal.kv_cache import KVCache
 from llama_minimal.model import build
 from llama_minimal.optim import make_adamw
+from llama_minimal.positions import rope_table
 
 
 def counted(run):
@@ -90,3 +91,72 @@ def test_the_published_sizes_in_gigabytes():
     assert need.weights == 13_476_831_232
     assert need.kv_cache / 2048 == 2 * 32 * 4096 * 2
     assert memory(preset("llama2-70b")).kv_cache / 4096 == 2 * 80 * 8 * 128 * 2
+
+
+def kept_for_backward(model, x, rope):
+    """Count the bytes of all tensors that a layer saves, weights and tables left out."""
+    known = {tensor.untyped_storage().data_ptr() for tensor in model.parameters()}
+    kept, alive = {}, []
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        is_table = tensor.is_complex()
+        if storage.data_ptr() not in known and not is_table:
+            kept[storage.data_ptr()] = storage.nbytes()
+            alive.append(tensor)  # else another tensor might get its place
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        out = model.layers["0"](x, rope)
+    assert out.requires_grad
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("n_kv_heads", "ffn"), [(8, "swiglu"), (2, "swiglu"), (8, "relu"), (4, "gelu")])
+def test_a_layer_keeps_the_counted_bytes(precision, n_kv_heads, ffn):
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    config = LlamaConfig(
+        dim=256, n_layers=1, n_heads=8, n_kv_heads=n_kv_heads, vocab_size=9, hidden_dim=704, max_seq_len=64, ffn=ffn
+    )
+    x = torch.randn(2, 64, 256, dtype=dtype, requires_grad=True)
+    rope = tuple(table[:, None] for table in rope_table(config.head_dim, 64))
+    kept = kept_for_backward(build(config).to(dtype), x, rope)
+    counted = 2 * 64 * layer_activations(config, precision=precision)
+    of_statistics = 2 * 64 * (2 * 4 + 8 * 4)  # of the norms, and each head's logarithm of its softmax's sum
+    assert kept == counted + of_statistics
+
+
+def test_sequence_parallelism_divides_what_tensor_parallelism_leaves():
+    config = preset("llama-7b")
+    whole, cut = layer_activations(config), layer_activations(config, tensor=8)
+    assert cut == whole / 8
+    left = layer_activations(config, tensor=8, sequence_parallel=False)
+    assert left - cut == pytest.approx(7 / 8 * 16 * 4096)  # in bytes: two norms of 4 + 2 + 2
+
+
+def test_memory_of_one_rank_is_that_of_the_whole_divided():
+    config = preset("llama-7b")
+    whole = training_memory(config, tokens=2048)
+    assert whole.states == memory(config).training
+    assert whole.activations == 32 * 2048 * layer_activations(config)
+    half = training_memory(config, tokens=2048, tensor=2)
+    assert half.total == whole.total / 2
+    assert training_memory(config, tokens=2048, shards=4).states == whole.states / 4
+    assert training_memory(config, tokens=2048, shards=4).activations == whole.activations
+
+
+def test_stages_divide_the_weights_and_not_the_activations_of_the_first():
+    config = preset("llama-65b")
+    whole, staged = training_memory(config, tokens=2048), training_memory(config, tokens=2048, pipeline=8)
+    assert staged.activations == whole.activations  # an eighth of the layers, for eight micro-batches
+    assert whole.states / 8 < staged.states < whole.states / 7
+    assert training_memory(config, tokens=2048, pipeline=3).activations == pytest.approx(
+        27 * 3 / 80 * whole.activations
+    )
+
+
+def test_checkpointing_keeps_the_inputs_and_one_layer():
+    config = preset("llama-7b")
+    kept = training_memory(config, tokens=10, checkpointing=True, tensor=2)
+    assert kept.activations == 10 * (32 * 2 * 4096 / 2 + layer_activations(config, tensor=2))

@@ -68,6 +68,11 @@ def gradient_with_one_maximum(z, y, epsilon):
     return (e / e.sum(axis=-1, keepdims=True) - shares) / len(y)
 
 
+def divide_in_place(counts):
+    counts *= len(counts) / counts.sum()
+    return counts
+
+
 READERS = [  # exercise, answer, what is said
     ("start_here.mean", lambda numbers: np.median(numbers), "this is the median; sum and divide"),
     ("start_here.mean", lambda numbers: -sum(numbers) / len(numbers), "the sign is turned"),
@@ -141,6 +146,33 @@ READERS = [  # exercise, answer, what is said
     ("feedforward.break_even", -33023, "the sign is turned"),
     ("generation.top_p", lambda p, top_p: p, "this is `p` as it was given"),
     ("generation.penalty", lambda logits, seen, penalty: logits, "this is `logits` as it was given"),
+    ("training.adamw", lambda w, g, m, v, *rest: (w - rest[1] * g, m, v), "does not depend on `m`"),
+    ("training.first_steps", lambda t, beta1, beta2: (1 - beta1) / (1 - beta2), "does not depend on `t`"),
+    ("training.trapezoid", lambda step, lr, steps, warmup, decay: lr, "it gives 0.5 everywhere"),
+    ("training.accumulate", lambda sums, counts, longest: sums[0], "does not depend on `longest`"),
+    ("training.accumulate", no_return, "is its return missing?"),
+    ("training.polar", lambda G, rounds: G, "this is `G` as it was given"),
+    ("training.break_even", lambda *case: (case[2] * case[3] - case[0] * case[1]) / (case[0] - case[2]), "1/3 times"),
+    ("data_parallelism.left_ring", lambda P, rank: [(0, 1)], "does not depend on `P`"),
+    ("data_parallelism.left_ring", lambda P, rank: [((rank + 1 + s) % P, rank) for s in range(P - 1)], "should give"),
+    ("data_parallelism.factors", lambda counts: -counts * len(counts) / counts.sum(), "the sign is turned"),
+    ("data_parallelism.factors", lambda counts: counts.sum() / (len(counts) * counts + 1), ""),
+    ("data_parallelism.factors", divide_in_place, "it changes its argument `counts`"),
+    ("data_parallelism.factors", no_return, "is its return missing?"),
+    ("data_parallelism.two_floors", lambda n, G, K: 2 * (G * K - 1) / (G * K) * n, "this is the sum of all numbers"),
+    ("data_parallelism.devices", lambda N, stage, budget: 16 * N / budget, "should give"),
+    ("data_parallelism.devices", lambda N, stage, budget: 0, "everywhere"),
+    (
+        "data_parallelism.clip",
+        lambda shards, max_norm: shards / np.linalg.norm(shards),
+        "are nan where they should be finite",
+    ),
+    ("data_parallelism.clip", lambda shards, max_norm: np.clip(shards, -max_norm, max_norm), ""),
+    (
+        "data_parallelism.finish",
+        lambda ready, sizes, per_bucket, delay, bandwidth: ready[-1],
+        "this is the largest of `ready`",
+    ),
 ]
 READERS = [one for one in READERS if one[0] in ALL]  # of exercises that are there
 

@@ -255,7 +255,9 @@ def test_a_right_answer_in_pytorch_passes(name, dtype, capsys):
 def test_each_mistake_is_recognized_in_float32(name, diagnosis, capsys):
     answers = run(ALL[name], ALL[name].mistakes[diagnosis]).answers
     if any(
-        np.isfinite(value) and abs(value) > torch.finfo(torch.float32).max for value in answers if np.ndim(value) == 0
+        np.isfinite(value) and abs(value) > torch.finfo(torch.float32).max
+        for value in answers
+        if not isinstance(value, tuple) and np.ndim(value) == 0
     ):
         return  # infinite in float32, and so no longer the same mistake
     check(name, answering(ALL[name].mistakes[diagnosis], lambda value: in_torch(value, torch.float32)))
@@ -330,6 +332,18 @@ def test_a_check_never_crashes(name, kind, capsys):
     verdict = capsys.readouterr().out
     assert verdict.startswith(f"{'…' if kind == 'quits' and not ALL[name].cases else '✗'} {name}: ")
     assert len(verdict) < 600
+
+
+@pytest.mark.parametrize("kind", [tuple, list])
+def test_an_array_beside_a_number_is_compared_part_by_part(kind):
+    mistakes = {"half": lambda x: kind([x.sum(axis=0) / 2, 1.5])}
+    exercise = Exercise(right=lambda x: kind([x.sum(axis=0), 1.5]), cases=[(np.ones((2, 3)),)], mistakes=mistakes)
+    assert judge(exercise, mistakes["half"], strict=True).text == "half"
+    assert judge(exercise, exercise.right, strict=True).text == ""
+    assert judge(exercise, lambda x: (torch.tensor(x).sum(0).tolist(), torch.tensor(1.5)), strict=True).text == ""
+    assert "1 too much" in judge(exercise, lambda x: kind([x.sum(axis=0), 2.5]), strict=True).text
+    assert judge(exercise, lambda x: kind([x.sum(axis=1), 1.5]), strict=True).text
+    assert judge(exercise, lambda x: kind([x.sum(axis=0)]), strict=True).text
 
 
 def test_what_is_no_array_of_numbers_is_named():

@@ -1,13 +1,11 @@
 """Every box of processes trains to the loss curve, and to the parameters, of one process."""
 
 import json
-import os
-import signal
-import subprocess
 import sys
 from functools import cache
 from pathlib import Path
 
+import launching
 import numpy as np
 import parallel_worker
 import pytest
@@ -26,26 +24,6 @@ SHAPES_OF = {
 }
 
 
-def torchrun(n, *arguments, timeout=600):
-    """Start processes, and leave none behind."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n}"]
-    process = subprocess.Popen(
-        [*command, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    try:
-        stdout, stderr = process.communicate(timeout=timeout)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 0, stderr[-3000:]
-    return stdout
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """Return a function: number of processes -> curves and folder; each number starts once."""
@@ -53,7 +31,8 @@ def trained(tmp_path_factory):
     @cache
     def run(n):
         out = tmp_path_factory.mktemp(f"processes-{n}")
-        torchrun(n, WORKER, out, *SHAPES_OF[n])
+        status, _, error, _ = launching.run(WORKER, out, *SHAPES_OF[n], n=n, timeout=900)
+        assert status == 0, error[-3000:]
         return json.loads((out / "curves.json").read_text()), out
 
     return run

@@ -20,6 +20,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from llama_minimal import reference
 from llama_minimal.config import LlamaConfig, RopeScaling, preset
+from llama_minimal.reference import parallel
 
 RNG = np.random.default_rng(0)
 COS, SIN = (f(np.outer(np.arange(5), 10.0 ** -np.arange(2))) for f in (np.cos, np.sin))
@@ -123,6 +124,8 @@ NOT_DIFFERENTIABLE = {
     "causal_mask": "boolean",
     "chain": "composes backwards",
     "clip_gradients": "acts on gradients",
+    "decode_float": "from bits",
+    "encode_float": "bits",
     "generate": "integers",
     "init_params": "random",
     "loss_and_gradients": "returns its gradients itself",
@@ -133,7 +136,9 @@ NOT_DIFFERENTIABLE = {
     "residual": "composes backwards",
     "rope_frequencies": "a table",
     "rope_table": "a table",
+    "round_float": "steps",
     "sinusoidal_table": "a table",
+    "store_float8": "bits",
 }
 
 
@@ -233,12 +238,16 @@ def test_every_public_name_is_covered():
     assert {f"{name}_vjp" for name in functions - set(NOT_DIFFERENTIABLE)} == public - functions
 
 
-def test_every_twin_is_public():
+@pytest.mark.parametrize("package", [reference, parallel], ids=lambda package: package.__name__)
+def test_every_twin_is_public(package):
+    """The processes played through in lists have names of their own, which tests/test_reference_*parallel.py walk."""
     defined = set()
-    for module in pkgutil.iter_modules(reference.__path__, "llama_minimal.reference."):
-        members = inspect.getmembers(importlib.import_module(module.name), inspect.isfunction)
-        defined |= {name for name, _ in members if name.endswith("_vjp") and not name.startswith("_")}
-    assert defined == {name for name in reference.__all__ if name.endswith("_vjp")}
+    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        if not module.ispkg:
+            members = inspect.getmembers(importlib.import_module(module.name), inspect.isfunction)
+            own = [name for name, function in members if function.__module__.startswith(package.__name__)]
+            defined |= {name for name in own if name.endswith("_vjp") and not name.startswith("_")}
+    assert defined == {name for name in package.__all__ if name.endswith("_vjp")}
 
 
 def test_the_reference_does_not_import_torch():

@@ -3,6 +3,7 @@
 from itertools import combinations, pairwise
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -114,6 +115,7 @@ def test_the_slowest_stage_sets_the_pace():
     even = simulate(order("1f1b", 3, 30))
     uneven = simulate(order("1f1b", 3, 30), forward=[0.5, 2, 0.5], backward=[1, 4, 1])  # the same work in all
     assert even.span == 32 * 3
+    assert simulate(order("1f1b", 3, 30), np.array([0.5, 2, 0.5]), np.array([1, 4, 1])) == uneven
     assert uneven.span == 0.5 + 30 * 6 + 1  # filled, then 30 times the slow stage, then drained
 
 

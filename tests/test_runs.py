@@ -331,7 +331,7 @@ def test_the_flags_of_the_first_time_may_be_given_again(run, capsys):
 def test_every_flag_is_compared_unless_nothing_depends_on_it(run):
     """Walks over all flags, so that one that is added later is compared, too."""
     saved = saved_command(["train", "--out", str(run), "--resume"])
-    free = FREE_ON_RESUME | {"out", "resume", "overwrite", "device", "samples", "tensorboard"}
+    free = FREE_ON_RESUME | {"out", "resume", "overwrite", "device", "tensor", "pipeline", "samples", "tensorboard"}
     refused = set()
     for part, owner in ((None, saved), ("model", saved.model), ("train", saved.train)):
         for name in (f.name for f in fields(owner) if f.name not in ("model", "train")):
@@ -339,7 +339,14 @@ def test_every_flag_is_compared_unless_nothing_depends_on_it(run):
             others = {bool: not value, int: 2 * value if isinstance(value, int) and value else 2, float: 0.123}
             others[tuple] = ("other",)
             other = others.get(type(value), "other")
-            chosen = {"precision": "bf16", "optimizer": "muon", "schedule": "linear", "weights": (0.5, 0.25)}
+            chosen = {
+                "precision": "bf16",
+                "optimizer": "muon",
+                "schedule": "linear",
+                "pipeline_schedule": "gpipe",
+                "balance": (2,),
+                "weights": (0.5, 0.25),
+            }
             other = chosen.get(name, 2 if part == "train" and value is None else other)
             needed = {"optimizer": "muon"} if name == "embedding_lr_ratio" else {}
             changed = replace(owner, **{name: other} | needed)

@@ -1,11 +1,13 @@
 """The package's own folder: ``config.json`` and ``model.safetensors`` with our names, all switches included."""
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from llama_minimal.checkpoint.reading import first_dtype, open_tensors
+from llama_minimal.checkpoint.sharded import is_sharded, open_sharded
 from llama_minimal.checkpoint.tensors import Checkpoint, naming, write_safetensors
 from llama_minimal.config import LlamaConfig
 from llama_minimal.lora import LoRAConfig, active_adapters, adapters, base_tensors, is_merged
@@ -22,6 +24,8 @@ def open_native(folder: Path, config: dict[str, Any]) -> Checkpoint:
     with naming(folder / "config.json"):
         ours = LlamaConfig.from_dict(values)
         there = {name: LoRAConfig(**settings) for name, settings in there.items()}
+    if is_sharded(folder):
+        return replace(open_sharded(folder, ours), adapters=there, active=tuple(active))
     path = folder / "model.safetensors"
     tensors = partial(open_tensors, [path])
     return Checkpoint(ours, first_dtype([path]), tensors, adapters=there, active=tuple(active))
@@ -29,13 +33,16 @@ def open_native(folder: Path, config: dict[str, Any]) -> Checkpoint:
 
 def write_native(model: Llama, folder: Path) -> None:
     """Write a model to an existing folder, and its adapters with it, unless they are in the weights."""
-    config = {"model_type": MODEL_TYPE} | model.config.to_dict()
     # named_parameters lists a tensor that has several names (tied, shared) once, under the first.
-    tensors = dict(model.named_parameters())
-    if is_merged(model):
-        tensors = base_tensors(model)
-    elif there := adapters(model):
+    tensors = base_tensors(model) if is_merged(model) else dict(model.named_parameters())
+    write_safetensors(tensors, folder / "model.safetensors")
+    write_config(model, folder)
+
+
+def write_config(model: Llama, folder: Path) -> None:
+    """Write what says that a folder is ours, the model's shape, and its adapters unless they are in the weights."""
+    config = {"model_type": MODEL_TYPE} | model.config.to_dict()
+    if not is_merged(model) and (there := adapters(model)):
         config |= {"adapters": {name: settings.to_dict() for name, settings in there.items()}}
         config |= {"active_adapters": active_adapters(model)}
-    write_safetensors(tensors, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")

@@ -16,6 +16,7 @@ GENERATION = "generation_config.json"
 _CONFIG = "tokenizer_config.json"
 # Left behind by a former tokenizer, one of these would change what the new one means.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", _CONFIG, "special_tokens_map.json", "added_tokens.json")
+TOKENIZER_FILES += ("chat_template.jinja", "chat_template.json")
 _ROLES = ("bos", "eos", "pad")
 
 

@@ -11,12 +11,14 @@ from typing import Annotated, Any
 import tyro
 
 import llama_minimal
+from llama_minimal.cli.chat import Chat
 from llama_minimal.cli.console import ending_quietly, plain_warnings, print_anything
 from llama_minimal.cli.corpus import Corpus
 from llama_minimal.cli.models import Convert, Evaluate, Info
+from llama_minimal.cli.processes import LOST, alone_speaking, is_one_of_several
 from llama_minimal.cli.resume import compared, saved_command
 from llama_minimal.cli.train import Train
-from llama_minimal.cli.write import Chat, Generate
+from llama_minimal.cli.write import Generate
 
 _COMMANDS = {
     "train": Train,
@@ -37,12 +39,22 @@ def main(args: Sequence[str] | None = None) -> None:
             _run(list(sys.argv[1:] if args is None else args))
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         if not _is_expected(error):
-            raise
-        print(f"error: {_explain(error)}", file=sys.stderr)
-        sys.exit(2)
+            if not is_one_of_several():
+                raise
+            from llama_minimal.parallel import is_lost_connection
+
+            _end(LOST if is_lost_connection(error) else traceback.format_exc(), 1)
+        _end(f"error: {_explain(error)}", 2)
     except KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
-        sys.exit(130)
+        _end("\nstopped", 130)
+
+
+def _end(text: str, status: int) -> None:
+    """Tell the user why the program ends, once for all processes, and end."""
+    with alone_speaking() as mine:
+        if mine:
+            print(text.rstrip(), file=sys.stderr)
+    sys.exit(status)
 
 
 def _run(args: list[str]) -> None:
@@ -82,7 +94,10 @@ def _tyro(kind: Any, args: list[str], **options: Any) -> object:
     except SystemExit as ending:
         if refused := _refused_by_us(ending):
             raise refused from None
-    return tyro.cli(kind, args=args, **options)  # once more, for all to read
+        with alone_speaking() as mine:
+            if not mine:
+                raise
+            return tyro.cli(kind, args=args, **options)  # once more, for all to read
 
 
 def _refused_by_us(ending: SystemExit) -> ValueError | None:

@@ -30,7 +30,11 @@ def plain_warnings() -> Iterator[None]:
 
     warnings.formatwarning = plain
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="FSDP2-wrapped module")  # of PyTorch to those who write models
+            if os.environ.get("RANK", "0") != "0":  # the first of several processes warns for all
+                warnings.simplefilter("ignore", UserWarning)
+            yield
     finally:
         warnings.formatwarning = usual
 

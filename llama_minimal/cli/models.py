@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from llama_minimal import cost
 from llama_minimal.cli.console import check_counts, human, table
-from llama_minimal.cli.several import ProcessFlags, ending_together, loaded, said_once
+from llama_minimal.cli.several import ProcessFlags, loaded, together
 from llama_minimal.cli.write import WriteFlags, load_as_asked
 from llama_minimal.config import PRESETS, LlamaConfig, preset
 
@@ -53,11 +53,10 @@ class Evaluate:
 
     def run(self) -> None:
         if self.folder == "course" and self.corpus is None:
-            with said_once():
-                if self.adapter:
-                    raise ValueError("the card is that of the course model alone; name a text with --corpus")
-                if self.processes.check("evaluate") > 1:
-                    raise ValueError("the card is measured by one process; for several, name a text with --corpus")
+            if self.adapter:
+                raise ValueError("the card is that of the course model alone; name a text with --corpus")
+            if self.processes.check("evaluate") > 1:
+                raise ValueError("the card is measured by one process; for several, name a text with --corpus")
             from llama_minimal.cli.course import evaluate_course
 
             evaluate_course(data=self.data, write=self.write_card)
@@ -71,14 +70,9 @@ class Evaluate:
     def _evaluate(self, model: Any, tokenizer: Any, mesh: Any) -> None:
         from llama_minimal.data import sequential_batches
         from llama_minimal.evaluation import Evaluation, sum_loss, uniform_loss
-        from llama_minimal.prompts import check_tokens
 
-        with ending_together(mesh):
-            tokens, n_bytes = self._tokens(tokenizer)
-            tokens = check_tokens(model.config, tokens)
-            seq_len = self.seq_len or model.config.max_seq_len
-            if seq_len > model.config.max_seq_len:
-                raise ValueError(f"--seq-len {seq_len} must be between 1 and the model's {model.config.max_seq_len}")
+        seq_len = self.seq_len or model.config.max_seq_len
+        tokens, n_bytes = together(mesh, lambda: self._tokens(model, tokenizer, seq_len))
         n_batches = -(-(len(tokens) - 1) // (seq_len * self.batch_size))
         if self.max_batches and self.max_batches < n_batches:
             n_batches, n_bytes = self.max_batches, None  # the bytes are those of the whole text
@@ -99,8 +93,16 @@ class Evaluate:
             rows.append(("bits per byte", f"{result.bits_per_byte:.4f}"))
         print(table(rows))
 
-    def _tokens(self, tokenizer: Any) -> tuple[Any, int]:
-        """Return token ids and the bytes of text they stand for."""
+    def _tokens(self, model: Any, tokenizer: Any, seq_len: int) -> tuple[Any, int]:
+        """Return token ids, which the model knows, and the bytes of text they stand for."""
+        from llama_minimal.prompts import check_tokens
+
+        if seq_len > model.config.max_seq_len:
+            raise ValueError(f"--seq-len {seq_len} must be between 1 and the model's {model.config.max_seq_len}")
+        tokens, n_bytes = self._text(tokenizer)
+        return check_tokens(model.config, tokens), n_bytes
+
+    def _text(self, tokenizer: Any) -> tuple[Any, int]:
         import numpy as np
 
         from llama_minimal.data import TokenFile, documents

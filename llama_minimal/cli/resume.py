@@ -14,7 +14,7 @@ from llama_minimal.run_folder import RUN, has_snapshot, is_run
 from llama_minimal.settings import FREE_ON_RESUME, TrainConfig
 
 # What may be another when a run goes on; all other flags are compared.
-_FREE = FREE_ON_RESUME | {"out", "resume", "overwrite", "device", "samples", "tensorboard"}
+_FREE = FREE_ON_RESUME | {"out", "resume", "overwrite", "device", "tensor", "pipeline", "samples", "tensorboard"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,16 +1,14 @@
 """A model that several processes or devices share, for commands that only read it; one process speaks for all."""
 
-import io
 import os
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from llama_minimal.cli.console import check_counts
 
-_SILENT = 10  # seconds; torchrun ends the silent processes as soon as the speaking one has ended
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,45 +39,13 @@ class ProcessFlags:
         )
 
 
-@contextmanager
-def said_once() -> Iterator[None]:
-    """Let only the first of the processes that torchrun started say what all of them find wrong."""
-    if os.environ.get("RANK", "0") == "0":
-        yield
-        return
-    try:
-        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            yield
-    except (ValueError, OSError, ImportError) as error:
-        _end_silently(error)
-
-
-def _end_silently(error: BaseException | None) -> None:
-    time.sleep(_SILENT)  # to end first would end the one that speaks
-    raise SystemExit(2) from error
-
-
-@contextmanager
-def ending_together(mesh: Any) -> Iterator[None]:
-    """Do what concerns each process alone; if one fails, all end, and the first that did says why.
+def together(mesh: Any, work: Callable[[], T]) -> T:
+    """Do what concerns each process alone; if one of them cannot, all raise its error.
 
     Args:
         mesh: None for a single process.
     """
-    error = None
-    try:
-        yield
-    except (ValueError, OSError, ImportError) as found:
-        if mesh is None:
-            raise
-        error = found
-    if mesh is None:
-        return
-    failed = mesh.sum(*(float(error is not None and mesh.rank == rank) for rank in range(mesh.size)))
-    if any(failed):
-        if mesh.rank == failed.index(1.0):
-            raise error
-        _end_silently(error)
+    return work() if mesh is None else mesh.every(work)
 
 
 @contextmanager
@@ -87,12 +53,11 @@ def loaded(folder: str, flags: Any, processes: ProcessFlags, *, command: str) ->
     """Load a model as its flags say; yield it, its tokenizer and the mesh, which is None for a single process."""
     from llama_minimal.cli.write import dtype_of, load_for_writing, need_tokenizer
 
-    with said_once():
-        n = processes.check(command)
-        if n > 1 and (flags.devices or flags.compile or flags.adapter):
-            raise ValueError(
-                "--devices, --compile and --adapter are for one process; leave them out, or --tensor and --pipeline"
-            )
+    n = processes.check(command)
+    if n > 1 and (flags.devices or flags.compile or flags.adapter):
+        raise ValueError(
+            "--devices, --compile and --adapter are for one process; leave them out, or --tensor and --pipeline"
+        )
     if n == 1:
         yield *load_for_writing(folder, flags), None
         return
@@ -100,7 +65,6 @@ def loaded(folder: str, flags: Any, processes: ProcessFlags, *, command: str) ->
     from llama_minimal.parallel.mesh import open_mesh
 
     with open_mesh(flags.device, tensor=processes.tensor, pipeline=processes.pipeline) as mesh:
-        with ending_together(mesh):
-            model, tokenizer = load_distributed(folder, mesh, dtype=dtype_of(flags))
-            need_tokenizer(folder, tokenizer)
+        model, tokenizer = together(mesh, lambda: load_distributed(folder, mesh, dtype=dtype_of(flags)))
+        need_tokenizer(folder, tokenizer)
         yield model, tokenizer, mesh

@@ -26,7 +26,7 @@ from llama_minimal.cli.train_checks import (
 )
 from llama_minimal.config import read_json
 from llama_minimal.files import hold_folder, made_folder, remove_leftovers, replace_file
-from llama_minimal.run_folder import DATA, RUN, has_snapshot, remove_run
+from llama_minimal.run_folder import DATA, RUN, SNAPSHOTS, has_snapshot, remove_run
 
 if TYPE_CHECKING:
     from llama_minimal.cli.train import Train
@@ -38,21 +38,14 @@ def started(command: "Train", mesh: Any) -> Iterator[tuple[Any, Any] | None]:
 
     Yields the model and tokenizer that ``--init-from`` names, if the run begins with them.
     """
+    from llama_minimal.parallel import note_begun
+
+    is_new = command.init_from and not (command.resume and has_snapshot(command.out))
+    initial = mesh.every(lambda: _initial(command) if is_new else None)
     with ExitStack() as stack:
-        error, initial = None, None
-        try:
-            if command.init_from and not (command.resume and has_snapshot(command.out)):
-                initial = _initial(command)
-            if mesh.is_main:
-                _prepare(command, mesh, initial, stack)
-        except (ValueError, OSError, ImportError) as found:
-            error = found
-        # Whoever waits for a process that has failed waits for an hour.
-        (n_failed,) = mesh.sum(float(error is not None))
-        if error:
-            raise error
-        if n_failed:
-            raise SystemExit(2)
+        mesh.first(lambda: _prepare(command, mesh, initial, stack))
+        if mesh.is_main:
+            note_begun()
         yield initial
 
 
@@ -87,17 +80,29 @@ def _prepare(command: "Train", mesh: Any, initial: tuple[Any, Any] | None, stack
         raise ValueError(f"--out {out} is a link to {out.readlink()}, which does not exist; make that folder first")
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file; give a folder")
-    check_machine(command, mesh)
+    check_machine(command, _config(command, initial), mesh)
     with made_folder(out):
         stack.enter_context(hold_folder(out))
         if goes_on(command):
             return
         check_nothing_is_lost(command)
-        check_disk_space(command, initial[0].config if initial else config_of(command))
+        check_disk_space(command, _config(command, initial))
         with _stage(out) as stage:
             _fill(command, mesh, initial, stage)
             remove_run(out)
             _move_in(stage, out)
+
+
+def _config(command: "Train", initial: tuple[Any, Any] | None) -> Any:
+    """Return the shape of the model that will be trained, or that of the run that goes on."""
+    from llama_minimal.checkpoint import open_checkpoint
+    from llama_minimal.snapshot import snapshots
+
+    if initial:
+        return initial[0].config
+    if command.init_from:
+        return open_checkpoint(snapshots(command.out / SNAPSHOTS)[-1]).config
+    return config_of(command)
 
 
 @contextmanager

@@ -4,16 +4,18 @@ import shlex
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import tyro
 from tqdm import tqdm
 
+from llama_minimal import cost
 from llama_minimal.cli.console import check_counts, human, warn
 from llama_minimal.cli.model_flags import ModelFlags
+from llama_minimal.cli.processes import is_launched
 from llama_minimal.cli.report import print_report, print_samples, print_sources
 from llama_minimal.config.checks import settle
 from llama_minimal.run_folder import DATA, SNAPSHOTS
@@ -27,6 +29,7 @@ class Train:
 
     Stop with Ctrl-C whenever you like: the run is saved, and goes on with --resume.
     Several processes: torchrun --nproc-per-node 2 -m llama_minimal train …
+    With torchrun --max-restarts 1 a run that lost a process goes on from its newest snapshot by itself.
     """
 
     corpus: tuple[str, ...] = ("python-docs",)
@@ -58,6 +61,10 @@ class Train:
     """Texts to write at the end."""
     device: str | None = None
     """cuda, mps (Apple) or cpu; left out: the first of these that is there."""
+    tensor: int = 1
+    """Several processes: so many share each matrix among them."""
+    pipeline: int = 1
+    """Several processes: so many share the layers among them. What is left over shares the sequences."""
     tensorboard: bool = False
     """Also write TensorBoard's event files."""
     resume: bool = False
@@ -69,15 +76,20 @@ class Train:
         # One name will do; and run.json gives a list back, or of older runs one name.
         settle(self, "corpus", (self.corpus,) if isinstance(self.corpus, str) else tuple(self.corpus))
         check_counts(self, "samples", least=0)
+        check_counts(self, "tensor", "pipeline")
 
     def run(self) -> None:
         from llama_minimal.cli.start import started
-        from llama_minimal.cli.train_checks import check_flags
-        from llama_minimal.parallel import open_mesh
+        from llama_minimal.cli.train_checks import as_flags, check_flags
+        from llama_minimal.parallel import open_mesh, was_begun
 
         check_flags(self)
-        with open_mesh(self.device) as mesh, started(self, mesh) as initial:
-            status = _train(self, mesh, initial)
+        with ExitStack() as stack:
+            with as_flags():
+                mesh = stack.enter_context(open_mesh(self.device, tensor=self.tensor, pipeline=self.pipeline))
+            # When torchrun starts the processes once more, what they had begun goes on.
+            command = replace(self, resume=True, overwrite=False) if mesh.first(was_begun) else self
+            status = _train(command, mesh, stack.enter_context(started(command, mesh)))
         if status:
             sys.exit(status)
 
@@ -106,13 +118,21 @@ def _train(command: Train, mesh: Any, initial: tuple[Any, Any] | None) -> int:
         write_run(command, command.out, vocab_size=tokenizer.vocab_size)
         print(f"resumed at step {trainer.step} of {command.train.steps}")
     if mesh.is_main:
-        size = human(sum(p.numel() for p in model.parameters()))
-        print(f"{size} parameters, {human(train.n_tokens)} training tokens, on {mesh.device}, {mesh.size} process(es)")
+        size = human(sum(cost.parameters(model.config).values()))
+        where = f"{mesh.device}, {mesh.size} process(es){_layout(mesh, command.train)}"
+        print(f"{size} parameters, {human(train.n_tokens)} training tokens, on {where}")
     signals = _run_with_bar(trainer, command, mesh)
     if not trainer.finished:
         return 128 + (signals or [signal.SIGINT])[0]  # as the shell reports a process that a signal ended
     _finish(command, trainer, mesh, tokenizer, train, validation)
     return 0
+
+
+def _layout(mesh: Any, train: TrainConfig) -> str:
+    """Say what the processes share: matrices, layers, sequences."""
+    sizes = {name: mesh.size_of(name) for name in ("tensor", "pipeline", "data")}
+    words = " × ".join(f"{name} {n}" for name, n in sizes.items() if n > 1)
+    return f": {words}{', parameters sharded' if train.shard and sizes['data'] > 1 else ''}" if words else ""
 
 
 def _model(command: Train, mesh: Any, tokenizer: Any, initial: tuple[Any, Any] | None) -> Any:
@@ -131,22 +151,26 @@ def _model(command: Train, mesh: Any, tokenizer: Any, initial: tuple[Any, Any] |
 
 
 def _finish(command: Train, trainer: Any, mesh: Any, tokenizer: Any, train: Any, validation: Any) -> None:
-    from llama_minimal.checkpoint import save
-
     step = trainer.load_best() if command.train.keep_best else None
     loss = trainer.best.loss if step else trainer.validation_loss
     if loss is None or validation.sources:
         loss = trainer.validate()  # every process takes part
-    if not mesh.is_main:
-        return
+    # What the first process still has to do may take long; the others wait for it.
+    mesh.first(lambda: _report(command, trainer, tokenizer, train, validation, loss=loss, best=step))
+
+
+def _report(command: Train, trainer: Any, tokenizer: Any, *texts: Any, loss: float, best: int | None) -> None:
+    from llama_minimal.checkpoint import save
+
     if trainer.step < command.train.steps:
         print(f"stopped after step {trainer.step}: no lower validation loss in {trainer.best.since} validations")
-    if step and step < trainer.step:
-        print(f"the validation loss was lowest after step {step}, and the model of that step is saved")
-    save(trainer.model, command.out, tokenizer)
-    print_report(loss, train, validation)
-    print_sources(trainer, train, validation)
-    print_samples(trainer.model, tokenizer, n=command.samples)
+    if best and best < trainer.step:
+        print(f"the validation loss was lowest after step {best}, and the model of that step is saved")
+    model = trainer.whole_model(best)
+    save(model, command.out, tokenizer)
+    print_report(loss, *texts)
+    print_sources(trainer, *texts)
+    print_samples(model, tokenizer, n=command.samples)
     print(f"\nsaved in {command.out}; write more with: llama-minimal generate {command.out} --prompt 'Once'")
 
 
@@ -156,7 +180,7 @@ def _run_with_bar(trainer: Any, command: Train, mesh: Any) -> list[int]:
     steps = command.train.steps
     with (
         tqdm(total=steps, initial=trainer.step, unit="step", disable=not mesh.is_main, mininterval=interval) as bar,
-        _stop_on_signal(trainer) as signals,
+        _stop_on_signal(trainer, mesh) as signals,
     ):
         validation = ""
         for metrics in trainer.run():
@@ -167,21 +191,29 @@ def _run_with_bar(trainer: Any, command: Train, mesh: Any) -> list[int]:
             bar.update()
     if not trainer.finished and mesh.is_main:
         print(f"stopped after step {trainer.step} of {steps}, and saved; go on with:")
-        print(f"  llama-minimal train --out {shlex.quote(str(command.out))} --resume")
+        several = f"torchrun --nproc-per-node {mesh.size} -m llama_minimal"
+        program = several if mesh.size > 1 else "llama-minimal"
+        print(f"  {program} train --out {shlex.quote(str(command.out))} --resume")
     return signals
 
 
 @contextmanager
-def _stop_on_signal(trainer: Any) -> Iterator[list[int]]:
-    """Let the step that is being computed finish, then stop; a second Ctrl-C stops at once."""
+def _stop_on_signal(trainer: Any, mesh: Any) -> Iterator[list[int]]:
+    """Let the step that is being computed finish, then stop; a second Ctrl-C stops at once.
+
+    Under torchrun it does not: one Ctrl-C may come twice, from the terminal and from torchrun, which ends whoever takes
+    too long.
+    """
     received: list[int] = []
 
     def stop(number: int, _frame: object) -> None:
-        if trainer.stop_requested:
+        if trainer.stop_requested and not is_launched():
             raise KeyboardInterrupt
+        if not received and mesh.is_main:
+            once_more = "" if is_launched() else "; once more to stop at once, without saving"
+            warn(f"stopping after this step{once_more}")
         trainer.stop_requested = True
         received.append(number)
-        warn("stopping after this step; once more to stop at once, without saving")
 
     old = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

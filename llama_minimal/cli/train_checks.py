@@ -1,14 +1,19 @@
 """What must hold before a training run writes anything: the flags, the machine, and what the folder holds already."""
 
+import re
 import shutil
-from dataclasses import asdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_minimal import cost
 from llama_minimal.cli.console import human
+from llama_minimal.cli.model_flags import ModelFlags
 from llama_minimal.config import LlamaConfig
 from llama_minimal.run_folder import DATA, files_in_the_way, has_model, has_snapshot, run_files
+from llama_minimal.settings import TrainConfig
 
 if TYPE_CHECKING:
     from llama_minimal.cli.train import Train
@@ -53,6 +58,25 @@ def config_of(command: "Train") -> LlamaConfig:
     return command.model.apply_to(command.preset, vocab_size=command.vocab_size)
 
 
+@contextmanager
+def as_flags() -> Iterator[None]:
+    """Write ``micro_batch_size=2`` as ``--micro-batch-size 2`` in the message of a ValueError."""
+    from llama_minimal.cli.train import Train
+
+    owners = (Train, ModelFlags, TrainConfig)
+    names = "|".join(sorted({f.name for owner in owners for f in fields(owner)}, key=len, reverse=True))
+    try:
+        yield
+    except ValueError as error:
+        text = re.sub(rf"\b({names})=('?)(\([^()]*\)|[\w.]+)\2", _as_flag, str(error))
+        raise ValueError(text) from None
+
+
+def _as_flag(found: re.Match[str]) -> str:
+    name, _, value = found.groups()
+    return f"--{name.replace('_', '-')} {re.sub(r'[(),]', '', value)}"
+
+
 def check_shape(command: "Train", config: LlamaConfig, *, remedy: str) -> None:
     """Raise ValueError, with what to do, if sequences are longer than the model's context."""
     if command.train.seq_len > config.max_seq_len:
@@ -74,14 +98,17 @@ def _check_initial_flags(command: "Train") -> None:
         )
 
 
-def check_machine(command: "Train", mesh: Any) -> None:
+def check_machine(command: "Train", config: LlamaConfig, mesh: Any) -> None:
     """Raise ValueError or ImportError if these processes or this machine cannot do what the flags ask."""
     from llama_minimal.parallel import check_compiler
+    from llama_minimal.training_checks import check_layout
 
-    if command.train.batch_size % mesh.size:
+    if command.train.batch_size % (n := mesh.size_of("data")):
         raise ValueError(
-            f"--batch-size {command.train.batch_size} cannot be shared by {mesh.size} processes; give a multiple of it"
+            f"--batch-size {command.train.batch_size} cannot be shared by {n} processes; give a multiple of it"
         )
+    with as_flags():
+        check_layout(config, command.train, mesh)
     if command.train.compile:
         check_compiler(mesh.device)
     if command.tensorboard:

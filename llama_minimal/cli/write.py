@@ -1,14 +1,15 @@
-"""``llama-minimal generate`` and ``chat``: a model folder in, text out."""
+"""``llama-minimal generate``: a model folder in, text out."""
 
-import os
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Annotated, Any
 
 import tyro
 
 from llama_minimal.cli.console import check_counts
-from llama_minimal.cli.several import ProcessFlags, ending_together, loaded, said_once
+from llama_minimal.cli.several import ProcessFlags, loaded, together
 from llama_minimal.settings import Sampling
 
 
@@ -67,36 +68,14 @@ class Generate:
 
     def run(self) -> None:
         with loaded(self.folder, self.write, self.processes, command="generate") as (model, tokenizer, mesh):
-            prompt = _read_prompt(mesh) if self.prompt == "-" else self.prompt
+            prompt = self.prompt
+            if prompt == "-":  # which the first process reads for all
+                prompt = mesh.first(_read_input) if mesh else _read_input()
             for i in range(self.num_samples):
                 title = "\n" if i else ""
                 title += f"--- sample {i + 1} ---\n" if self.num_samples > 1 else ""
                 flags = replace(self.write, seed=self.write.seed + i)
-                _print_stream(model, tokenizer, prompt, flags, title=title, special=self.special_tokens, mesh=mesh)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Chat:
-    """Continue one line after another in a loop; an empty line or Ctrl-D ends it.
-
-    For now the model just continues the text: it has not learned to answer.
-    """
-
-    folder: tyro.conf.Positional[str]
-    """Folder of a model (a training run, Hugging Face, Meta), or a hub id."""
-    write: tyro.conf.OmitArgPrefixes[WriteFlags] = field(default_factory=WriteFlags)
-
-    def run(self) -> None:
-        with said_once():
-            if os.environ.get("WORLD_SIZE", "1") != "1":
-                raise ValueError("chat is a conversation with one process; start it without torchrun, or use generate")
-        model, tokenizer = load_for_writing(self.folder, self.write)
-        print("Type the beginning of a text. An empty line ends the chat.")
-        while prompt := _ask():
-            try:
-                _print_stream(model, tokenizer, prompt, self.write)
-            except ValueError as error:  # too long, say: the next line may fit
-                print(error)
+                print_stream(model, tokenizer, prompt, flags, title=title, special=self.special_tokens, mesh=mesh)
 
 
 def load_for_writing(folder: str, flags: WriteFlags) -> tuple[Any, Any]:
@@ -139,7 +118,7 @@ def dtype_of(flags: WriteFlags) -> str | None:
     return flags.dtype
 
 
-def _print_stream(
+def print_stream(
     model: Any,
     tokenizer: Any,
     prompt: str,
@@ -162,31 +141,23 @@ def _print_stream(
         seed=flags.seed,
         compile=flags.compile,
     )
-    with ending_together(mesh):
-        first = next(pieces, "")
+    first = together(mesh, lambda: next(pieces, ""))
     if mesh and not mesh.is_main:
         for _ in pieces:  # computes its part
             pass
         return
-    print(title + prompt + first, end="", flush=True)
+    print_pieces(chain((title + prompt + first,), pieces))
+
+
+def print_pieces(pieces: Iterable[str]) -> None:
+    """Print a text as it comes, and end its line; an error before the first piece finds nothing printed."""
+    pieces = iter(pieces)
+    first = next(pieces, "")
     try:
-        for piece in pieces:
+        for piece in chain((first,), pieces):
             print(piece, end="", flush=True)
     finally:
         print(flush=True)
-
-
-def _read_prompt(mesh: Any) -> str:
-    """Return what the first process reads from standard input; all have it."""
-    text = None
-    with ending_together(mesh):
-        if mesh is None or mesh.is_main:
-            text = _read_input()
-    if mesh is None:
-        return text
-    from llama_minimal.parallel.inference import share
-
-    return share(mesh, text)
 
 
 def _read_input() -> str:
@@ -195,10 +166,3 @@ def _read_input() -> str:
         raise ValueError("--prompt - reads standard input, which is closed; give the text itself")
     text = sys.stdin.read().removeprefix("\ufeff")
     return text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text
-
-
-def _ask() -> str:
-    try:
-        return input("\n> ")
-    except (EOFError, KeyboardInterrupt):
-        return ""

@@ -4,6 +4,7 @@ from llama_minimal.data.batches import Batches, sequential_batches
 from llama_minimal.data.corpora import CORPORA, documents
 from llama_minimal.data.document import Document, LongDocument
 from llama_minimal.data.download import cache_folder, download
+from llama_minimal.data.duplicates import Duplicates, deduplicate
 from llama_minimal.data.encoding import encode_corpus
 from llama_minimal.data.mixture import MixedBatches
 from llama_minimal.data.stages import StagedBatches, make_batches
@@ -14,12 +15,14 @@ __all__ = [
     "Batches",
     "CorpusInfo",
     "Document",
+    "Duplicates",
     "LongDocument",
     "MixedBatches",
     "SplitInfo",
     "StagedBatches",
     "TokenFile",
     "cache_folder",
+    "deduplicate",
     "documents",
     "download",
     "encode_corpus",

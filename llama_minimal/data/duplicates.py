@@ -33,7 +33,7 @@ class Duplicates:
     estimated as the share of 120 random hash functions whose lowest values over the shingles agree, with a standard
     error of √(s(1 − s)/120), at most 0.05; only documents that agree in one of 20 bands of six are compared.
 
-    Every document that was not a duplicate is remembered, in about 6 kB, however long it is.
+    Every document that was not a duplicate is remembered, in about 5 kB, however long it is.
 
     Args:
         threshold: similarity from which a document counts as a near-duplicate, above 0 and at most 1.

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from llama_minimal.config import Precision
 from llama_minimal.model import Llama
+from llama_minimal.parallel.board import is_lost_connection, note_begun, speaking, was_begun
 from llama_minimal.parallel.data import replicate, shard_parameters
 from llama_minimal.parallel.mesh import Mesh, default_device, open_mesh
 from llama_minimal.parallel.pipeline import Pipeline
@@ -22,7 +23,18 @@ from llama_minimal.parallel.stages import make_cut
 from llama_minimal.parallel.tensor import check_divisible, split_matrices, splits_sequences
 from llama_minimal.parallel.whole import Parallel
 
-__all__ = ["Mesh", "Parallel", "check_compiler", "default_device", "open_mesh", "parallelize"]
+__all__ = [
+    "Mesh",
+    "Parallel",
+    "check_compiler",
+    "default_device",
+    "is_lost_connection",
+    "note_begun",
+    "open_mesh",
+    "parallelize",
+    "speaking",
+    "was_begun",
+]
 
 
 def parallelize(

@@ -133,13 +133,6 @@ def load_distributed(
     return Distributed(model, mesh), tokenizer
 
 
-def share(mesh: Mesh, value: str | None) -> str:
-    """Return on every process what the first one gives."""
-    values = [value]
-    dist.broadcast_object_list(values, src=0, device=mesh.device)
-    return values[0]
-
-
 def _keep_part(model: Llama, mesh: Mesh, balance: Sequence[int] | None) -> Slices:
     """Leave in a model this process's layers and slices; return which part of each tensor that is."""
     if mesh.size_of("data") > 1:

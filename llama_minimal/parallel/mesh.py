@@ -1,10 +1,11 @@
 """The processes that work together, arranged by what they share, and the few words they exchange."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -12,14 +13,16 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from llama_minimal.devices import as_float64, default_device, find_device
+from llama_minimal.parallel.board import Board, ending_with_the_others, launcher_store
 
 __all__ = ["Mesh", "default_device", "open_mesh"]
 
 DIMENSIONS = ("pipeline", "data", "tensor")
 """The last varies fastest: neighbors, which are often on one machine, exchange most within a layer."""
 
-_TIMEOUT = timedelta(hours=1)  # for what one process does while the others wait, such as encoding a corpus
-_TIMEOUT_IN_STEPS = timedelta(seconds=30)  # once all compute, so that a process whose neighbor died ends soon
+T = TypeVar("T")
+# What all do takes each about as long. Where one works alone, such as encoding a corpus, the others wait by a Board.
+_TIMEOUT = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +38,7 @@ class Mesh:
     size: int = 1
     torch_mesh: DeviceMesh | None = None
     """PyTorch's mesh of the same dimensions; None for a single process."""
+    board: Board | None = None
 
     @property
     def is_main(self) -> bool:
@@ -65,10 +69,28 @@ class Mesh:
         """Add up what processes found in their own sequences; those that split the same matrices count once."""
         return self.sum(*(value if self.rank_of("tensor") == 0 else 0.0 for value in values))
 
-    def wait(self) -> None:
-        """Wait until every process is here."""
+    def first(self, work: Callable[[], T]) -> T:
+        """Let the first process do something alone, as long as it takes; all return its result, or raise its error."""
+        return self.board.first(work) if self.board else work()
+
+    def every(self, work: Callable[[], T]) -> T:
+        """Let every process do something; if one of them cannot, all raise its error.
+
+        Raises:
+            ValueError, OSError, ImportError: what ``work`` raised.
+        """
+        result, error = None, None
+        try:
+            result = work()
+        except (ValueError, OSError, ImportError) as found:
+            error = found
+        errors = [error]
         if self.size > 1:
-            dist.barrier()
+            errors = [None] * self.size
+            dist.all_gather_object(errors, error)
+        if first := next((error for error in errors if error is not None), None):
+            raise error or first
+        return result
 
 
 def _on_cpu(value: Tensor | float) -> Tensor:
@@ -95,15 +117,27 @@ def open_mesh(device: torch.device | str | None = None, *, tensor: int = 1, pipe
     device = _device_of_one_process(device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    if opened := not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
-    try:
-        torch_mesh = init_device_mesh(device.type, (pipeline, data, tensor), mesh_dim_names=DIMENSIONS)
-        yield Mesh(rank=dist.get_rank(), size=size, device=device, torch_mesh=torch_mesh)
-        dist.barrier()  # a process that leaves early would take the connections of the others with it
-    finally:
-        if opened:
-            dist.destroy_process_group()
+    with ending_with_the_others():
+        if opened := not dist.is_initialized():
+            _join("nccl" if device.type == "cuda" else "gloo")
+        try:
+            torch_mesh = init_device_mesh(device.type, (pipeline, data, tensor), mesh_dim_names=DIMENSIONS)
+            board = Board(dist.distributed_c10d._get_default_store(), dist.get_rank())
+            yield Mesh(rank=dist.get_rank(), size=size, device=device, torch_mesh=torch_mesh, board=board)
+            dist.barrier()  # a process that leaves early would take the connections of the others with it
+        finally:
+            if opened:
+                dist.destroy_process_group()
+
+
+def _join(backend: str) -> None:
+    # After a restart, torchrun 2.13 still shows the addresses of the processes that are gone, and gloo waits for them.
+    store = launcher_store(_TIMEOUT) if os.environ.get("GROUP_WORLD_SIZE") == "1" else None
+    options = {}
+    if store:
+        attempt = dist.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
+        options = {"store": attempt, "rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"])}
+    dist.init_process_group(backend, timeout=_TIMEOUT, **options)
 
 
 def _data_size(size: int, *, tensor: int, pipeline: int) -> int:

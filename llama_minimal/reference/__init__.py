@@ -49,6 +49,7 @@ from llama_minimal.reference.feedforward import (
 from llama_minimal.reference.generation import generate
 from llama_minimal.reference.lora import lora_linear, lora_linear_vjp, lora_update, lora_update_vjp
 from llama_minimal.reference.loss import next_token_loss, next_token_loss_vjp
+from llama_minimal.reference.mixed_precision import decode_float, encode_float, round_float, store_float8
 from llama_minimal.reference.model import init_params, llama, llama_vjp, loss_and_gradients, parameter_shapes
 from llama_minimal.reference.normalization import layer_norm, layer_norm_vjp, rms_norm, rms_norm_vjp
 from llama_minimal.reference.optim import adamw_step, clip_gradients, muon_step, orthogonalize
@@ -75,8 +76,10 @@ __all__ = [
     "causal_mask",
     "chain",
     "clip_gradients",
+    "decode_float",
     "embedding",
     "embedding_vjp",
+    "encode_float",
     "feed_forward",
     "feed_forward_vjp",
     "gelu",
@@ -115,6 +118,7 @@ __all__ = [
     "rms_norm_vjp",
     "rope_frequencies",
     "rope_table",
+    "round_float",
     "silu",
     "silu_vjp",
     "sinusoidal_table",
@@ -122,6 +126,7 @@ __all__ = [
     "softmax_vjp",
     "split_heads",
     "split_heads_vjp",
+    "store_float8",
     "swiglu",
     "swiglu_vjp",
 ]

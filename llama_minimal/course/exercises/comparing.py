@@ -62,6 +62,11 @@ def array(value: Any) -> np.ndarray | None:
     return found if found.dtype.kind in "biufc" else None
 
 
+def parted(value: Any) -> Any:
+    """Turn a list that is no array of numbers, an array beside a number say, into a tuple, judged by its parts."""
+    return tuple(map(parted, value)) if type(value) is list and array(value) is None else value
+
+
 def whole(value: Any) -> bool:
     """Say whether a value consists of whole numbers, which are right or wrong, and not nearly right."""
     numbers = array(value)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from llama_minimal.course.exercises.comparing import all_equal, equal, rounding
+from llama_minimal.course.exercises.comparing import all_equal, equal, parted, rounding
 from llama_minimal.course.exercises.kinds import KINDS, parts
 from llama_minimal.course.exercises.look import Look
 from llama_minimal.course.exercises.places import PLACES, infinite
@@ -47,7 +47,7 @@ def known_mistake(answer: Answer) -> tuple[str, bool]:
     """
     partly = ""
     for diagnosis, mistake in answer.exercise.mistakes.items():
-        wrong = run(answer.exercise, mistake).answers
+        wrong = list(map(parted, run(answer.exercise, mistake).answers))
         if all_equal(answer.given, wrong, answer.tolerance):
             return diagnosis, True
         if not partly and all(equal(answer.given[i], wrong[i], answer.tolerance) for i in answer.bad):
@@ -124,7 +124,7 @@ def _by_probe(answer: Answer, look: Look, part: int | None) -> str:
 def _twice_wrong(answer: Answer, look: Look) -> str:
     """A known mistake, with a turned sign or a factor besides."""
     for diagnosis, mistake in answer.exercise.mistakes.items():
-        wrong = run(answer.exercise, mistake).answers
+        wrong = list(map(parted, run(answer.exercise, mistake).answers))
         for _, mine, mistaken, _ in parts([answer.given[i] for i in answer.bad], [wrong[i] for i in answer.bad], 0.0):
             if any(a.shape != b.shape for a, b in zip(mine, mistaken, strict=True)):
                 continue

@@ -17,6 +17,10 @@ CHAPTERS = (  # the modules of checks/
     "normalization",
     "llama",
     "generation",
+    "training",
+    "mixed_precision",
+    "data_parallelism",
+    "model_parallelism",
 )
 
 

@@ -4,9 +4,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from llama_minimal.course.exercises.comparing import all_equal, array, plain, rounding, whole
+from llama_minimal.course.exercises.comparing import all_equal, array, parted, plain, rounding, whole
 from llama_minimal.course.exercises.diagnosis import Answer, known_mistake, overwritten, predicate
 from llama_minimal.course.exercises.registry import Exercise, find
 from llama_minimal.course.exercises.running import FailedError, argument_names, is_stub, run
@@ -68,7 +66,7 @@ def _tried(exercise: Exercise, attempt: Any, strict: bool) -> Verdict:
     try:
         made = run(exercise, attempt)
         given = plain(made.answers)
-        wanted = run(exercise, exercise.right).answers
+        wanted = list(map(parted, run(exercise, exercise.right).answers))
         tolerance = exercise.tolerance if whole(wanted[0]) else max(exercise.tolerance, rounding(made.answers))
     except FailedError as failed:
         return Verdict(text=str(failed), case=failed.case, kind="raised")
@@ -108,8 +106,8 @@ def _returned_nothing(answer: Answer, nothing: list[int]) -> Verdict:
 def _accepted(answer: Answer) -> Verdict:
     """Let the right numbers pass, if they are of the right kind and nothing was overwritten to get them."""
     for number, (given, right) in enumerate(zip(answer.given, answer.wanted, strict=True)):
-        numbers = array(given)
-        if np.ndim(right) and numbers is not None and np.asarray(right).dtype == bool and numbers.dtype != bool:
+        numbers, wanted = array(given), array(right)  # None for a pair of arrays of different shapes
+        if numbers is not None and wanted is not None and wanted.ndim and wanted.dtype == bool != numbers.dtype:
             text = f"the places are right, but these are numbers ({numbers.dtype}), not True and False: compare, or "
             return Verdict(text=f"{text}.astype(bool)", case=number, kind="predicate")
     changed = overwritten(answer)

@@ -115,8 +115,9 @@ def difference(a: Any, b: Any, tolerance: float) -> str:
     if isinstance(a, tuple | list) and np.ndim(b) == 0:
         return f"it gives {counted(len(a), 'value')}; return one"
     if numbers is None:
-        shape = f" of the shape {np.shape(b)}" if np.ndim(b) else ""
-        return f"it gives {brief(a)}, which is no array of numbers; it should give {brief(b)}{shape}"
+        right = brief(b)
+        shape = f" of the shape {np.shape(b)}" if np.ndim(b) and "shape" not in right else ""
+        return f"it gives {brief(a)}, which is no array of numbers; it should give {right}{shape}"
     if numbers.shape != np.shape(b):
         return f"the shape is {numbers.shape}, and should be {np.shape(b)}"
     if numbers.ndim == 0:

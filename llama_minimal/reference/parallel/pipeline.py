@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
+import numpy as np
+
 Event = tuple[str, int] | tuple[str, int, int]
 Order = list[list[Event]]
 
@@ -38,8 +40,8 @@ def order(schedule: str, stages: int, micro_batches: int) -> Order:
         >>> order("1f1b", 2, 3)[0]
         [('F', 0), ('F', 1), ('B', 0), ('F', 2), ('B', 1), ('B', 2)]
 
-    Source: Huang et al. 2019, §2 (GPipe); Narayanan et al. 2021, "Efficient large-scale language model training
-    on GPU clusters using Megatron-LM", §2.2 (PipeDream-Flush, that is 1F1B).
+    Source: Huang et al. 2019, "GPipe", §2.3 (there the last micro-batch comes back first); Narayanan et al. 2021,
+    "Efficient large-scale language model training on GPU clusters using Megatron-LM", §2.2.1 (1F1B).
     """
     _check(stages=stages, micro_batches=micro_batches)
     if schedule not in ("gpipe", "1f1b"):
@@ -68,7 +70,7 @@ def interleaved_order(ranks: int, micro_batches: int, chunks: int) -> Order:
     Raises:
         ValueError: if a number is below one, or M is no multiple of P.
 
-    Source: Narayanan et al. 2021, §2.2.
+    Source: Narayanan et al. 2021, §2.2.2.
     """
     _check(ranks=ranks, micro_batches=micro_batches, chunks=chunks)
     if micro_batches % ranks:
@@ -143,7 +145,7 @@ def simulate(order: Order, forward: float | Sequence[float] = 1, backward: float
         True
     """
     ranks = len(order)
-    costs = {"F": _per_rank(forward, ranks), "B": _per_rank(backward, ranks)}
+    costs = {"F": np.broadcast_to(forward, ranks).tolist(), "B": np.broadcast_to(backward, ranks).tolist()}
     last = max((_stage(event, rank, ranks) for rank, events in enumerate(order) for event in events), default=0)
     steps: list[list[Step]] = [[] for _ in order]
     done: dict[tuple[str, int, int], float] = {}  # (kind, micro-batch, stage) -> when it ended
@@ -172,10 +174,6 @@ def _needs(event: Event, stage: int, last: int) -> tuple[str, int, int] | None:
     if kind == "F":
         return ("F", micro_batch, stage - 1) if stage else None
     return ("B", micro_batch, stage + 1) if stage < last else ("F", micro_batch, stage)
-
-
-def _per_rank(cost: float | Sequence[float], ranks: int) -> Sequence[float]:
-    return cost if isinstance(cost, Sequence) else [cost] * ranks
 
 
 def balance(costs: Sequence[float], stages: int) -> list[int]:

@@ -1,0 +1,160 @@
+"""``llama-minimal chat``: turn by turn, by the model's chat template; without one, line by line."""
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from llama_minimal.cli.processes import is_one_of_several
+from llama_minimal.cli.write import WriteFlags, load_for_writing, print_pieces, print_stream
+
+_HELP = """\
+  /reset          forget all turns
+  /system TEXT    say this before all turns, from the next answer on; without a text, say nothing there
+  /save FILE      append the conversation to a .jsonl file, as a line that fine-tuning reads
+  An empty line ends the chat; a space in front of a / makes it part of a message."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chat:
+    """Talk with a model, if its folder has a chat template; an empty line or Ctrl-D ends it.
+
+    Without a template the model has not learned to answer: it continues one line after another.
+    """
+
+    folder: tyro.conf.Positional[str]
+    """Folder of a model (a training run, Hugging Face, Meta), or a hub id."""
+    system: str | None = None
+    """What the model is told before all turns, if its template has a place for that."""
+    write: tyro.conf.OmitArgPrefixes[WriteFlags] = field(default_factory=WriteFlags)
+
+    def run(self) -> None:
+        if is_one_of_several():
+            raise ValueError("chat is a conversation with one process; start it without torchrun, or use generate")
+        from llama_minimal.chat import Conversation, chat_template
+
+        model, tokenizer = load_for_writing(self.folder, self.write)
+        template = chat_template(tokenizer)
+        if template is None and self.system is not None:
+            raise ValueError(f"--system is for a model with a chat template, and {self.folder} has none; leave it out")
+        if template is None:
+            _continue_lines(model, tokenizer, self.write)
+        else:
+            _Talk(model, Conversation(template, system=self.system), self.write).run()
+
+
+def _continue_lines(model: Any, tokenizer: Any, flags: WriteFlags) -> None:
+    print("This model has no chat template: it does not answer, it continues what you type.")
+    print("Type the beginning of a text. An empty line ends the chat.")
+    while prompt := _ask():
+        try:
+            print_stream(model, tokenizer, prompt, flags)
+        except ValueError as error:  # too long, say: the next line may fit
+            print(error)
+
+
+class _Talk:
+    """Read what the user types, and answer."""
+
+    def __init__(self, model: Any, conversation: Any, flags: WriteFlags) -> None:
+        self.model, self.conversation, self.flags = model, conversation, flags
+        end = conversation.template.turn_end()
+        self.stop = flags.stop if end is None else (*flags.stop, end)
+        self.commands: dict[str, Callable[[str], None]] = {
+            "/reset": self._reset,
+            "/system": self._system,
+            "/save": self._save,
+            "/help": lambda _: print(_HELP),
+        }
+
+    def run(self) -> None:
+        print("Type a message; /help lists the commands. An empty line ends the chat.")
+        while line := _ask():
+            try:
+                self._take(line)
+            except (ValueError, OSError) as error:  # the next line may be better
+                print(error)
+
+    def _take(self, line: str) -> None:
+        if not line.startswith("/"):
+            self._answer(line.removeprefix(" ") if line.startswith(" /") else line)
+            return
+        name, _, rest = line.partition(" ")
+        if name not in self.commands:
+            raise ValueError(f"{name} is no command; /help lists them, and a space in front makes this a message")
+        self.commands[name](rest.strip())
+
+    def _answer(self, message: str) -> None:
+        """Print the answer to a message, and remember both, or neither if there is none."""
+        talk, pieces, is_whole = self.conversation, [], False
+        talk.add("user", message)
+        try:
+            print_pieces(_kept(self._stream(), pieces))
+            is_whole = True
+        except KeyboardInterrupt:  # ends the answer, not the chat
+            print("(stopped)")
+        finally:
+            if pieces or is_whole:
+                talk.add("assistant", "".join(pieces))
+            else:
+                talk.messages.pop()
+
+    def _stream(self) -> Iterable[str]:
+        from llama_minimal.generation import stream
+
+        flags, context = self.flags, self.model.config.max_seq_len
+        ids, n_left_out = self.conversation.prompt(context - min(flags.max_new_tokens, context // 2))
+        if n_left_out:
+            turns = "turn" if n_left_out == 1 else f"{n_left_out} turns"
+            print(f"(the context is full; the model no longer sees the first {turns})")
+        n_answers = sum(message["role"] == "assistant" for message in self.conversation.messages)
+        options = {"sampling": flags.sampling, "max_new_tokens": flags.max_new_tokens, "compile": flags.compile}
+        tokenizer = self.conversation.template.tokenizer
+        return stream(self.model, tokenizer, ids, stop=self.stop, seed=flags.seed + n_answers, **options)
+
+    def _reset(self, _: str) -> None:
+        self.conversation.messages.clear()
+        print("All turns are forgotten.")
+
+    def _system(self, text: str) -> None:
+        self.conversation.set_system(text or None)
+        print("The model will be told this." if text else "The model will be told nothing before the turns.")
+
+    def _save(self, name: str) -> None:
+        if not name:
+            raise ValueError("/save needs the name of a file, such as /save talks.jsonl")
+        if not self.conversation.messages:
+            raise ValueError("there is nothing to save yet")
+        path = Path(name).expanduser()
+        if path.exists() and not _holds_conversations(path):
+            raise ValueError(f"{path} is there and holds no conversations; give another name")
+        line = json.dumps({"messages": self.conversation.all_messages()}, ensure_ascii=False)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+        print(f"saved as a line of {path}")
+
+
+def _kept(pieces: Iterable[str], kept: list[str]) -> Iterable[str]:
+    for piece in pieces:
+        kept.append(piece)
+        yield piece
+
+
+def _holds_conversations(path: Path) -> bool:
+    """Return whether the first line of a file is a conversation, or there is none."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        first = file.readline()
+    try:
+        return not first or "messages" in json.loads(first)
+    except (ValueError, TypeError):
+        return False
+
+
+def _ask() -> str:
+    try:
+        return input("\n> ")
+    except (EOFError, KeyboardInterrupt):
+        return ""
