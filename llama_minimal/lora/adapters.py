@@ -31,7 +31,7 @@ def add_adapter(model: nn.Module, name: str, config: LoRAConfig, *, seed: int = 
     refuse_merged(model, f"add {name!r}")
     if not isinstance(config, LoRAConfig):
         raise ValueError(f"config={config!r} must be a LoRAConfig, such as LoRAConfig(rank=8)")
-    if not re.fullmatch(r"\w[\w-]*", str(name)) or hasattr(nn.ModuleDict(), str(name)):
+    if not (isinstance(name, str) and re.fullmatch(r"\w[\w-]*", name)) or hasattr(nn.ModuleDict(), name):
         raise ValueError(f"an adapter cannot be called {name!r}; give another name, of letters, digits, '_' and '-'")
     if name in adapters(model):
         raise ValueError(f"the model has an adapter {name!r} already; give another name, or remove_adapter it first")
