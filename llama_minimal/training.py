@@ -140,12 +140,15 @@ class Trainer:
         count = float(targets.numel() * self.mesh.size_of("data"))
         # Gradients are averaged along ``data``; we want their sum.
         factor = self.mesh.size_of("data") / count
+        was_training = self.model.training
+        self.model.train()  # adapters may have dropout
         total = self.parallel.forward_backward(
             inputs,
             targets,
             scale=lambda part: self.scaler.scale(part * factor),
             micro_batch_size=self.config.micro_batch_size,
         )
+        self.model.train(was_training)
         (total,) = self.mesh.sum_of_data(total)
         (wishes_to_stop,) = self.mesh.sum(float(self.stop_requested))
         self._stopping = wishes_to_stop > 0

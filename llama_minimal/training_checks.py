@@ -10,6 +10,7 @@ import torch
 
 from llama_minimal.config import LlamaConfig
 from llama_minimal.data.mixture import Texts
+from llama_minimal.lora import adapters
 from llama_minimal.model import Llama
 from llama_minimal.parallel.mesh import Mesh
 from llama_minimal.parallel.pipeline import default_micro_batch_size
@@ -106,7 +107,10 @@ def describe_run(model: Llama, config: TrainConfig, tokens: Texts) -> dict[str, 
     if isinstance(tokens, Mapping):
         sizes = [(name, len(part)) for name, part in tokens.items()]
         data = {"n_tokens": sum(size for _, size in sizes), "sources": sizes}
-    return {"model": model.config.to_dict(), "train": train, "data": data}
+    shape = model.config.to_dict()
+    if there := adapters(model):
+        shape["adapters"] = {name: settings.to_dict() for name, settings in there.items()}
+    return {"model": shape, "train": train, "data": data}
 
 
 def check_later(saved: list[Path], step: int) -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from llama_minimal.cli import main
 from llama_minimal.metrics import read_metrics
@@ -319,3 +320,29 @@ def test_python_m_is_the_command():
     )
     assert done.returncode == 0
     assert "250,432" in done.stdout
+
+
+def test_an_adapter_speaks_and_can_be_merged(run, tmp_path, capsys):
+    from llama_minimal.checkpoint import load, save_adapter
+    from llama_minimal.lora import LoRAConfig, adapter_tensors, add_adapter
+
+    model, _ = load(run)
+    add_adapter(model, "loud", LoRAConfig(targets=("wq", "w2", "output")))
+    for tensor in adapter_tensors(model, "loud").values():
+        torch.nn.init.normal_(tensor, generator=torch.Generator().manual_seed(0))
+    save_adapter(model, tmp_path / "loud")
+    adapter = ["--adapter", str(tmp_path / "loud")]
+    main(["convert", run, str(tmp_path / "merged"), *adapter])
+    texts = []
+    for arguments in ([run], [run, *adapter], [str(tmp_path / "merged")]):
+        capsys.readouterr()
+        main(["generate", *arguments, "--prompt", "The", "--temperature", "0", "--max-new-tokens", "12"])
+        texts.append(capsys.readouterr().out)
+    assert texts[0] != texts[1] == texts[2]
+    losses = []
+    for arguments in ([], adapter):
+        main(["evaluate", run, "--max-batches", "1", *arguments])
+        losses.append(capsys.readouterr().out.split("nats per token")[1].split()[0])
+    assert losses[0] != losses[1]
+    assert "own adapters there are: none" in fails(["generate", run, "--adapter", "quiet"], capsys)
+    assert "the course model alone" in fails(["evaluate", "course", *adapter], capsys)

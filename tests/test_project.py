@@ -34,6 +34,7 @@ LEVELS = {
     "positions": 1,
     "normalization": 1,
     "linear": 1,
+    "lora": 1,
     "feedforward": 2,
     "mixed_precision": 2,
     "kv_cache": 1,

@@ -73,7 +73,16 @@ def torch_gelu(x):
     return F.gelu(x, approximate="tanh")
 
 
+def torch_lora(x, w, a, b, scale, keep=None):
+    return F.linear(x, w) + (x if keep is None else x * keep) @ (scale * b @ a).T
+
+
+def torch_lora_update(x, a, b, scale, keep=None):
+    return torch_lora(x, torch.zeros(len(b), x.size(-1), dtype=x.dtype), a, b, scale, keep)
+
+
 FFN = (draw(2, 3, 4), draw(6, 4), draw(4, 6))
+KEEP = RNG.integers(0, 2, (2, 3, 4)) / 0.5
 SPREAD = np.concatenate([draw(2, 7), 30 * draw(2, 7)])
 
 CASES = [
@@ -92,6 +101,10 @@ CASES = [
     Case("gelu_ffn", torch_ffn(torch_gelu), (*FFN, draw(6), draw(4))),
     Case("relu_ffn", torch_ffn(F.relu), FFN),
     Case("relu_ffn", torch_ffn(F.relu), (*FFN, draw(6), draw(4))),
+    Case("lora_update", torch_lora_update, (draw(2, 3, 4), draw(2, 4), draw(5, 2), 0.7)),
+    Case("lora_update", torch_lora_update, (draw(2, 3, 4), draw(2, 4), draw(5, 2), 0.7, KEEP), (4,)),
+    Case("lora_linear", torch_lora, (draw(2, 3, 4), draw(5, 4), draw(2, 4), draw(5, 2), 0.7)),
+    Case("lora_linear", torch_lora, (draw(2, 3, 4), draw(5, 4), draw(2, 4), draw(5, 2), 0.7, KEEP), (5,)),
     Case("softmax", lambda x: F.softmax(x, dim=-1), (draw(2, 3, 5),)),
     Case("split_heads", lambda x, n: x.unflatten(-1, (n, -1)).transpose(1, 2), (draw(2, 3, 8), 4)),
     Case("merge_heads", lambda x: x.transpose(1, 2).flatten(-2), (draw(2, 4, 3, 2),)),

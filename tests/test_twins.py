@@ -8,6 +8,7 @@ import torch
 
 import llama_minimal.attention
 import llama_minimal.feedforward
+import llama_minimal.lora
 import llama_minimal.loss
 import llama_minimal.normalization
 import llama_minimal.positions
@@ -102,6 +103,7 @@ def test_both_start_with_the_same_names_and_shapes(changes):
         (llama_minimal.feedforward, "relu_ffn"),
         (llama_minimal.attention, "attention"),
         (llama_minimal.attention, "causal_mask"),
+        (llama_minimal.lora, "lora_update"),
         (llama_minimal.loss, "next_token_loss"),
     ],
 )

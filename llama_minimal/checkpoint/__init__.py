@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 
+from llama_minimal.checkpoint.adapters import add_stored_adapters, find_adapter, load_adapter, save_adapter
 from llama_minimal.checkpoint.huggingface import INDEX, has_weights, open_huggingface, write_huggingface
 from llama_minimal.checkpoint.huggingface_config import config_from_huggingface, not_expressible
 from llama_minimal.checkpoint.meta import EXTRA, open_meta, write_meta
@@ -17,11 +18,22 @@ from llama_minimal.checkpoint.text_side import GENERATION, TOKENIZER_FILES, read
 from llama_minimal.config import LlamaConfig, read_json
 from llama_minimal.config.checks import is_number
 from llama_minimal.files import refuse_pointer, update_folder
+from llama_minimal.lora import adapters, is_merged
 from llama_minimal.model import Llama, build
 from llama_minimal.tokenizer import TextCodec, load_tokenizer
 from llama_minimal.tokenizer.companions import Companions
 
-__all__ = ["COURSE", "companions_of", "load", "not_expressible", "open_checkpoint", "read_config", "save"]
+__all__ = [
+    "COURSE",
+    "companions_of",
+    "load",
+    "load_adapter",
+    "not_expressible",
+    "open_checkpoint",
+    "read_config",
+    "save",
+    "save_adapter",
+]
 
 Format = Literal["auto", "huggingface", "meta", "native"]
 COURSE = Path(__file__).parents[1] / "course" / "model"  # what load("course") means
@@ -38,6 +50,7 @@ def load(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | str | None = None,
     max_seq_len: int | None = None,
+    adapter: str | Path | None = None,
     place: Callable[[Llama], Slots] | None = None,
 ) -> tuple[Llama, TextCodec | None]:
     """Load a model and its tokenizer, whatever the format.
@@ -51,6 +64,8 @@ def load(
             shipped with this package; it writes stories from the Llama Valley.
         dtype: None keeps the dtype of the file; float32, bfloat16, float16 or float64, also as text.
         max_seq_len: another context than the checkpoint's own.
+        adapter: folder of an adapter to load onto the model, see ``load_adapter``; or the name of one that comes with
+            the model, in its folder ``adapters``.
         place: gives memory to a model that has none yet, in place: several devices, or this process's part. It
             returns what to fill; of the rest nothing is read. None means all, on ``device``.
 
@@ -60,7 +75,7 @@ def load(
 
     Raises:
         FileNotFoundError: if there is no such folder.
-        ValueError: if the checkpoint is damaged, incomplete or of another architecture.
+        ValueError: if the checkpoint is damaged, incomplete or of another architecture, or the adapter not its own.
     """
     folder = _find(path_or_id)
     for path in sorted(folder.iterdir()):
@@ -74,17 +89,17 @@ def load(
             f"{config.vocab_size}: prompts with ids from {config.vocab_size} on will be refused",
             stacklevel=2,
         )
-    dtype = dtype or checkpoint.dtype
-    if place is None:
-        model = build(config, device=device, dtype=dtype, seed=None)
-        slots = slots_of(model)
-    else:
-        model = build(config, device="meta", dtype=dtype)
-        slots = dict.fromkeys(slots_of(model)) | place(model)
+    model = build(config, device="meta" if place else device, dtype=dtype or checkpoint.dtype, seed=None)
+    add_stored_adapters(model, checkpoint)
+    slots = slots_of(model)
+    if place is not None:
+        slots = dict.fromkeys(slots) | place(model)
     fill(slots, checkpoint.tensors(), folder)
     model.eos_ids = read_end_ids(folder, vocab_size=config.vocab_size)
     if tokenizer and model.eos_ids:
         tokenizer.eos_ids = model.eos_ids
+    if adapter is not None:
+        load_adapter(model, find_adapter(folder, adapter))
     return model.eval(), tokenizer
 
 
@@ -118,7 +133,7 @@ def save(
 
     Args:
         format: ``huggingface``, ``meta`` or ``native``; ``auto`` is huggingface, or native for a model with
-            switches that the transformers library does not know.
+            switches that the transformers library does not know, or with adapters beside its weights.
         max_shard_bytes: size of a file in the huggingface format.
         n_shards: files in the meta format, one per model-parallel rank.
 
@@ -133,10 +148,7 @@ def save(
         raise FileExistsError(f"{folder} is a file; give a folder")
     if next(model.parameters()).is_meta:
         raise ValueError("a model on the meta device holds no numbers to save")
-    if format == "auto":
-        format = "native" if not_expressible(model.config) else "huggingface"
-    if format not in ("huggingface", "meta", "native"):
-        raise ValueError(f"format={format!r} is not one of 'auto', 'huggingface', 'meta', 'native'")
+    format = _choose_format(model, format)
     for name, value in (("max_shard_bytes", max_shard_bytes), ("n_shards", n_shards)):
         if not is_number(value) or not 1 <= value < float("inf") or int(value) != value:
             raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
@@ -153,6 +165,19 @@ def save(
             write_native(model, temporary)
         if model.eos_ids and not (temporary / GENERATION).exists():
             write_generation_config(model, tokenizer, temporary)
+
+
+def _choose_format(model: Llama, format: Format) -> Format:
+    beside = () if is_merged(model) else adapters(model)
+    if format == "auto":
+        return "native" if not_expressible(model.config) or beside else "huggingface"
+    if format not in ("huggingface", "meta", "native"):
+        raise ValueError(f"format={format!r} is not one of 'auto', 'huggingface', 'meta', 'native'")
+    if beside and format != "native":
+        raise ValueError(
+            f"format={format!r} has no place for adapters ({', '.join(beside)}); merge them, or use save_adapter"
+        )
+    return format
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:

@@ -21,6 +21,7 @@ from llama_minimal.checkpoint.reading import (
 from llama_minimal.checkpoint.tensors import Checkpoint, Stored, Where, naming, write_safetensors
 from llama_minimal.checkpoint.text_side import token_ids, write_for_transformers, write_generation_config
 from llama_minimal.config import LlamaConfig, read_json
+from llama_minimal.lora import base_tensors
 from llama_minimal.model import Llama
 from llama_minimal.tokenizer import TextCodec
 
@@ -75,10 +76,10 @@ def open_huggingface(folder: Path, config: dict[str, Any]) -> Checkpoint:
     with naming(folder / "config.json"):
         ours = config_from_huggingface(config)
     paths = _weight_files(folder)
-    found = {name: _plain(name) for name in tensor_names(paths) if not name.endswith("rotary_emb.inv_freq")}
+    found = {name: plain_name(name) for name in tensor_names(paths) if not name.endswith("rotary_emb.inv_freq")}
     if ours.tie_embeddings and _has_two_matrices(found, paths, folder):
         ours = ours.replace(tie_embeddings=False)
-    to_ours = {_plain(theirs): name for name, theirs in names(ours).items()}
+    to_ours = {plain_name(theirs): name for name, theirs in names(ours).items()}
     if ours.tie_embeddings:
         if "embed_tokens.weight" in found.values():
             found = {name: plain for name, plain in found.items() if plain != "lm_head.weight"}  # a copy
@@ -87,7 +88,7 @@ def open_huggingface(folder: Path, config: dict[str, Any]) -> Checkpoint:
     def tensors() -> Iterator[tuple[str, Stored]]:
         for theirs, tensor in open_tensors(paths, found.__contains__):
             name = to_ours.get(found[theirs], theirs)
-            n_heads = _rotated_heads(name, ours)
+            n_heads = rotated_heads(name, ours)
             if n_heads and tensor.shape and tensor.shape[0] % (2 * n_heads) == 0:  # else an error that ``fill`` tells
                 tensor = _interleaved(tensor, tensor.shape[0] // n_heads)
             yield name, tensor
@@ -105,7 +106,7 @@ def _interleaved(tensor: Stored, head_dim: int) -> LazyTensor:
     return LazyTensor(tensor.shape, read)
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """Return a name of theirs without wrappers and without the ``model.`` that the bare model leaves out."""
     return re.sub(r"^(model\.)+", "", without_wrappers(name))
 
@@ -132,7 +133,7 @@ def write_huggingface(model: Llama, folder: Path, tokenizer: TextCodec | None, *
     config["torch_dtype"] = str(model.tok_embeddings.weight.dtype).removeprefix("torch.")
     # Left out, they would mean 1 and 2: generation would stop at token 2.
     config |= token_ids(model, tokenizer)
-    parameters = dict(model.named_parameters())
+    parameters = base_tensors(model)
     their_names = names(model.config)
     shards = _shards(parameters, max_shard_bytes)
     index = {}
@@ -140,7 +141,7 @@ def write_huggingface(model: Llama, folder: Path, tokenizer: TextCodec | None, *
         file = "model.safetensors" if len(shards) == 1 else f"model-{i:05d}-of-{len(shards):05d}.safetensors"
         tensors = {}
         for name in shard:
-            n_heads = _rotated_heads(name, model.config)
+            n_heads = rotated_heads(name, model.config)
             weight = parameters[name].detach()
             tensors[their_names[name]] = to_half_split(weight, n_heads) if n_heads else weight
         write_safetensors(tensors, folder / file)
@@ -154,7 +155,7 @@ def write_huggingface(model: Llama, folder: Path, tokenizer: TextCodec | None, *
         write_for_transformers(tokenizer, folder, max_seq_len=model.config.max_seq_len)
 
 
-def _rotated_heads(name: str, config: LlamaConfig) -> int:
+def rotated_heads(name: str, config: LlamaConfig) -> int:
     """Return how many heads a q or k tensor has, 0 for all others."""
     return {"wq": config.n_heads, "wk": config.n_kv_heads}.get(name.split(".")[-2] if "." in name else "", 0)
 

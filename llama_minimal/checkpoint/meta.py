@@ -168,7 +168,8 @@ def write_meta(model: Llama, folder: Path, *, n_shards: int) -> None:
     for name in ("n_kv_heads", "hidden_dim", "dim", "vocab_size"):
         if getattr(model.config, name) % n_shards:
             raise ValueError(f"{name}={getattr(model.config, name)} cannot be cut into n_shards={n_shards} equal parts")
-    weights = model.state_dict()  # tied embeddings under both names, as Meta's code wants them
+    # Tied embeddings under both names, as Meta's code wants them.
+    weights = {name: weight for name, weight in model.state_dict().items() if ".adapters." not in name}
     # LLaMA-1 and -2 cut the width of the embedding, Llama 3 its vocabulary.
     axes = _CUT | {"tok_embeddings": 0 if _is_llama3(model.config) else 1}
     for rank in range(n_shards):

@@ -1,6 +1,7 @@
 """The package's own folder: ``config.json`` and ``model.safetensors`` with our names, all switches included."""
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,30 +10,39 @@ from llama_minimal.checkpoint.reading import first_dtype, open_tensors
 from llama_minimal.checkpoint.sharded import is_sharded, open_sharded
 from llama_minimal.checkpoint.tensors import Checkpoint, naming, write_safetensors
 from llama_minimal.config import LlamaConfig
+from llama_minimal.lora import LoRAConfig, active_adapters, adapters, base_tensors, is_merged
 from llama_minimal.model import Llama
 
 MODEL_TYPE = "llama_minimal"
+_ADAPTERS = ("adapters", "active_adapters")
 
 
 def open_native(folder: Path, config: dict[str, Any]) -> Checkpoint:
     """Open a folder whose ``config.json`` says that it is ours."""
-    values = {name: value for name, value in config.items() if name != "model_type"}
+    values = {name: value for name, value in config.items() if name not in ("model_type", *_ADAPTERS)}
+    there, active = (config.get(name) or {} for name in _ADAPTERS)
     with naming(folder / "config.json"):
         ours = LlamaConfig.from_dict(values)
+        there = {name: LoRAConfig(**settings) for name, settings in there.items()}
     if is_sharded(folder):
-        return open_sharded(folder, ours)
+        return replace(open_sharded(folder, ours), adapters=there, active=tuple(active))
     path = folder / "model.safetensors"
-    return Checkpoint(ours, first_dtype([path]), partial(open_tensors, [path]))
+    tensors = partial(open_tensors, [path])
+    return Checkpoint(ours, first_dtype([path]), tensors, adapters=there, active=tuple(active))
 
 
 def write_native(model: Llama, folder: Path) -> None:
-    """Write a model to an existing folder."""
+    """Write a model to an existing folder, and its adapters with it, unless they are in the weights."""
     # named_parameters lists a tensor that has several names (tied, shared) once, under the first.
-    write_safetensors(dict(model.named_parameters()), folder / "model.safetensors")
+    tensors = base_tensors(model) if is_merged(model) else dict(model.named_parameters())
+    write_safetensors(tensors, folder / "model.safetensors")
     write_config(model, folder)
 
 
 def write_config(model: Llama, folder: Path) -> None:
-    """Write what says that a folder is ours, and the model's shape."""
+    """Write what says that a folder is ours, the model's shape, and its adapters unless they are in the weights."""
     config = {"model_type": MODEL_TYPE} | model.config.to_dict()
+    if not is_merged(model) and (there := adapters(model)):
+        config |= {"adapters": {name: settings.to_dict() for name, settings in there.items()}}
+        config |= {"active_adapters": active_adapters(model)}
     (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")

@@ -72,6 +72,23 @@ def tensor_names(paths: Iterable[Path]) -> list[str]:
     return found
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return the texts beside the tensors of a file; other files than safetensors have none.
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
+    if path.suffix != ".safetensors":
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except FileNotFoundError:
+        raise _missing(path) from None
+    except SafetensorError as error:
+        raise _broken(path, error) from None
+
+
 def first_dtype(paths: Iterable[Path], wanted: Callable[[str], bool] = lambda name: True) -> torch.dtype:
     """Return the dtype of the first wanted tensor.
 
@@ -141,13 +158,17 @@ def _opened(path: Path) -> Iterator[tuple[list[str], Callable[[str], _Parts]]]:
     except FileNotFoundError:
         raise _missing(path) from None
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file ({error}); download or save it again") from None
+        raise _broken(path, error) from None
 
 
 def _parts(file: Any, name: str) -> _Parts:
     part = file.get_slice(name)
     # The library reads a tensor without dimensions as a whole only.
     return part.get_shape(), lambda where: part[where] if where else file.get_tensor(name)
+
+
+def _broken(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path} is not a whole safetensors file ({error}); download or save it again")
 
 
 def _missing(path: Path) -> ValueError:

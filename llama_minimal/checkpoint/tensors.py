@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llama_minimal.config import LlamaConfig
+from llama_minimal.lora import LoRAConfig
 from llama_minimal.model import Llama
 
 Where = tuple[slice, ...]
@@ -51,6 +52,20 @@ class Checkpoint:
     dtype: torch.dtype
     tensors: Callable[[], Iterator[tuple[str, Stored]]]
     """Yields (name in our state dict, tensor); what is read of a tensor is held by the reader alone."""
+    adapters: dict[str, LoRAConfig] = field(default_factory=dict)
+    """Those whose tensors are among the model's."""
+    active: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAdapter:
+    """Describe an adapter on disk."""
+
+    config: LoRAConfig
+    tensors: dict[str, Tensor]
+    """``layers.0.attention.wq.A`` (r, in), ``….B`` (out, r)."""
+    metadata: dict[str, str]
+    """What else stands in the file of the tensors."""
 
 
 def slots_of(model: Llama) -> Slots:
@@ -104,8 +119,8 @@ def naming(path: Path) -> Iterator[None]:
         raise ValueError(f"{path}: {error}") from None
 
 
-def write_safetensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write tensors to one file.
+def write_safetensors(tensors: dict[str, Tensor], path: Path, *, metadata: dict[str, str] | None = None) -> None:
+    """Write tensors to one file, and texts beside them.
 
     Raises:
         OSError: if the disk is full or the folder not writable.
@@ -114,7 +129,7 @@ def write_safetensors(tensors: dict[str, Tensor], path: Path) -> None:
     mode = path.stat().st_mode  # what the user's umask gives; the library would give the owner's rights alone
     try:
         whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-        save_file(whole, path, metadata={"format": "pt"})
+        save_file(whole, path, metadata={"format": "pt"} | (metadata or {}))
         path.chmod(mode)
     except SafetensorError as error:  # the library's name for a full disk, too
         raise OSError(f"could not write {path.name}: {error}") from None

@@ -40,6 +40,8 @@ class Evaluate:
     """Stop after so many batches."""
     device: str | None = None
     """cuda, mps (Apple) or cpu; left out: the first of these that is there."""
+    adapter: str | None = None
+    """Folder of an adapter for the model, or the name of one that comes with it."""
     data: Path | None = None
     """With `evaluate course`: the encoded training text, such as runs/course/data; left out: generated anew."""
     write_card: bool = False
@@ -51,6 +53,8 @@ class Evaluate:
 
     def run(self) -> None:
         if self.folder == "course" and self.corpus is None:
+            if self.adapter:
+                raise ValueError("the card is that of the course model alone; name a text with --corpus")
             if self.processes.check("evaluate") > 1:
                 raise ValueError("the card is measured by one process; for several, name a text with --corpus")
             from llama_minimal.cli.course import evaluate_course
@@ -59,7 +63,7 @@ class Evaluate:
             return
         if self.write_card or self.data:
             raise ValueError("--write-card and --data go with: llama-minimal evaluate course, without --corpus")
-        flags = WriteFlags(device=self.device)
+        flags = WriteFlags(device=self.device, adapter=self.adapter)
         with loaded(self.folder, flags, self.processes, command="evaluate") as (model, tokenizer, mesh):
             self._evaluate(model, tokenizer, mesh)
 
@@ -119,7 +123,7 @@ class Evaluate:
 
 @dataclass(frozen=True, kw_only=True)
 class Convert:
-    """Write a model in another format or dtype; the files of its tokenizer come along."""
+    """Write a model in another format or dtype, or with an adapter in its weights; its tokenizer comes along."""
 
     source: tyro.conf.Positional[str]
     """Folder of a model, or a hub id."""
@@ -129,6 +133,8 @@ class Convert:
     """Format to write."""
     dtype: str | None = None
     """float32, bfloat16 or float16; left out: as it is."""
+    adapter: str | None = None
+    """Folder of an adapter to merge into the weights, or the name of one that comes with the model."""
     n_shards: int = 1
     """Files in the meta format, one per model-parallel rank."""
     max_shard_gb: float = 5.0
@@ -141,12 +147,15 @@ class Convert:
 
     def run(self) -> None:
         from llama_minimal.checkpoint import companions_of, save
+        from llama_minimal.lora import merge_and_unload
 
         if self.target.exists() and not self.target.is_dir():
             raise ValueError(f"{self.target} is a file; give a new folder")
         if self.target.exists() and any(self.target.iterdir()):
             raise ValueError(f"{self.target} is not empty; give a new folder")
-        model, tokenizer = load_as_asked(self.source, WriteFlags(dtype=self.dtype, device="cpu"))
+        model, tokenizer = load_as_asked(self.source, WriteFlags(dtype=self.dtype, device="cpu", adapter=self.adapter))
+        if self.adapter:
+            merge_and_unload(model)
         save(
             model,
             self.target,

@@ -32,6 +32,8 @@ class WriteFlags:
     """Several devices that share the layers, such as: cuda:0 cuda:1"""
     dtype: str | None = None
     """float32, bfloat16 or float16; left out: as in the file."""
+    adapter: str | None = None
+    """Folder of an adapter for the model, or the name of one that comes with it."""
 
     def __post_init__(self) -> None:
         check_counts(self, "max_new_tokens")
@@ -101,8 +103,8 @@ def load_as_asked(folder: str, flags: WriteFlags) -> tuple[Any, Any]:
     if flags.devices:
         from llama_minimal.parallel.layerwise import load_layers
 
-        return load_layers(folder, flags.devices, dtype=dtype_of(flags))
-    return load(folder, device=find_device(flags.device), dtype=dtype_of(flags))
+        return load_layers(folder, flags.devices, dtype=dtype_of(flags), adapter=flags.adapter)
+    return load(folder, device=find_device(flags.device), dtype=dtype_of(flags), adapter=flags.adapter)
 
 
 def dtype_of(flags: WriteFlags) -> str | None:

@@ -70,11 +70,12 @@ def load_layers(
     balance: Sequence[int] | None = None,
     dtype: torch.dtype | str | None = None,
     max_seq_len: int | None = None,
+    adapter: str | Path | None = None,
 ) -> tuple[Llama, TextCodec | None]:
     """Load a model onto several devices, each tensor straight to its own.
 
     Args:
-        path_or_id, dtype, max_seq_len: as for ``checkpoint.load``.
+        path_or_id, dtype, max_seq_len, adapter: as for ``checkpoint.load``.
         devices, balance: as for ``place_layers``.
 
     Raises:
@@ -84,7 +85,7 @@ def load_layers(
     def place(model: Llama) -> Slots:
         return slots_of(place_layers(model, devices, balance))
 
-    return load(path_or_id, dtype=dtype, max_seq_len=max_seq_len, place=place)
+    return load(path_or_id, dtype=dtype, max_seq_len=max_seq_len, adapter=adapter, place=place)
 
 
 def _found(devices: Sequence[Device], n_layers: int) -> list[torch.device]:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llama_minimal.checkpoint.tensors import Where
+from llama_minimal.lora import refuse_adapters
 from llama_minimal.model import Llama
 from llama_minimal.parallel.mesh import Mesh
 
@@ -41,6 +42,7 @@ def keep_slices(model: Llama, mesh: Mesh) -> Slices:
     n, rank = mesh.size_of("tensor"), mesh.rank_of("tensor")
     if n == 1:
         return slices
+    refuse_adapters(model, "split the matrices")
     is_tied = model.tok_embeddings is not None and model.output is not None and model.config.tie_embeddings
     group = mesh.group("tensor")
     for path, module in model.named_modules():

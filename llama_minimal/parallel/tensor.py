@@ -21,6 +21,7 @@ from torch.distributed.tensor.parallel import (
 from torch.distributed.tensor.parallel.style import ParallelStyle
 
 from llama_minimal.config import LlamaConfig
+from llama_minimal.lora import refuse_adapters
 from llama_minimal.model import Llama
 
 Plan = dict[str, ParallelStyle]
@@ -43,6 +44,7 @@ def split_matrices(model: Llama, mesh: DeviceMesh, *, by_sequence: bool = True, 
     recomputation in large transformer models", §4.2 (sequences).
     """
     check_divisible(model.config, mesh.size())
+    refuse_adapters(model, "split the matrices")
     is_tied = model.output is not None and model.tok_embeddings is not None and model.config.tie_embeddings
     for block in model.blocks():
         parallelize_module(block, mesh, _of(block, block_plan(by_sequence=by_sequence)))

@@ -47,6 +47,7 @@ from llama_minimal.reference.feedforward import (
     swiglu_vjp,
 )
 from llama_minimal.reference.generation import generate
+from llama_minimal.reference.lora import lora_linear, lora_linear_vjp, lora_update, lora_update_vjp
 from llama_minimal.reference.loss import next_token_loss, next_token_loss_vjp
 from llama_minimal.reference.mixed_precision import decode_float, encode_float, round_float, store_float8
 from llama_minimal.reference.model import init_params, llama, llama_vjp, loss_and_gradients, parameter_shapes
@@ -93,6 +94,10 @@ __all__ = [
     "linear_vjp",
     "llama",
     "llama_vjp",
+    "lora_linear",
+    "lora_linear_vjp",
+    "lora_update",
+    "lora_update_vjp",
     "loss_and_gradients",
     "merge_heads",
     "merge_heads_vjp",
