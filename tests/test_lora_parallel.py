@@ -3,12 +3,12 @@
 import json
 import sys
 
+import launching
 import lora_worker
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_parallel_training import WORKER, torchrun
 
 from llama_minimal.parallel import Mesh
 
@@ -18,7 +18,8 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gloo over torch
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     out = tmp_path_factory.mktemp("lora")
-    torchrun(2, WORKER.with_name("lora_worker.py"), out, timeout=300)
+    status, _, error, _ = launching.run(lora_worker.__file__, out)
+    assert status == 0, error[-3000:]
     return json.loads((out / "curves.json").read_text()), out
 
 
