@@ -28,17 +28,17 @@ from llama_minimal.settings import TrainConfig
 from llama_minimal.training import Trainer
 
 TOKENS = (np.random.default_rng(0).integers(1, 4, 20_000).cumsum() % 61).astype(np.uint16)
-SHAPE = LlamaConfig(dim=32, n_layers=4, n_heads=8, n_kv_heads=4, hidden_dim=64, vocab_size=61, max_seq_len=16)
+SHAPE = LlamaConfig(dim=32, n_layers=2, n_heads=8, n_kv_heads=4, hidden_dim=64, vocab_size=61, max_seq_len=16)
 SHAPES = {
     "llama": SHAPE,
-    "tied and shared": replace(SHAPE, share_layers=2, tie_embeddings=True),
-    "one layer": replace(SHAPE, share_layers=4),
+    "tied and shared": replace(SHAPE, n_layers=4, share_layers=2, tie_embeddings=True),
+    "one layer": replace(SHAPE, share_layers=2, tie_embeddings=True),
     "transformer": replace(
         SHAPE, n_kv_heads=8, norm="layer", norm_placement="post", ffn="relu", position="sinusoidal", bias=True
     ),
-    # For eight processes, with no more layers than there have to be.
-    "two layers": replace(SHAPE, n_layers=2, n_heads=16, n_kv_heads=8, tie_embeddings=True),
-    "four layers": replace(SHAPE, n_heads=16, n_kv_heads=8, share_layers=2, tie_embeddings=True),
+    # For eight processes.
+    "two layers": replace(SHAPE, n_heads=16, n_kv_heads=8, tie_embeddings=True),
+    "four layers": replace(SHAPE, n_layers=4, n_heads=16, n_kv_heads=8, share_layers=2, tie_embeddings=True),
     "eight layers": replace(SHAPE, n_layers=8, share_layers=2, tie_embeddings=True),
 }
 RECIPE = TrainConfig(
@@ -51,7 +51,8 @@ def layouts(size, shape):
     for tensor, pipeline in itertools.product([1, 2, 4, 8], repeat=2):
         if size % (tensor * pipeline) == 0 and shape.n_kv_heads % tensor == 0 and shape.n_layers >= pipeline:
             for shard in [False, True][: 1 + (size > tensor * pipeline)]:
-                if size < 8 or shape.n_layers == max(2, pipeline):
+                # Many processes share few cores: no more layers than there have to be.
+                if size < 4 or shape.n_layers == max(2, pipeline):
                     yield tensor, pipeline, shard
 
 
@@ -67,7 +68,7 @@ def runs(size, shapes):
                 changes = {"shard": shard, "pipeline_schedule": schedule, "micro_batch_size": micro}
                 changes["activation_checkpointing"] = shard
                 yield key, SHAPES[name], tensor, pipeline, changes
-                if shard and name == "tied and shared":
+                if shard and size < 8 and SHAPES[name].tie_embeddings:
                     yield f"{key} bf16", SHAPES[name], tensor, pipeline, changes | {"precision": "bf16"}
 
 

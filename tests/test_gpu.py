@@ -114,9 +114,9 @@ def test_sharded_training_follows_the_curve_of_the_cpu(nccl, precision, rtol, co
 def test_every_layout_of_all_gpus_trains(tmp_path):
     n = 2 if torch.cuda.device_count() < 4 else 4
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n}"]
-    command = [*launcher, parallel_worker.__file__, tmp_path, "tied and shared"]
+    command = [*launcher, parallel_worker.__file__, tmp_path, "one layer"]
     subprocess.run(command, check=True, timeout=600, env=os.environ | {"DEVICE": "cuda"})
-    _, one = parallel_worker.train(Mesh(device=torch.device("cuda:0")), parallel_worker.SHAPES["tied and shared"])
+    _, one = parallel_worker.train(Mesh(device=torch.device("cuda:0")), parallel_worker.SHAPES["one layer"])
     expected = [metrics["loss"] for metrics in one]
     for losses in parallel_worker.losses(tmp_path).values():
         np.testing.assert_allclose(losses, expected, rtol=1e-3)
