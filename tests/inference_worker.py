@@ -10,14 +10,12 @@ import io
 import json
 import os
 import sys
-import weakref
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from memory import live_bytes
 
 from llama_minimal.beams import beam_search
 from llama_minimal.checkpoint import load
@@ -58,35 +56,9 @@ def cache_shapes(model):
     return [[len(part.keys), *part.keys.shape[2:4]] for part in getattr(cache, "parts", [cache])]
 
 
-class LiveBytes(TorchDispatchMode):
-    """Follow how many bytes live tensors have, and the most that they had."""
-
-    def __init__(self):
-        super().__init__()
-        self.known, self.now, self.peak = weakref.WeakSet(), 0, 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        for leaf in tree_leaves((args, kwargs, result)):
-            if isinstance(leaf, torch.Tensor) and leaf.device.type == "cpu":
-                self._see(leaf.untyped_storage())
-        return result
-
-    def _see(self, storage):
-        if any(storage is known for known in self.known):
-            return
-        self.known.add(storage)
-        self.now += storage.nbytes()
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._forget, storage.nbytes())
-
-    def _forget(self, n_bytes):
-        self.now -= n_bytes
-
-
 def memory_of_loading(folder, mesh):
     """Return bytes: the most that were live while loading, and what stays."""
-    with LiveBytes() as live:
+    with live_bytes() as live:
         model, _ = load_distributed(folder, mesh)  # what is read is counted as whole tensors, though it is mapped
     tables = model.part.positions.tables
     kept = sum(t.untyped_storage().nbytes() for t in [*model.parameters(), *tables])

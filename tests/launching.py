@@ -22,6 +22,7 @@ def torchrun(*command, n=2, restarts=0):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n}"]
     process = subprocess.Popen(
         [*launcher, f"--max-restarts={restarts}", *map(str, command)],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -49,8 +50,8 @@ def tagged(tag):
     return found
 
 
-def run(*command, timeout=LIMIT, **options):
+def run(*command, timeout=LIMIT, stdin=None, **options):
     """Run torchrun to its end; return its status, standard output and error, and the processes that it left behind."""
     with torchrun(*command, **options) as (process, left):
-        stdout, stderr = process.communicate(timeout=timeout)
+        stdout, stderr = process.communicate(stdin, timeout=timeout)
         return process.returncode, stdout, stderr, left()

@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class LiveBytes(TorchDispatchMode):
-    """Note every storage that an operation makes, and when it goes."""
+    """Note every storage that an operation makes, or meets first, and when it goes; those of before do not count."""
 
     def __init__(self):
         super().__init__()
@@ -21,8 +21,8 @@ class LiveBytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, torch.Tensor):
+        for tensor in tree_leaves((args, kwargs, out)):  # what comes from a file is made by no operation
+            if isinstance(tensor, torch.Tensor) and not tensor.is_meta:
                 self._note(tensor.untyped_storage())
         return out
 

@@ -1,14 +1,13 @@
 """Several processes write what one writes: the same tokens, of which each computes its part."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 from functools import cache
 from pathlib import Path
 
 import inference_worker
+import launching
 import numpy as np
 import pytest
 import torch
@@ -56,29 +55,10 @@ def folder(tmp_path_factory):
     return folder
 
 
-def torchrun(n, *arguments, timeout=600, stdin=None):
+def torchrun(n, *arguments, stdin=None):
     """Start processes, leave none behind, and return what they wrote."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n}"]
-    process = subprocess.Popen(
-        [*command, *map(str, arguments)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    try:
-        stdout, stderr = process.communicate(stdin, timeout=timeout)
-    finally:
-        if process.poll() is None:  # torchrun ends its workers, which have sessions of their own
-            process.terminate()
-            try:
-                process.wait(30)
-            finally:
-                if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL)
-    return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
+    status, stdout, stderr, _ = launching.run(*arguments, n=n, timeout=600, stdin=stdin)
+    return subprocess.CompletedProcess(arguments, status, stdout, stderr)
 
 
 @pytest.fixture(scope="module")

@@ -47,11 +47,11 @@ class Mesh:
 
     def size_of(self, dimension: str) -> int:
         """Return how many processes there are along ``data``, ``tensor`` or ``pipeline``."""
-        return 1 if self.torch_mesh is None else self.torch_mesh[dimension].size()
+        return 1 if self.torch_mesh is None else self.torch_mesh.size(DIMENSIONS.index(dimension))
 
     def rank_of(self, dimension: str) -> int:
         """Return this process's place along ``data``, ``tensor`` or ``pipeline``, from 0."""
-        return 0 if self.torch_mesh is None else self.torch_mesh[dimension].get_local_rank()
+        return 0 if self.torch_mesh is None else self.torch_mesh.get_local_rank(dimension)
 
     def group(self, dimension: str) -> dist.ProcessGroup:
         """Return the processes that differ from this one in their place along one dimension only."""

@@ -17,6 +17,7 @@ from llama_minimal.checkpoint.tensors import Where
 from llama_minimal.lora import refuse_adapters
 from llama_minimal.model import Llama
 from llama_minimal.parallel.mesh import Mesh
+from llama_minimal.parallel.tensor import first_id
 
 Slices = dict[str, tuple[tuple[int, ...], Where]]  # a parameter's name -> shape of the whole, and what of it is here
 
@@ -52,7 +53,7 @@ def keep_slices(model: Llama, mesh: Mesh) -> Slices:
         if name in ("wo", "w2"):
             module.register_forward_hook(partial(_add_up, group))
     if model.tok_embeddings is not None:
-        first = rank * -(-model.config.vocab_size // n)
+        first = first_id(model.config, n, rank)
         model.tok_embeddings.forward = partial(_embed, model.tok_embeddings, first, model.config.vocab_size, group)
     if model.output is not None:
         model.output.register_forward_hook(partial(_put_together, model.config.vocab_size, group))

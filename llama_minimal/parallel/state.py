@@ -11,13 +11,12 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.distributed import checkpoint
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from llama_minimal.checkpoint.sharded import MODEL, index, is_sharded
 from llama_minimal.model import Llama
 from llama_minimal.optim import state_keys
-from llama_minimal.parallel.data import local
+from llama_minimal.parallel.data import let_go, local
 from llama_minimal.parallel.mesh import Mesh
 from llama_minimal.parallel.stages import whole_name
 
@@ -25,14 +24,6 @@ from llama_minimal.parallel.stages import whole_name
 def is_spread(model: Llama, mesh: Mesh) -> bool:
     """Whether no process has the whole model."""
     return mesh.size_of("pipeline") > 1 or any(isinstance(parameter, DTensor) for parameter in model.parameters())
-
-
-def whole_names(model: Llama) -> dict[nn.Parameter, str]:
-    """Return how each parameter of this process is called in a whole model."""
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()  # what a validation gathered is let go only by the next backward pass
-    return {parameter: whole_name(name, model.config) for name, parameter in model.named_parameters()}
 
 
 def write_parts(folder: Path, model: Llama, optimizer: torch.optim.Optimizer, others: dict[str, Tensor]) -> None:
@@ -79,9 +70,7 @@ def _tensors(
     model: Llama, state: dict[nn.Parameter, dict[str, Tensor]], others: dict[str, Tensor]
 ) -> dict[str, Tensor]:
     """Name this process's tensors as in a whole model."""
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()  # what a validation gathered is let go only by the next backward pass
+    let_go(model)
     names = {parameter: whole_name(name, model.config) for name, parameter in model.named_parameters()}
     weights = {f"{MODEL}{name}": parameter.detach() for parameter, name in names.items()}
     moments = {
