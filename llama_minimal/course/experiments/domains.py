@@ -47,7 +47,7 @@ def reports(tokenizer: Tokenizer, n: int, split: str, seed: int) -> dict[str, Pa
 
 
 def run(*, trained: str, seed: int) -> dict[str, float]:
-    """Tune the course model on a domain, on all ("together") or on "none"; return its loss on each, in nats per token."""
+    """Tune the course model on a domain, on all ("together") or on "none"; return its loss on each, in nats a token."""
     model, tokenizer = load("course", dtype=torch.float32)
     data = reports(tokenizer, 120, "train", 7)
     if trained != "none":
