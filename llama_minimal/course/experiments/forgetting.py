@@ -24,7 +24,7 @@ from llama_minimal.training import Trainer
 WHAT = "What the course model can still do after it was tuned to count: right answers, and losses on other texts."
 BUDGET = (
     "50 steps of 4 × 256 tokens out of 900 pairs, with replay of 4 × 256 tokens of pretraining text more in each; all "
-    "weights, or an adapter of rank 8. AdamW without decay, three seeds; each method at the best of some rates, and all "
+    "weights, or an adapter of rank 8. AdamW without decay, three seeds; each at the best of some rates, and all "
     "weights at a higher one."
 )
 CHECK = {"method": "none", "lr": 0.0, "seed": 0}
