@@ -28,9 +28,9 @@ def in_digits(text: str) -> str:
 def invented_numbers(report: str, source: str) -> list[int]:
     """Return the numbers in a report that neither stand in its source nor follow from it by a ledger's arithmetic.
 
-    What follows: the sum of the sales up to any of them (of none, 0), and that sum less a number of the source. A sale is two numbers of the source,
-    one after the other, of which the greater is the smaller times the price; and the price, the same for all sales, is
-    a number that stands before them.
+    What follows: the sum of the sales up to any of them (of none, 0), and that sum less a number of the source. A sale
+    is two numbers of the source, one after the other, of which the greater is the smaller times the price; and the
+    price, the same for all sales, is a number that stands before them.
 
     Args:
         report: what was written.

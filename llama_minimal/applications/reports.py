@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from llama_minimal.applications.base import Application, Example, Predictor, Scores, by_kind, take
+from llama_minimal.applications.base import Application, Example, Predictor, Scores, take
 from llama_minimal.applications.numbers import invented_numbers
 from llama_minimal.applications.report_rules import FieldRules, content_words, is_within, nearest_report
 from llama_minimal.data import valley

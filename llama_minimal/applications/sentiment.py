@@ -6,7 +6,6 @@ from math import log
 
 from llama_minimal.applications.base import Application, Example, Predictor, Scores, by_kind, same, take
 from llama_minimal.data import valley
-from llama_minimal.retrieval import terms
 
 LABELS = ("positive", "neutral", "negative")
 
