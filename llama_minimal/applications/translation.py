@@ -18,8 +18,8 @@ def examples(n: int, *, split: str = "train", seed: int = 0, direction: str = "e
     """Return n sentences with their translations, up to four of each story.
 
     The source is an event in one of its wordings; the completion is the plainest wording in the other language that
-    says no more than the source, and ``references`` has all that are as plain. ``kind`` is the direction; ``extra`` has the
-    ``source`` and the ``event``.
+    says no more than the source, and ``references`` has all that are as plain. ``kind`` is the direction; ``extra`` has
+    the ``source`` and the ``event``.
 
     Args:
         direction: "en-zh", "zh-en", or "both".
