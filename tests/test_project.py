@@ -63,9 +63,11 @@ LEVELS = {
     "snapshot": 6,
     "training_checks": 7,
     "training": 8,
-    "course": 9,
-    "cli": 10,
-    "__main__": 11,
+    "finetuning": 9,
+    "applications": 10,
+    "course": 11,
+    "cli": 12,
+    "__main__": 13,
 }
 
 
