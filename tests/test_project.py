@@ -39,7 +39,7 @@ LEVELS = {
     "feedforward": 2,
     "mixed_precision": 2,
     "kv_cache": 1,
-    "loss": 1,
+    "loss": 2,
     "muon": 1,
     "optim": 2,
     "cost": 1,
