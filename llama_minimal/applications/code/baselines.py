@@ -9,10 +9,11 @@ import numpy as np
 
 from llama_minimal.applications.base import Example, Predictor
 from llama_minimal.applications.code import completion, sql
-from llama_minimal.ngrams import NGram
+from llama_minimal.ngrams import KEY_BITS, NGram
 from llama_minimal.retrieval import Index
 
-_ORDER, _BOS, _LONGEST = 7, 256, 100  # characters: all that fit in a key of 63 bits; the longest prediction
+_LONGEST = 50  # pieces of a prediction
+_PIECES = re.compile(r"\n|[^\S\n]+|\w+|[^\w\s]")
 _NAMES = {"GOOD": sql.GOODS, "SELLER": sql.SELLERS, "PLACE": sql.PLACES}
 _KIND_OF = {name: kind for kind, names in _NAMES.items() for name in names}
 _CONSTANT = re.compile(rf"'\w'|\b(?:{'|'.join(_KIND_OF)}|\d+)\b")
@@ -31,18 +32,28 @@ def look_up(train: Sequence[Example]) -> Predictor:
 
 
 def n_grams(train: Sequence[Example]) -> Predictor:
-    """Write the most likely character after the last six, again and again, to the end of the line."""
-    texts = [f"{one.prompt}{one.completion}\n".encode(errors="replace") for one in train]
-    stream = np.array([token for text in texts for token in (_BOS, *text)])
-    model = NGram.train(stream, order=_ORDER, vocab_size=_BOS + 1, bos_id=_BOS)
-    rng = np.random.default_rng(0)  # nothing is drawn at temperature 0
+    """Write the most likely word or sign after the last few, again and again, to the end of the line; by kind."""
+    by_kind = {kind: _NextPiece([one for one in train if one.kind == kind]) for kind in {one.kind for one in train}}
+    return lambda examples: [by_kind[one.kind].write(one.prompt) if one.kind in by_kind else "" for one in examples]
 
-    def write(one: Example) -> str:
-        prompt = list(one.prompt.encode(errors="replace"))
-        ids = model.sample(prompt, _LONGEST, rng=rng, temperature=0, stop_id=10)
-        return bytes(i for i in ids if i != _BOS).decode(errors="replace").strip()
 
-    return lambda examples: [write(one) for one in examples]
+class _NextPiece:
+    """N-grams of words, spaces and signs, as long as fit in a key."""
+
+    def __init__(self, train: Sequence[Example]) -> None:
+        texts = [_PIECES.findall(f"{one.prompt}{one.completion}\n") for one in train]
+        self.pieces = ["", *dict.fromkeys(piece for text in texts for piece in text)]  # the first begins a text
+        self.ids = {piece: i for i, piece in enumerate(self.pieces)}
+        order = KEY_BITS // max(1, (len(self.pieces) - 1).bit_length())
+        stream = np.array([self.ids[piece] for text in texts for piece in ("", *text)])
+        self.model = NGram.train(stream, order=order, vocab_size=len(self.pieces), bos_id=0)
+
+    def write(self, prompt: str) -> str:
+        """Return what follows a prompt; of a piece that was never seen, nothing is known."""
+        known = [self.ids.get(piece, 0) for piece in _PIECES.findall(prompt)]
+        rng = np.random.default_rng(0)  # nothing is drawn at temperature 0
+        ids = self.model.sample(known, _LONGEST, rng=rng, temperature=0, stop_id=self.ids["\n"])
+        return "".join(self.pieces[i] for i in ids).strip()
 
 
 def _line_completer(train: Sequence[Example]) -> Callable[[Example], str]:

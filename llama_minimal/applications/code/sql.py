@@ -79,7 +79,7 @@ def questions() -> Iterator[Question]:
     for column in _COLUMNS:
         yield Question(f"Which {column}s have {{}}?", f"distinct {column}", "", column)
         for words, order in (("lowest", ""), ("highest", " desc")):
-            text = f"Which {column} has the {words} of {{}}?"
+            text = f"Which {column} has the {words} price of {{}}?"
             yield Question(text, column, f" order by price{order} limit 1", column)
             text = f"List the {column}s of {{}} from the {words} price on."
             yield Question(text, f"{column}, price", f" order by price{order}", column)
