@@ -164,8 +164,8 @@ def _check_answers(chosen: list[Example], kept: list[int], report: _Report) -> N
     report.add("contradicting", contrary, _HAVE, "a prompt that has another answer elsewhere: nobody can know which")
     if not isinstance(chosen[0], Chat):
         told = [i for i, prompt, answer in zip(kept, prompts, given, strict=True) if _holds(prompt, answer)]
-        share = f"{100 * len(told) / len(chosen):.0f} % of all"
-        report.add("answer in prompt", told, _HAVE, f"the answer in the prompt ({share}): a leak, unless it is to be found there")
+        rest = f"the answer in the prompt ({100 * len(told) / len(chosen):.0f} % of all): a leak, unless it is to be found"
+        report.add("answer in prompt", told, _HAVE, f"{rest} there")
 
 
 def _check_labels(labels: list[str], kept: list[int], report: _Report) -> None:
