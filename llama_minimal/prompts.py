@@ -1,4 +1,4 @@
-"""What tokens must be before a model reads them."""
+"""What tokens must be before a model reads them, and which target it does not learn."""
 
 from collections.abc import Iterable, Sequence
 from numbers import Integral
@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from llama_minimal.config import LlamaConfig
+
+IGNORE = -100  # a target that counts for nothing, as everywhere in PyTorch
 
 
 def as_ids(ids: Iterable[int], *, what: str = "a prompt") -> list[int]:
@@ -29,6 +31,10 @@ def check_prompts(config: LlamaConfig, prompts: Sequence[Sequence[int]], max_new
     Raises:
         ValueError: if there is no prompt, or one is empty, has unknown ids or leaves no room in the context.
     """
+    if config.labels:
+        raise ValueError(
+            f"this model tells labels apart ({', '.join(config.labels)}) and writes no text; use finetuning.classify"
+        )
     if not isinstance(max_new_tokens, Integral) or max_new_tokens < 1:
         raise ValueError(f"max_new_tokens={max_new_tokens} must be a whole number of at least 1")
     if not prompts:
