@@ -51,7 +51,7 @@ FILLER = labeled(30, start=100)
 CASES = {
     "repeated": ([FILLER[0], Labeled(f" {FILLER[1].text.upper()} ", "bad")], [31, 32], "goes on", "of an earlier one"),
     "nearly repeated": (
-        [Labeled(sentence(7, 60) + end, "bad") for end in ("", " x")],
+        [Labeled(sentence(7, 30) + end, "bad") for end in ("", " x")],
         [32],
         "goes on",
         "nearly the words",
