@@ -68,7 +68,8 @@ def tasks() -> Iterator[Task]:
     """Yield every composition of every family whose parts fit: nothing adds words up."""
     for family in FAMILIES:
         for parts in product(family.reduces, family.maps, family.keeps):
-            if parts[0].takes in ("", parts[1].gives):
+            reduce, map_, _ = parts
+            if reduce.takes in ("", map_.gives) and not (reduce.alone and map_ is not family.maps[0]):
                 yield Task(family, *parts)
 
 
