@@ -54,8 +54,8 @@ def run_python(
 
     **What this protects from**: mistakes. A loop without end, a list that eats the memory, a flood of output, a file
     written or deleted in the wrong place, a request to some server. **What it does not protect from**: a program that
-    means harm. An audit hook runs inside the program that it watches; Python's documentation says that it is no
-    sandbox. The program reads every file that you can read. It may write many files of the allowed size. The
+    means harm. An audit hook runs inside the program that it watches; Python's documentation of ``sys.addaudithook``
+    calls it unsuitable for a sandbox. The program reads every file that you can read. It may write many files of the allowed size. The
     operating system's kernel is the same as yours. Whoever runs programs of strangers needs a virtual machine, or a
     container with its own user.
 
@@ -75,8 +75,8 @@ def run_python(
         ValueError: if a limit is not above 0.
         OSError: if the system has no such limits.
 
-    Sources: Linux manual pages setrlimit(2), unshare(2), user_namespaces(7), pid_namespaces(7); PEP 578, "Python
-    Runtime Audit Hooks".
+    Sources: Python's documentation of ``resource`` and ``sys.addaudithook``; Linux manual pages unshare(2) and
+    pid_namespaces(7).
     """
     limits = {"timeout": timeout, "memory": memory, "max_file_size": max_file_size, "max_output": max_output}
     for name, value in limits.items():

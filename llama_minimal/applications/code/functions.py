@@ -1,4 +1,8 @@
-"""From a docstring to a function, scored by running it on inputs that nobody has shown."""
+"""From a docstring to a function, scored by running it on inputs that nobody has shown.
+
+Source: Chen et al. 2021, "Evaluating Large Language Models Trained on Code" (HumanEval: functions from docstrings, right
+if they pass their tests).
+"""
 
 import json
 from collections.abc import Callable, Iterator, Sequence

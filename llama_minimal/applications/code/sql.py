@@ -1,4 +1,8 @@
-"""From a question to SQL, scored by asking two markets of the valley: the one that is shown, and a hidden one."""
+"""From a question to SQL, scored by asking two markets of the valley: the one that is shown, and a hidden one.
+
+Source: Zhong, Yu and Klein 2020, "Semantic Evaluation for Text-to-SQL with Distilled Test Suites" (why one database is
+not enough).
+"""
 
 import sqlite3
 from collections import Counter
