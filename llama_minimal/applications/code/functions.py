@@ -1,7 +1,7 @@
 """From a docstring to a function, scored by running it on inputs that nobody has shown.
 
-Source: Chen et al. 2021, "Evaluating Large Language Models Trained on Code" (HumanEval: functions from docstrings, right
-if they pass their tests).
+Source: Chen et al. 2021, "Evaluating Large Language Models Trained on Code" (HumanEval: functions from docstrings,
+right if they pass their tests).
 """
 
 import json
