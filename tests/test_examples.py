@@ -166,6 +166,7 @@ BAD = [
     ("t.json", '[{"text": "a", "label": 1},\n{"text": "b"}]', "line 2 has no 'label' but 'text'"),
     ("t.jsonl", lines({"messages": "hi"}), "has str 'hi' for its messages"),
     ("t.jsonl", lines({"messages": [{"role": "tool", "content": "x"}]}), "a turn with the role str 'tool'; roles are"),
+    ("t.json", '[{"messages": [{"role": "user", "role": "assistant", "content": "a"}]}]', "line 1 has 'role' twice"),
     ("t.jsonl", lines({"messages": ["hi"]}), "a turn with str 'hi'"),
     ("t.jsonl", lines({"messages": TURNS[:1]}), "no turn in which the assistant says something"),
     ("t.jsonl", lines({"messages": [*TURNS, {"role": "system", "content": "x"}]}), "system turn that is not the first"),
