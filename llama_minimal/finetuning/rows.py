@@ -194,8 +194,7 @@ def _table(text: str, path: Path, is_known: Callable[[set[str]], bool]) -> Itera
 
 def _without_empty_end(cells: list[str]) -> list[str]:
     """Return the cells without those after the last that holds something: spreadsheets write commas there."""
-    n = max((i for i, cell in enumerate(cells, start=1) if cell.strip()), default=0)
-    return cells[:n]
+    return cells[: max((i for i, cell in enumerate(cells, start=1) if cell.strip()), default=0)]
 
 
 def _delimiter(text: str, path: Path, is_known: Callable[[set[str]], bool]) -> str:
