@@ -33,7 +33,7 @@ def lines(*rows):
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=5), st.sampled_from(",;\t|"), st.booleans())
 def test_a_table_that_python_wrote_is_read_back_with_its_lines(tmp_path_factory, rows, delimiter, quote_all):
     quoting = csv.QUOTE_ALL if quote_all else csv.QUOTE_MINIMAL
@@ -49,7 +49,7 @@ def test_a_table_that_python_wrote_is_read_back_with_its_lines(tmp_path_factory,
     assert read_numbered(path) == ([Labeled(*row) for row in rows], begin)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=5), st.sampled_from([None, 2]))
 def test_a_json_list_is_read_as_json_reads_it(tmp_path_factory, rows, indent):
     path = tmp_path_factory.mktemp("list") / "data.json"
@@ -59,7 +59,7 @@ def test_a_json_list_is_read_as_json_reads_it(tmp_path_factory, rows, indent):
     assert begin == [2 + 4 * i if indent else 1 for i in range(len(rows))]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(TEXTS, TEXTS)
 def test_a_pair_keeps_its_text_and_ends_its_prompt_without_a_space(prompt, completion):
     pair = Pair(prompt, completion)
@@ -166,6 +166,7 @@ BAD = [
     ("t.json", '[{"text": "a", "label": 1},\n{"text": "b"}]', "line 2 has no 'label' but 'text'"),
     ("t.jsonl", lines({"messages": "hi"}), "has str 'hi' for its messages"),
     ("t.jsonl", lines({"messages": [{"role": "tool", "content": "x"}]}), "a turn with the role str 'tool'; roles are"),
+    ("t.json", '[{"messages": [{"role": "user", "role": "assistant", "content": "a"}]}]', "line 1 has 'role' twice"),
     ("t.jsonl", lines({"messages": ["hi"]}), "a turn with str 'hi'"),
     ("t.jsonl", lines({"messages": TURNS[:1]}), "no turn in which the assistant says something"),
     ("t.jsonl", lines({"messages": [*TURNS, {"role": "system", "content": "x"}]}), "system turn that is not the first"),
