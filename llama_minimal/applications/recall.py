@@ -14,6 +14,7 @@ from llama_minimal.data.valley.world import HOME, PLACES, WORLD, thing
 
 Message = dict[str, str]
 LONGEST_DISTANCE = 6  # turns between a fact and the question, where no other distance is asked for
+_SWAPPED = 0.3  # share of the facts to study that have a value of another kind
 _HELD_OUT = 6  # of a list's values every sixth is kept for the test, and another sixth for validation
 
 
@@ -48,11 +49,18 @@ def words() -> dict:
 def facts(split: str | None = None) -> dict[str, Fact]:
     """Return the facts by kind, with the values that a split may use; None: with all values.
 
+    "strange" has values that the valley does not know, of the facts for which there are such.
+
     Which values of a fact are held out depends on the fact: one that is tested as a sister's name may be a dog's name
     in training.
     """
     found = {}
     for kind, entry in words()["fact"].items():
+        if split == "strange":
+            if strange := words()["strange"].get(entry["values"]):
+                values = tuple(_plain(strange, entry))
+                found[kind] = Fact(kind, values, tuple(entry["say"]), tuple(entry["ask"]))
+            continue
         values = sorted(_values(entry), key=lambda value, kind=kind: crc32(f"{kind}/{value}".encode()))
         parts = {"test": (0,), "validation": (1,), "train": range(2, _HELD_OUT), None: range(_HELD_OUT)}[split]
         kept = tuple(value for i, value in enumerate(values) if i % _HELD_OUT in parts)
@@ -68,7 +76,8 @@ def recall_dialogues(
     Args:
         distance: turns, of user and Llama together, between the fact and the question; None: 0 to 6, all equally often.
         unknown: share of dialogues that ask for what was never said, so that the answer is "I do not know."
-        split: "train", "validation" or "test"; no fact has the same value in two of them.
+        split: "train", "validation" or "test"; no fact has the same value in two of them. "strange" has values that
+            no story of the valley has.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -80,7 +89,7 @@ def recalls(
     n: int, *, distance: int | None = None, unknown: float = 0.1, split: str = "train", seed: int = 0
 ) -> list[Recall]:
     """Return the dialogues of ``recall_dialogues`` with what is asked in them; arguments as there."""
-    check_request(n, split)
+    check_request(n, "test" if split == "strange" else split)
     if distance is not None and not 0 <= distance <= 20:
         raise ValueError(f"distance={distance} must be from 0 to 20 turns")
     if not 0 <= unknown <= 1:
@@ -90,6 +99,23 @@ def recalls(
         dice = Dice(crc32(f"recall/{split}/{seed}/{number}/{distance}".encode()))
         turns = dice.between(0, LONGEST_DISTANCE) if distance is None else distance
         found.append(_Talk(split, dice).recall(turns, is_known=not dice.chance(unknown)))
+    return found
+
+
+def study_dialogues(n: int, *, split: str = "train", seed: int = 0) -> list[list[Message]]:
+    """Return n dialogues to learn recalling from: several facts are stated, then all are asked for, and one unknown.
+
+    Some values are those of other facts ("My hat is Olga."), so that they must be copied and cannot be guessed. Each
+    dialogue asks as often as five of ``recall_dialogues``, in the length of two.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+    check_request(n, split)
+    found = []
+    for number in range(n):
+        dice = Dice(crc32(f"study/{split}/{seed}/{number}".encode()))
+        found.append(_Talk(split, dice).study(dice.between(3, 6)))
     return found
 
 
@@ -116,6 +142,22 @@ class _Talk:
             self.unrelated()
         self.turn(self.question(asked), value if is_known else words()["unknown"])
         return Recall(self.messages, asked.kind, distance, is_known)
+
+    def study(self, n_facts: int) -> list[Message]:
+        """State facts and ask for all of them in another order, with other things in between."""
+        unknown = self.facts.pop()
+        stated = [self.facts.pop() for _ in range(n_facts)]
+        asked = [(unknown, words()["unknown"])]
+        for fact in stated:
+            if self.dice.chance(0.2):
+                self.turn(*self.talk[self.dice.choice(["talk", "valley"])].pop())
+            values = self.dice.choice(self.facts).values if self.dice.chance(_SWAPPED) else fact.values
+            asked.append((fact, self.state(fact._replace(values=values), keep=False)))
+        for fact, answer in self.dice.sample(asked, len(asked)):
+            if self.dice.chance(0.1):
+                self.turn(*self.talk[self.dice.choice(["talk", "valley"])].pop())
+            self.turn(self.question(fact), answer)
+        return self.messages
 
     def turn(self, user: str, llama: str) -> None:
         """Add what the user says, and the answer."""
@@ -150,7 +192,7 @@ class _Talk:
 
     def after(self, opening: str, text: str) -> str:
         """Return an opening and a sentence, with a small letter where the sentence goes on."""
-        goes_on = opening.endswith((", ", ": ")) and not text.startswith("I ")
+        goes_on = opening.endswith((", ", ": ", " and ")) and not text.startswith("I ")
         return opening + (text[0].lower() + text[1:] if goes_on else text)
 
 
@@ -168,8 +210,11 @@ def _values(entry: dict) -> Iterator[str]:
             places = phrasebook("english").words["place"]
             yield from (places[name][1] for name in PLACES if name != HOME)
         case name:
-            plain = words()["values"][name].split()
-            yield from map(_with_article, plain) if entry.get("article") else plain
+            yield from _plain(words()["values"][name], entry)
+
+
+def _plain(values: str, entry: dict) -> Iterator[str]:
+    yield from map(_with_article, values.split()) if entry.get("article") else values.split()
 
 
 def _with_article(text: str) -> str:
