@@ -8,12 +8,13 @@ Jamieson and Talwalkar 2016, "Non-stochastic Best Arm Identification and Hyperpa
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
-Method = Literal["full", "lora", "head"]
+from llama_minimal.finetuning.methods import Method
+from llama_minimal.settings import TuneMethod
 
 # Peak learning rates at width 256; see ``arms``.
-_RATES: dict[str, tuple[float, ...]] = {"full": (3e-4, 1e-3), "lora": (2e-3, 6e-3), "head": (3e-3, 1e-2)}
+_RATES: dict[str, tuple[float, ...]] = {"full": (1e-3, 3e-4), "lora": (2e-3, 5e-3), "head": (1e-2, 3e-3)}
 _WIDTH = 256
 _RANK = 8
 _FEWEST_STEPS = 4  # of an arm in its first round
@@ -45,28 +46,26 @@ class Arm:
 
 
 def arms(
-    kind: str, *, dim: int, method: Method | Literal["auto"] = "auto", rank: int | None = None, lr: float | None = None
+    kind: str, *, dim: int, method: TuneMethod = "auto", rank: int | None = None, lr: float | None = None
 ) -> list[Arm]:
     """Return the arms to try; what is given is not searched.
 
     A method has two learning rates, which are those of a model of width 256 times 256 / width: wide models want smaller
-    steps. The output layer alone is tried where it is new, which is where examples have labels.
+    steps. With labels the output layer is new, and it alone is tried, too; there only adapters get both rates.
 
     Args:
         kind: labels, pairs or chat.
         dim: width of the model.
 
-    Raises:
-        ValueError: if a rank is given for a method without one.
     """
-    if rank is not None and method in ("full", "head"):
-        raise ValueError(f"rank={rank} is of LoRA, and the method is {method}; leave one of them out")
     if method == "auto" and rank is not None:
         method = "lora"
-    usual: tuple[Method, ...] = ("head", "lora", "full") if kind == "labels" else ("lora", "full")
+    usual: tuple[Method, ...] = ("lora", "full", "head") if kind == "labels" else ("lora", "full")
     found = []
     for name in usual if method == "auto" else (method,):
         rates = [_rounded(rate * _WIDTH / dim) for rate in _RATES[name]] if lr is None else [lr]
+        if kind == "labels" and method == "auto" and name != "lora":
+            rates = rates[:1]
         found += [Arm(method=name, lr=rate, rank=(rank or _RANK) if name == "lora" else None) for rate in rates]
     return found
 
