@@ -2,7 +2,7 @@
 
 # B rows, T tokens of the longest, V vocabulary
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -11,7 +11,7 @@ import torch
 from llama_minimal.chat import ChatTemplate
 from llama_minimal.data.packing import PackedExamples, best_fit
 from llama_minimal.finetuning.encoding import encode_examples
-from llama_minimal.finetuning.grouping import answer_of, prompt_of
+from llama_minimal.finetuning.grouping import Task, answer_of, prompt_of
 from llama_minimal.finetuning.kinds import Chat, Example
 from llama_minimal.finetuning.methods import classify
 from llama_minimal.generation import encode_prompt, generate
@@ -50,12 +50,12 @@ class Asking:
 
     @classmethod
     def like(
-        cls, kind: str, train: Sequence[Example], tokenizer: TextCodec, *, template: ChatTemplate | None = None
+        cls, task: Task, examples: Sequence[Example], tokenizer: TextCodec, *, template: ChatTemplate | None = None
     ) -> "Asking":
-        """Return how to ask for answers like those that are trained on."""
-        answers = [answer_of(one) for one in train]
-        if kind == "labels":
-            return cls(kind=kind, tokenizer=tokenizer, labels=tuple(sorted(set(answers))))
+        """Return how to ask for answers like these."""
+        answers = [answer_of(one) for one in examples]
+        if task.kind == "labels":
+            return cls(kind="labels", tokenizer=tokenizer, labels=tuple(sorted(set(answers))))
         is_short = median(len(answer.split()) for answer in answers) <= _SHORT
         longest = max(len(tokenizer.encode(answer)) for answer in answers)
         stop = () if any("\n" in answer for answer in answers) else ("\n",)
@@ -63,7 +63,7 @@ class Asking:
             end = template.turn_end()
             stop = (end,) if end and end.strip() else ()
         return cls(
-            kind=kind,
+            kind=task.kind,
             tokenizer=tokenizer,
             metric="exact match" if is_short else "chrF",
             max_new_tokens=longest + longest // 4 + 4,
@@ -127,11 +127,13 @@ class Asking:
         for row, end in zip(tokens, ends, strict=True):
             row[: len(prompt) + len(end)] = torch.tensor([*prompt, *end])
         logits = model(tokens.to(model.device))[:, len(prompt) - 1 :].float().log_softmax(-1).cpu()  # (L, ·, V)
-        totals = [sum(row[i, token].item() for i, token in enumerate(end)) for row, end in zip(logits, ends, strict=True)]
+        totals = [
+            sum(row[i, token].item() for i, token in enumerate(end)) for row, end in zip(logits, ends, strict=True)
+        ]
         return self.labels[max(range(len(totals)), key=lambda i: totals[i])]
 
 
-def _watched(examples: Sequence[Example], watch: Watch | None) -> Sequence[Example]:
+def _watched(examples: Sequence[Example], watch: Watch | None) -> Iterator[Example]:
     for one in examples:
         yield one
         if watch:

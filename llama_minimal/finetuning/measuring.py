@@ -77,22 +77,19 @@ def _bootstrap(values: np.ndarray) -> tuple[float, float]:
 
 
 def recommend(measured: Sequence[Measured]) -> tuple[Measured, str]:
-    """Return what to use, and the sentence that says why: the best; of equals what was there before the tuning.
+    """Return what to use, and the sentences that say why: the best; of equals not the tuned model, which costs more.
 
     Args:
         measured: one that is tuned, and at least one other.
     """
     tuned = next(one for one in measured if one.kind == "tuned")
-    others = [one for one in measured if one.kind != "tuned"]
-    rival = max(others, key=lambda one: one.mean)
+    rival = max((one for one in measured if one.kind != "tuned"), key=lambda one: one.mean)
     gain, low, high = difference(tuned.scores, rival.scores)
-    n = len(tuned.scores)
-    sure = "" if low > 0 or high < 0 else f" With {n} test examples this may be chance: 0 is within the interval."
-    numbers = f"{tuned.mean:.1f} against {rival.mean:.1f}, a difference of {gain:+.1f} (95 % interval {low:+.1f} to "
-    numbers += f"{high:+.1f})."
-    name = rival.name if rival.kind == "baseline" else "model as it was before"
-    if gain > 0:
-        return tuned, f"Use the tuned model. It beats the best of the others, the {name}: {numbers}{sure}"
-    verb = "does better" if gain < 0 else "does as well"
-    cost = "and costs next to nothing" if rival.kind == "baseline" else "and needs no tuning"
-    return rival, f"Use the {name}, not the tuned model. It {verb} {cost}: {numbers}{sure}"
+    chosen, other = (tuned, rival) if gain > 0 else (rival, tuned)
+    verb = "does better" if gain else "does as well and costs less"
+    verdict = f"Use {chosen.name}. It {verb} than {other.name}: " if gain else f"Use {chosen.name}. It {verb}: "
+    verdict += f"{chosen.mean:.1f} against {other.mean:.1f}. The tuned model's lead is {gain:+.1f}, with a 95 % "
+    verdict += f"interval from {low:+.1f} to {high:+.1f}."
+    if low <= 0 <= high:
+        verdict += f" With {len(tuned.scores):,} test examples that may be chance."
+    return chosen, verdict

@@ -35,13 +35,13 @@ class Html(str):
     __slots__ = ()
 
 
-def element(name: str, *children: str, **attributes: object) -> Html:
+def element(tag: str, /, *children: str, **attributes: object) -> Html:
     """Return an element; ``class_`` stands for the attribute class, and ``aria_label`` for aria-label."""
     named = {key.rstrip("_").replace("_", "-"): value for key, value in attributes.items() if value is not None}
     inside = "".join(f' {key}="{_escaped(str(value))}"' for key, value in named.items())
-    if name in _VOID:
-        return Html(f"<{name}{inside}>")
-    return Html(f"<{name}{inside}>{''.join(map(_escaped, children))}</{name}>")
+    if tag in _VOID:
+        return Html(f"<{tag}{inside}>")
+    return Html(f"<{tag}{inside}>{''.join(map(_escaped, children))}</{tag}>")
 
 
 def _escaped(text: str) -> str:
@@ -127,9 +127,7 @@ def score_chart(rows: Sequence[tuple[str, float, float, float]], *, alt: str) ->
     return _svg(parts, alt, height=height * len(rows))
 
 
-def line_chart(
-    lines: Mapping[str, Sequence[tuple[float, float]]], *, x_label: str, y_label: str, alt: str
-) -> Html:
+def line_chart(lines: Mapping[str, Sequence[tuple[float, float]]], *, x_label: str, y_label: str, alt: str) -> Html:
     """Draw up to two lines through points (x, y), each with its name."""
     lines = {name: points for name, points in lines.items() if points}
     xs, ys = ([point[i] for points in lines.values() for point in points] for i in (0, 1))

@@ -53,6 +53,10 @@ def _scores(report: Report) -> Html:
     bars = [(name, one["score"], one["low"], one["high"]) for name, one in zip(names, scores, strict=True)]
     words = "; ".join(f"{name} {value:.1f}" for name, value, _, _ in bars)
     rows = [(name, f"{value:.1f}", f"{low:.1f} to {high:.1f}") for name, value, low, high in bars]
+    columns = ("who answers", "score", "95 % interval")
+    if task["labels"]:
+        columns += ("macro-F1",)
+        rows = [(*row, f"{one['macro_f1']:.1f}") for row, one in zip(rows, scores, strict=True)]
     caption = f"{task['metric']}, 0 to 100, over {report['n_measured']:,} examples of the test part"
     explained = "The search did not look at these examples. Another draw of so many would give a score within the "
     explained += "interval about 95 times in 100."
@@ -60,7 +64,7 @@ def _scores(report: Report) -> Html:
     return _section(
         "Before, after, and baselines",
         score_chart(bars, alt=f"Scores: {words}"),
-        table(caption, ("who answers", "score", "95 % interval"), rows),
+        table(caption, columns, rows),
         element("p", explained, class_="quiet"),
         *left_out,
     )
@@ -102,16 +106,19 @@ def _curve(report: Report) -> Html:
 
 
 def _search(report: Report) -> Html:
-    rows = [
-        (one["name"], *(f"{one['losses'][step]:.3f}" if step in one["losses"] else "–" for step in report["rounds"]))
-        for one in report["search"]
-    ]
+    rows = [(one["name"], *(_loss(one["losses"], step) for step in report["rounds"])) for one in report["search"]]
     chosen = element("p", f"Chosen: {report['chosen']['name']}, trained for {report['chosen']['steps']} steps.")
     if not rows:
         return _section("Search", chosen, element("p", "The command left nothing to search."))
     columns = ("way to tune", *(f"after {step} steps" for step in report["rounds"]))
     caption = "Lowest loss on the validation part; after each round the better half goes on"
     return _section("Search", table(caption, columns, rows), chosen)
+
+
+def _loss(losses: Mapping[str, float | None], step: str) -> str:
+    if step not in losses:
+        return "–"
+    return "diverged" if losses[step] is None else f"{losses[step]:.3f}"
 
 
 def _forgetting(report: Report) -> Html:
@@ -188,12 +195,3 @@ def side_by_side(
         }
         for i in chosen
     ]
-
-
-def confusion(wanted: Sequence[str], given: Sequence[str], labels: Sequence[str]) -> dict[str, Any]:
-    """Return how often each label was given for each, in rows by the label that was wanted."""
-    counts = [[0] * len(labels) for _ in labels]
-    place = {label: i for i, label in enumerate(labels)}
-    for one, other in zip(wanted, given, strict=True):
-        counts[place[one]][place[other]] += 1
-    return {"labels": list(labels), "counts": counts}
