@@ -84,12 +84,11 @@ def recommend(measured: Sequence[Measured]) -> tuple[Measured, str]:
     """
     tuned = next(one for one in measured if one.kind == "tuned")
     rival = max((one for one in measured if one.kind != "tuned"), key=lambda one: one.mean)
-    gain, low, high = difference(tuned.scores, rival.scores)
-    chosen, other = (tuned, rival) if gain > 0 else (rival, tuned)
-    verb = "does better" if gain else "does as well and costs less"
-    verdict = f"Use {chosen.name}. It {verb} than {other.name}: " if gain else f"Use {chosen.name}. It {verb}: "
-    verdict += f"{chosen.mean:.1f} against {other.mean:.1f}. The tuned model's lead is {gain:+.1f}, with a 95 % "
-    verdict += f"interval from {low:+.1f} to {high:+.1f}."
-    if low <= 0 <= high:
+    chosen, other = (tuned, rival) if tuned.mean > rival.mean else (rival, tuned)
+    gain, low, high = difference(chosen.scores, other.scores)
+    verb = f"does better than {other.name}" if gain else f"does as well as {other.name}, and costs less"
+    verdict = f"Use {chosen.name}. It {verb}: {chosen.mean:.1f} against {other.mean:.1f}, a difference of {gain:.1f} "
+    verdict += f"(95 % interval {low:.1f} to {high:.1f})."
+    if low <= 0:
         verdict += f" With {len(tuned.scores):,} test examples that may be chance."
     return chosen, verdict

@@ -84,9 +84,9 @@ def affordable_steps(
 ) -> int:
     """Return for how many steps the last training can be, so that it and the search end in time.
 
-    Of R rounds each costs about n · s steps if the first gives every arm s = steps / 2^R of them:
+    Round i of R gives n_i arms steps / 2^(R − i) each, counted from 0:
 
-    seconds = (n · R · s + steps) · per_step + (all trainings) · validations · per_validation
+    seconds = steps · (1 + Σ n_i / 2^(R − i)) · per_step + (1 + Σ n_i) · validations · per_validation
 
     Args:
         seconds: that may be spent.
@@ -95,10 +95,12 @@ def affordable_steps(
         at_most: more would not help.
     """
     rounds = n_rounds(n_arms)
-    trainings = sum(count for count, _ in schedule(n_arms, steps=2**rounds)) + 1 if rounds else 1
+    whole = _FEWEST_STEPS * 2**rounds
+    planned = schedule(n_arms, steps=whole)
+    trainings = 1 + sum(count for count, _ in planned)
+    work = 1 + sum(count * steps / whole for count, steps in planned)
     left = seconds - trainings * validations * per_validation
-    steps = left / per_step / (1 + n_arms * rounds / 2**rounds)
-    return int(min(at_most, max(steps, _FEWEST_STEPS * 2**rounds)))
+    return int(max(min(at_most, left / per_step / work), whole))
 
 
 def schedule(n_arms: int, *, steps: int) -> list[tuple[int, int]]:
