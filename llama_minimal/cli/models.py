@@ -11,7 +11,7 @@ import tyro
 from tqdm import tqdm
 
 from llama_minimal import cost
-from llama_minimal.cli.console import check_counts, human, table
+from llama_minimal.cli.console import check_counts, human, print_plugins, table
 from llama_minimal.cli.several import ProcessFlags, loaded, together
 from llama_minimal.cli.write import WriteFlags, load_as_asked
 from llama_minimal.config import PRESETS, LlamaConfig, preset
@@ -174,7 +174,8 @@ class Info:
     """Show what a model costs: parameters by component, arithmetic per token, memory."""
 
     model: tyro.conf.Positional[str | None] = None
-    """Name of a preset, or a model as `generate` takes it: a folder or a hub id; left out: a list of the presets."""
+    """Name of a preset, or a model as `generate` takes it: a folder or a hub id; left out: a list of the presets,
+    and of what installed packages bring."""
     context: int | None = None
     """Tokens of context to count with; left out: the model's longest."""
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
@@ -186,6 +187,7 @@ class Info:
     def run(self) -> None:
         if self.model is None:
             print(table([(name, human(sum(cost.parameters(config).values()))) for name, config in PRESETS.items()]))
+            print_plugins()
             return
         config = self._config()
         if self.context is not None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llama_minimal.chat import ChatTemplate
+from llama_minimal.finetuning.encoding import encode_examples
 from llama_minimal.finetuning.grouping import (
     Task,
     answer_of,
@@ -91,17 +92,19 @@ def check_examples(
     Args:
         examples: of one kind.
         tokenizer: counts the tokens.
-        max_tokens: longer examples are left out; the beginning and the end of a text are counted too.
+        max_tokens: examples are left out that ``encode_examples`` makes longer.
         template: writes the turns of a chat.
         lines: the line of each example, to be named; left out: they are numbered from 1.
 
     Raises:
-        ValueError: if there are no examples, or of several kinds.
+        ValueError: if there are no examples, or of several kinds, or a chat does not fit its template.
     """
     recognize(examples)
     report = _Report(lines or range(1, len(examples) + 1), "examples" if lines is None else "lines")
+    labels = list(map(answer_of, examples)) if isinstance(examples[0], Labeled) else None
+    encoded = encode_examples(tokenizer, examples, template=template, labels=labels and sorted(set(labels)))
     empty = {i for i, one in enumerate(examples) if not answer_of(one).strip() or _is_empty(one)}
-    long = {i for i, one in enumerate(examples) if _n_tokens(one, tokenizer, template) > max_tokens} - empty
+    long = {i for i, one in enumerate(encoded) if len(one.ids) > max_tokens} - empty
     report.add("empty", empty, _WERE, "left out: no text, or no answer")
     report.add("long", long, _WERE, f"left out: more than {max_tokens:,} tokens")
     kept = [i for i in range(len(examples)) if i not in empty | long]
@@ -164,8 +167,9 @@ def _check_answers(chosen: list[Example], kept: list[int], report: _Report) -> N
     report.add("contradicting", contrary, _HAVE, "a prompt that has another answer elsewhere: nobody can know which")
     if not isinstance(chosen[0], Chat):
         told = [i for i, prompt, answer in zip(kept, prompts, given, strict=True) if _holds(prompt, answer)]
-        rest = f"the answer in the prompt ({100 * len(told) / len(chosen):.0f} % of all): a leak, unless it is to be found"
-        report.add("answer in prompt", told, _HAVE, f"{rest} there")
+        share = f"{100 * len(told) / len(chosen):.0f} % of all"
+        rest = f"the answer in the prompt ({share}): a leak, unless it is to be found there"
+        report.add("answer in prompt", told, _HAVE, rest)
 
 
 def _check_labels(labels: list[str], kept: list[int], report: _Report) -> None:
@@ -216,12 +220,3 @@ def _some(labels: Sequence[str]) -> str:
 
 def _is_empty(example: Example) -> bool:
     return isinstance(example, Labeled) and not example.text.strip()
-
-
-def _n_tokens(example: Example, tokenizer: TextCodec, template: ChatTemplate | None) -> int:
-    if isinstance(example, Chat):
-        if template is not None:
-            return len(template.encode(example.messages))
-        return sum(len(tokenizer.encode(message["content"])) for message in example.messages)
-    answer = f" {example.label}" if isinstance(example, Labeled) else example.completion
-    return len(tokenizer.encode(prompt_of(example))) + len(tokenizer.encode(answer)) + 2
