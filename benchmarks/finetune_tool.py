@@ -57,7 +57,7 @@ def topics(seed: int) -> Iterator[tuple[str, str]]:
     yield from lines[: SHOWN + HIDDEN]
 
 
-def measure(name: str, seed: int, minutes: float) -> dict:
+def measure(name: str, seed: int, flags: list[str]) -> dict:
     """Run the tool once, and return the accuracy of all on the hidden lines."""
     lines = list({"sentiment": sentiment, "topics": topics}[name](seed))
     shown, hidden = lines[:SHOWN], lines[SHOWN:]
@@ -65,7 +65,7 @@ def measure(name: str, seed: int, minutes: float) -> dict:
         path, out = Path(folder) / f"{name}.csv", Path(folder) / "out"
         with path.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([("text", "label"), *shown])
-        command = [sys.executable, "-m", "llama_minimal", "finetune", path, "--out", out, "--minutes", str(minutes)]
+        command = [sys.executable, "-m", "llama_minimal", "finetune", path, "--out", out, *flags]
         started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([*map(str, command), "--seed", str(seed)], check=True, stdout=subprocess.DEVNULL)
         seconds, after = time.monotonic() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -97,12 +97,14 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", default=["sentiment", "topics"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--minutes", type=float, default=2.5)
+    parser.add_argument("--steps", type=int, help="instead of the minutes, on a machine that is busy with other things")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    flags = ["--steps", str(options.steps)] if options.steps else ["--minutes", str(options.minutes)]
     found = []
     for seed in options.seeds:
         for name in options.data:
-            found.append(one := measure(name, seed, options.minutes))
+            found.append(one := measure(name, seed, flags))
             print(json.dumps(one), flush=True)
     if options.out:
         machine = {"cpus": os.cpu_count(), "python": sys.version.split()[0]}

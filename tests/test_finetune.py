@@ -281,7 +281,7 @@ def test_stopped_anywhere_it_goes_on_to_the_same_model(base, tmp_path):
         said = f"stopped; {go_on_with}" if i else "stopped before anything was written"
         assert done.stdout.splitlines()[-1] == said
         assert parts.exists() == (i > 0)
-        assert ("went on at step 5 of 12" in done.stdout) == (i == 3)
+        assert bool(re.search(r"went on at step \d+ of 12", done.stdout)) == (i == 3)
     losses = json.loads((parts / "finetune.json").read_text())["losses"]
     main([*map(str, go_on)])
     assert json.loads((parts / "finetune.json").read_text())["losses"] == losses  # no arm was trained again

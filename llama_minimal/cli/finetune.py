@@ -172,4 +172,10 @@ def _finish(out: Path, *, again: bool = False) -> None:
     rows = [(one["name"], f"{one['score']:.1f}  ({one['low']:.1f} to {one['high']:.1f})") for one in report["scores"]]
     print(f"\n{report['task']['metric']} on {report['n_measured']:,} test examples (95 % interval)")
     print(table(rows))
-    print(f"\n{report['verdict']}\n\nmodel in {out}; report in {out / PAGE}")
+    place = shlex.quote(str(out))
+    use = {
+        "labels": f"in Python: llama_minimal.finetuning.classify(*llama_minimal.load({str(out)!r}), texts)",
+        "pairs": f"llama-minimal generate {place} --prompt TEXT",
+        "chat": f"llama-minimal chat {place}",
+    }[report["task"]["kind"]]
+    print(f"\n{report['verdict']}\n\nThe model is in {out}; use it with: {use}\nThe report: {out / PAGE}")

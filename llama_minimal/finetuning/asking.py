@@ -2,7 +2,7 @@
 
 # B rows, T tokens of the longest, V vocabulary
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -22,9 +22,6 @@ from llama_minimal.tokenizer import TextCodec
 _BATCH = 32
 _SHORT = 5  # words: a median answer of at most so many is right or wrong, a longer one more or less alike
 _ROW = 512  # tokens: rows are not longer than the longest example or this
-
-Watch = Callable[[int], object]
-"""Called with how many more examples are answered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,14 +77,14 @@ class Asking:
         seq_len = min(sorted(row_lengths, reverse=True), key=lambda length: length * len(best_fit(lengths, length)))
         return PackedExamples.pack(encoded, seq_len=seq_len)
 
-    def ask(self, model: Llama, examples: Sequence[Example], *, watch: Watch | None = None) -> list[str]:
+    def ask(self, model: Llama, examples: Sequence[Example]) -> list[str]:
         """Return what a model answers, without white space around it."""
         if model.config.labels:
             found = classify(model, self.tokenizer, [prompt_of(one) for one in examples])
             return [max(probabilities, key=lambda label: probabilities[label]) for probabilities in found]
         if self.labels:
-            return [self._likeliest(model, prompt_of(one)) for one in _watched(examples, watch)]
-        return self._written(model, examples, watch)
+            return [self._likeliest(model, prompt_of(one)) for one in examples]
+        return self._written(model, examples)
 
     def score(self, predictions: Sequence[str], examples: Sequence[Example]) -> tuple[float, ...]:
         """Return 0 to 100 for each answer."""
@@ -102,7 +99,7 @@ class Asking:
         last = max(i for i, message in enumerate(example.messages) if message["role"] == "assistant")
         return self.template.encode(example.messages[:last], reply=True)
 
-    def _written(self, model: Llama, examples: Sequence[Example], watch: Watch | None) -> list[str]:
+    def _written(self, model: Llama, examples: Sequence[Example]) -> list[str]:
         room = max(1, model.config.max_seq_len - self.max_new_tokens)
         prompts = [self._prompt(one)[-room:] for one in examples]
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
@@ -113,8 +110,6 @@ class Asking:
             found = generate(model, self.tokenizer, [prompts[i] for i in which], **options)
             for i, completion in zip(which, found, strict=True):
                 answers[i] = (completion.text or "").strip()
-            if watch:
-                watch(len(which))
         return answers
 
     @torch.inference_mode()
@@ -131,13 +126,6 @@ class Asking:
             sum(row[i, token].item() for i, token in enumerate(end)) for row, end in zip(logits, ends, strict=True)
         ]
         return self.labels[max(range(len(totals)), key=lambda i: totals[i])]
-
-
-def _watched(examples: Sequence[Example], watch: Watch | None) -> Iterator[Example]:
-    for one in examples:
-        yield one
-        if watch:
-            watch(1)
 
 
 def spread(examples: Sequence[Example], *, at_most: int) -> list[Example]:

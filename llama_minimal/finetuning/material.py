@@ -17,7 +17,7 @@ from llama_minimal.data.valley import ValleySettings, stories
 from llama_minimal.devices import find_device
 from llama_minimal.evaluation import Evaluation, sum_loss
 from llama_minimal.finetuning.asking import Asking
-from llama_minimal.finetuning.checking import check_examples
+from llama_minimal.finetuning.checking import Findings, check_examples
 from llama_minimal.finetuning.examples import read_numbered
 from llama_minimal.finetuning.grouping import Task, recognize
 from llama_minimal.finetuning.splitting import Split, split_examples
@@ -51,7 +51,6 @@ class Material:
     path: Path
     base_name: str
     base: Llama
-    tokenizer: TextCodec
     task: Task
     asking: Asking
     split: Split
@@ -105,33 +104,18 @@ def gather(
     examples, lines = read_numbered(path)
     task = recognize(examples)
     say(f"{path}: {task.sentence}")
-    model, tokenizer = load(base, dtype=torch.float32, device=find_device(device))
-    refuse_adapters(model, "tune it")
-    if tokenizer is None:
-        raise ValueError(f"{base} has no tokenizer; put the model's tokenizer there")
-    if model.config.labels:
-        raise ValueError(f"{base} tells labels apart and does not write text; give the model that it was made from")
+    model, tokenizer = _base(base, device)
     if replay and task.kind == "labels":
         raise ValueError("--replay is text to write, and a model of labels writes none; leave it out")
-    turns = _template(task, tokenizer, template)
-    most = model.config.max_seq_len
+    turns, most = _template(task, tokenizer, template), model.config.max_seq_len
     found = check_examples(examples, tokenizer=tokenizer, max_tokens=most, template=turns, lines=lines)
-    if found.stops:
-        raise ValueError(f"{path}: {' '.join(_sentence(finding.sentence) for finding in found.stops)}")
-    findings = tuple(_sentence(finding.sentence) for finding in found.found)
-    split = split_examples(found.kept, seed=seed, shares=_SHARES[len(found.kept) < _FEW])
-    findings += tuple(_sentence(note) for note in split.notes)
-    for finding in findings:
-        say(f"  {finding}")
-    sizes = ", ".join(f"{len(getattr(split, part)):,} {words}" for part, words in _PARTS.items())
-    say(f"{sizes}; the last are not looked at before the end")
+    split, findings = _divided(path, found, seed=seed, say=say)
     asking = Asking.like(task, found.kept, tokenizer, template=turns)
     replayed, held_out = _texts(base, replay, tokenizer)
     return Material(
         path=path,
         base_name=str(base),
         base=model,
-        tokenizer=tokenizer,
         task=task,
         asking=asking,
         split=split,
@@ -143,7 +127,27 @@ def gather(
     )
 
 
-_PARTS = {"train": "examples to train on", "validation": "to choose by", "test": "to test on"}
+def _divided(path: Path, found: Findings, *, seed: int, say: Say) -> tuple[Split, tuple[str, ...]]:
+    """Return the three parts, and all that a user should know about the examples."""
+    if found.stops:
+        raise ValueError(f"{path}: {' '.join(_sentence(finding.sentence) for finding in found.stops)}")
+    split = split_examples(found.kept, seed=seed, shares=_SHARES[len(found.kept) < _FEW])
+    findings = tuple(map(_sentence, (*(finding.sentence for finding in found.found), *split.notes)))
+    for finding in findings:
+        say(f"  {finding}")
+    sizes = [len(part) for part in (split.train, split.validation, split.test)]
+    say("{:,} examples to train on, {:,} to choose by, {:,} to test on; the search does not see these".format(*sizes))
+    return split, findings
+
+
+def _base(name: str | Path, device: str | None) -> tuple[Llama, TextCodec]:
+    model, tokenizer = load(name, dtype=torch.float32, device=find_device(device))
+    refuse_adapters(model, "tune the weights")
+    if tokenizer is None:
+        raise ValueError(f"{name} has no tokenizer; put the model's tokenizer there")
+    if model.config.labels:
+        raise ValueError(f"{name} tells labels apart and does not write text; give the model that it was made from")
+    return model, tokenizer
 
 
 def _sentence(text: str) -> str:

@@ -238,4 +238,4 @@ class FineTuning:
             if not model.config.labels:
                 save_adapter(model, self.state.folder / ADAPTER, base=self.material.base_name)
             merge_and_unload(model)
-        save(model, self.state.folder, self.material.tokenizer)
+        save(model, self.state.folder, self.material.asking.tokenizer)
