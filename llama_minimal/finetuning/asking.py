@@ -16,11 +16,12 @@ from llama_minimal.finetuning.kinds import Chat, Example
 from llama_minimal.finetuning.methods import classify
 from llama_minimal.generation import encode_prompt, generate
 from llama_minimal.model import Llama
+from llama_minimal.retrieval import terms
 from llama_minimal.scores import chrf
 from llama_minimal.tokenizer import TextCodec
 
 _BATCH = 32
-_SHORT = 5  # words: a median answer of at most so many is right or wrong, a longer one more or less alike
+_SHORT = 5  # words (of Chinese, characters and pairs of them): a median answer of at most so many is right or wrong, a longer one more or less alike
 _ROW = 512  # tokens: rows are not longer than the longest example or this
 
 
@@ -53,7 +54,7 @@ class Asking:
         answers = [answer_of(one) for one in examples]
         if task.kind == "labels":
             return cls(kind="labels", tokenizer=tokenizer, labels=tuple(sorted(set(answers))))
-        is_short = median(len(answer.split()) for answer in answers) <= _SHORT
+        is_short = median(len(terms(answer)) for answer in answers) <= _SHORT
         longest = max(len(tokenizer.encode(answer)) for answer in answers)
         stop = () if any("\n" in answer for answer in answers) else ("\n",)
         if template is not None:
