@@ -187,8 +187,8 @@ def _table(text: str, path: Path, is_known: Callable[[set[str]], bool]) -> Itera
         else:
             yield Row(
                 line,
-                problem=f"has not the {len(names)} cells of the header but {len(cells)} (a cell that holds the separator "
-                "or a line break stands in quotation marks)",
+                problem=f"has not the {len(names)} cells of the header but {len(cells)} (a cell with the separator or a "
+                "line break in it stands in quotation marks)",
             )
 
 
