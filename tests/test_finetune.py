@@ -295,7 +295,9 @@ def test_stopped_anywhere_it_goes_on_to_the_same_model(base, tmp_path):
 
 def test_a_chinese_sentence_is_not_one_short_word():
     """It has no spaces; split at them, it would be right or wrong as a whole."""
-    examples = read_examples([{"prompt": f"{i}:", "completion": " 皮皮把一根有力的绳子藏在芦苇丛里。"} for i in range(3)])
+    examples = read_examples(
+        [{"prompt": f"{i}:", "completion": " 皮皮把一根有力的绳子藏在芦苇丛里。"} for i in range(3)]
+    )
     tokenizer = Tokenizer.train(["皮皮"], vocab_size=260)
     assert Asking.like(recognize(examples), examples, tokenizer).metric == "chrF"
     examples = read_examples([{"prompt": f"{i}:", "completion": " 皮皮"} for i in range(3)])
