@@ -1,5 +1,6 @@
 """The tuning tool, from a file of examples to a report."""
 
+import dataclasses
 import json
 import random
 import re
@@ -7,6 +8,7 @@ import shlex
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,7 +16,11 @@ import llama_minimal as lm
 from llama_minimal.cli import main
 from llama_minimal.config import LlamaConfig
 from llama_minimal.finetuning import classify, read_examples
+from llama_minimal.finetuning.material import Text, bits_per_byte, gather
+from llama_minimal.finetuning.search import Arm
 from llama_minimal.finetuning.splitting import split_examples
+from llama_minimal.finetuning.trainings import new_model
+from llama_minimal.loss import next_token_loss
 from llama_minimal.tokenizer import Tokenizer
 
 ANIMALS, PLACES = ["Benny", "Lila", "Oscar", "Pip", "Rosa", "Tom", "Una"], ["the bridge", "the mill", "the reeds"]
@@ -182,6 +188,25 @@ def test_pairs_are_searched_tuned_and_written(base, tmp_path, capsys):
         adapted, _ = lm.load(base, adapter=out / "adapter")
         tokens = torch.tensor([tokenizer.encode("Lila came to the mill")])
         torch.testing.assert_close(adapted(tokens), model(tokens), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["lora", "full", "head"])
+def test_what_a_classifier_forgot_is_measured_with_the_old_output_layer(method, base, tmp_path):
+    """Before training nothing is forgotten, whatever the method; when the body changes, something is."""
+    found = gather(write(tmp_path / "a.jsonl", lines("labels")), base, seed=0)
+    assert bits_per_byte(found, found.base) is None
+    ids = np.array(found.asking.tokenizer.encode("Lila came to the mill and sang a song. " * 5))
+    found = dataclasses.replace(found, held_out=Text(name="a text", ids=ids, n_bytes=195))
+    model = new_model(found, Arm(method=method, lr=1.0, rank=2 if method == "lora" else None), seed=0)
+    before = bits_per_byte(found, found.base)
+    total, _ = next_token_loss(found.base(torch.tensor(ids)[None, :-1]), torch.tensor(ids)[None, 1:])
+    assert before == pytest.approx(total.item() / np.log(2) / 195, rel=1e-5)
+    assert bits_per_byte(found, model) == pytest.approx(before, rel=1e-6)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * parameter.requires_grad)
+    change = abs(bits_per_byte(found, model) - before)
+    assert change == 0 if method == "head" else change > 1e-3
 
 
 def test_chats_are_tuned_with_a_template(base, tmp_path, capsys):
