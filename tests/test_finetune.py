@@ -1,5 +1,6 @@
 """The tuning tool, from a file of examples to a report."""
 
+import dataclasses
 import json
 import random
 import re
@@ -7,6 +8,7 @@ import shlex
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,7 +18,11 @@ from llama_minimal.config import LlamaConfig
 from llama_minimal.finetuning import classify, read_examples
 from llama_minimal.finetuning.asking import Asking
 from llama_minimal.finetuning.grouping import recognize
+from llama_minimal.finetuning.material import Text, bits_per_byte, gather
+from llama_minimal.finetuning.search import Arm
 from llama_minimal.finetuning.splitting import split_examples
+from llama_minimal.finetuning.trainings import new_model
+from llama_minimal.loss import next_token_loss
 from llama_minimal.tokenizer import Tokenizer
 
 ANIMALS, PLACES = ["Benny", "Lila", "Oscar", "Pip", "Rosa", "Tom", "Una"], ["the bridge", "the mill", "the reeds"]
@@ -186,6 +192,25 @@ def test_pairs_are_searched_tuned_and_written(base, tmp_path, capsys):
         torch.testing.assert_close(adapted(tokens), model(tokens), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("method", ["lora", "full", "head"])
+def test_what_a_classifier_forgot_is_measured_with_the_old_output_layer(method, base, tmp_path):
+    """Before training nothing is forgotten, whatever the method; when the body changes, something is."""
+    found = gather(write(tmp_path / "a.jsonl", lines("labels")), base, seed=0)
+    assert bits_per_byte(found, found.base) is None
+    ids = np.array(found.asking.tokenizer.encode("Lila came to the mill and sang a song. " * 5))
+    found = dataclasses.replace(found, held_out=Text(name="a text", ids=ids, n_bytes=195))
+    model = new_model(found, Arm(method=method, lr=1.0, rank=2 if method == "lora" else None), seed=0)
+    before = bits_per_byte(found, found.base)
+    total, _ = next_token_loss(found.base(torch.tensor(ids)[None, :-1]), torch.tensor(ids)[None, 1:])
+    assert before == pytest.approx(total.item() / np.log(2) / 195, rel=1e-5)
+    assert bits_per_byte(found, model) == pytest.approx(before, rel=1e-6)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * parameter.requires_grad)
+    change = abs(bits_per_byte(found, model) - before)
+    assert change == 0 if method == "head" else change > 1e-3
+
+
 def test_chats_are_tuned_with_a_template(base, tmp_path, capsys):
     data = write(tmp_path / "a.jsonl", lines("chat"))
     assert "give one: --template" in fails(capsys, data, "--base", base, "--out", tmp_path / "out", *QUICK)
@@ -239,7 +264,7 @@ def test_a_folder_of_somebody_else_is_not_touched(base, tmp_path, capsys):
 
 
 STOP = """
-import os, signal, sys
+import json, os, signal, sys
 from llama_minimal.cli import main
 from llama_minimal.training import Trainer
 from llama_minimal.finetuning.asking import Asking
@@ -261,7 +286,10 @@ def asked(self, *args, **options):
     ctrl_c("asking")
     return ask(self, *args, **options)
 Trainer.train_step, Asking.ask = train_step, asked
-main(args)
+try:
+    main(args)
+finally:
+    print(json.dumps(counts), file=sys.stderr)
 """
 
 
@@ -272,6 +300,7 @@ def test_stopped_anywhere_it_goes_on_to_the_same_model(base, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     main([*map(str, flags), "--out", str(whole)])
     begin, go_on = [*flags, "--out", parts], ["finetune", "--out", parts, "--resume"]
+    searched = []
     runs = [("asking:1", begin), ("search:8", begin), ("training:5", go_on), ("asking:1", begin)]
     for i, (at, args) in enumerate(runs):
         done = subprocess.run(
@@ -284,9 +313,10 @@ def test_stopped_anywhere_it_goes_on_to_the_same_model(base, tmp_path):
         assert done.stdout.splitlines()[-1] == said
         assert parts.exists() == (i > 0)
         assert bool(re.search(r"went on at step \d+ of 12", done.stdout)) == (i == 3)
-    losses = json.loads((parts / "finetune.json").read_text())["losses"]
+        searched.append(json.loads(done.stderr.splitlines()[-1])["search"])
+    # Two arms of six steps: the first is not trained again, and the second from its beginning.
+    assert searched == [0, 6 + 3, 6, 0]
     main([*map(str, go_on)])
-    assert json.loads((parts / "finetune.json").read_text())["losses"] == losses  # no arm was trained again
     assert (parts / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     ours, theirs = (json.loads((folder / "report.json").read_text()) for folder in (whole, parts))
     for name in ("curve", "scores", "search", "chosen", "examples", "recommended", "command"):

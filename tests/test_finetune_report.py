@@ -275,10 +275,10 @@ def test_halving_keeps_the_better_half_and_doubles_the_steps():
 @pytest.mark.parametrize("n", range(1, 9))
 def test_the_steps_that_are_affordable_take_the_time_that_there_is(n):
     """Counted training by training, the search and the last training take the seconds that were given."""
-    steps = affordable_steps(n, seconds=1000, per_step=0.1, per_validation=0.5, validations=2, at_most=10**6)
+    steps = affordable_steps(n, seconds=1000, per_step=0.1, per_validation=0.5, validations=(2, 10), at_most=10**6)
     trainings = [each for count, each in schedule(n, steps=steps) for _ in range(count)] + [steps]
-    seconds = sum(0.1 * each + 2 * 0.5 for each in trainings)
+    seconds = sum(0.1 * each + 2 * 0.5 for each in trainings) + 8 * 0.5
     assert 930 < seconds <= 1000
-    assert affordable_steps(n, seconds=1000, per_step=0.1, per_validation=0.5, validations=2, at_most=500) == 500
-    least = affordable_steps(n, seconds=-5, per_step=0.1, per_validation=0.5, validations=2, at_most=500)
+    assert affordable_steps(n, seconds=1000, per_step=0.1, per_validation=0.5, validations=(2, 10), at_most=500) == 500
+    least = affordable_steps(n, seconds=-5, per_step=0.1, per_validation=0.5, validations=(2, 10), at_most=500)
     assert least == 4 * 2 ** n_rounds(n)

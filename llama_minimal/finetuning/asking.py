@@ -12,7 +12,7 @@ from llama_minimal.chat import ChatTemplate
 from llama_minimal.data.packing import PackedExamples, best_fit
 from llama_minimal.finetuning.encoding import encode_examples
 from llama_minimal.finetuning.grouping import Task, answer_of, prompt_of
-from llama_minimal.finetuning.kinds import Chat, Example
+from llama_minimal.finetuning.kinds import Chat, Example, Pair
 from llama_minimal.finetuning.methods import classify
 from llama_minimal.generation import encode_prompt, generate
 from llama_minimal.model import Llama
@@ -56,7 +56,8 @@ class Asking:
             return cls(kind="labels", tokenizer=tokenizer, labels=tuple(sorted(set(answers))))
         is_short = median(len(terms(answer)) for answer in answers) <= _SHORT
         longest = max(len(tokenizer.encode(answer)) for answer in answers)
-        stop = () if any("\n" in answer for answer in answers) else ("\n",)
+        has_lines = any("\n" in (one.completion if isinstance(one, Pair) else answer_of(one)) for one in examples)
+        stop = () if has_lines else ("\n",)
         if template is not None:
             end = template.turn_end()
             stop = (end,) if end and end.strip() else ()

@@ -1,6 +1,5 @@
 """What a fine-tuning starts from: a base model, a file of examples that was looked at, and its three parts."""
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -218,13 +217,17 @@ def bits_per_byte(material: Material, model: Llama) -> float | None:
     if text is None:
         return None
     if model.config.labels:
-        body = copy.deepcopy(material.base)
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if name != "output.weight":
-                    body.get_parameter(name).copy_(parameter)
-        model = body
+        model = _with_output(model, material.base)
     seq_len = min(model.config.max_seq_len, 512)
     batches = sequential_batches(text.ids, batch_size=8, seq_len=seq_len)
     total, count = sum_loss(model, batches, device=model.device)
     return Evaluation(total=total, n_tokens=count, n_bytes=text.n_bytes).bits_per_byte
+
+
+def _with_output(model: Llama, base: Llama) -> Llama:
+    """Return the body of one model with the output layer of another; both are shared, not copied."""
+    with torch.device("meta"):
+        new = Llama(base.config)
+    new.tok_embeddings, new.layers, new.norm = model.tok_embeddings, model.layers, model.norm
+    new.positions, new.output = model.positions, base.output
+    return new.eval()

@@ -6,7 +6,7 @@ from html import escape
 
 _VOID = frozenset(("meta", "br"))
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 640, 260, 56, 40  # of a chart, and of the place for its labels
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 480, 260, 56, 40  # of a chart, and of the place for its labels
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8886; --quiet: #666; --good: #17722f; --bad: #b3261e; --a: #2f6db5;
@@ -23,7 +23,7 @@ caption { text-align: left; color: var(--quiet); }
 .verdict { border-left: .3rem solid var(--a); padding: .1rem 1rem; font-size: 1.1rem; }
 .good { color: var(--good); } .bad { color: var(--bad); } .quiet { color: var(--quiet); }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; border: 1px solid var(--line); padding: .6rem; }
-svg { width: 100%; height: auto; font: 12px system-ui, sans-serif; fill: currentColor; }
+svg { width: 100%; max-width: 36rem; height: auto; font: 13px system-ui, sans-serif; fill: currentColor; }
 svg .axis { stroke: var(--line); fill: none; } svg .a { stroke: var(--a); } svg .b { stroke: var(--b); }
 svg polyline { fill: none; stroke-width: 2; } svg .bar { stroke: none; fill: var(--a); fill-opacity: .45; }
 """ + "".join(f"td.h{i} {{ background: rgb(47 109 181 / {i / 12:.2f}); }}\n" for i in range(10))
@@ -111,16 +111,15 @@ def score_chart(rows: Sequence[tuple[str, float, float, float]], *, alt: str) ->
     Args:
         rows: name, value, and the interval's two ends.
     """
-    left, height = 190, 30
-    scale = (_WIDTH - left - 50) / 100
-    parts = [_line(left, 0, left, height * len(rows), class_="axis")]
+    height, scale = 44, (_WIDTH - 50) / 100
+    parts = []
     for i, (name, value, low, high) in enumerate(rows):
-        middle = height * i + height // 2
-        ends = [left + scale * end for end in (low, high)]
+        top, middle = height * i, height * i + 30
+        ends = [1 + scale * end for end in (low, high)]
         parts += [
-            _text(left - 8, middle + 4, name, anchor="end"),
-            element("rect", x=left, y=middle - 9, width=f"{scale * value:.1f}", height=18, class_="bar"),
-            _line(*(ends[0], middle, ends[1], middle), class_="b"),
+            _text(1, top + 14, name),
+            element("rect", x=1, y=top + 20, width=f"{scale * value:.1f}", height=20, class_="bar"),
+            _line(ends[0], middle, ends[1], middle, class_="b"),
             *(_line(end, middle - 5, end, middle + 5, class_="b") for end in ends),
             _text(max(ends) + 6, middle + 4, f"{value:.0f}"),
         ]
@@ -145,7 +144,7 @@ def line_chart(lines: Mapping[str, Sequence[tuple[float, float]]], *, x_label: s
     parts += [_text(_WIDTH / 2, _HEIGHT - 6, x_label, anchor="middle"), _text(4, 12, y_label)]
     for i, (kind, (name, points)) in enumerate(zip("ab", lines.items(), strict=False)):
         path = " ".join("{:.1f},{:.1f}".format(*place(x, y)) for x, y in points)
-        mark = 260 + 170 * i
+        mark = 160 + 150 * i
         parts += [element("polyline", points=path, class_=kind), _line(mark, 8, mark + 24, 8, class_=kind)]
         parts.append(_text(mark + 30, 12, name))
     return _svg(parts, alt, height=_HEIGHT)

@@ -80,26 +80,33 @@ def n_rounds(n_arms: int) -> int:
 
 
 def affordable_steps(
-    n_arms: int, *, seconds: float, per_step: float, per_validation: float, validations: int, at_most: int
+    n_arms: int,
+    *,
+    seconds: float,
+    per_step: float,
+    per_validation: float,
+    validations: tuple[int, int],
+    at_most: int,
 ) -> int:
     """Return for how many steps the last training can be, so that it and the search end in time.
 
     Round i of R gives n_i arms steps / 2^(R − i) each, counted from 0:
 
-    seconds = steps · (1 + Σ n_i / 2^(R − i)) · per_step + (1 + Σ n_i) · validations · per_validation
+    seconds = steps · (1 + Σ n_i / 2^(R − i)) · per_step + (v · Σ n_i + w) · per_validation
 
     Args:
         seconds: that may be spent.
         per_step, per_validation: seconds.
-        validations: of each training.
+        validations: of a training of the search, v, and of the last one, w.
         at_most: more would not help.
     """
     rounds = n_rounds(n_arms)
     whole = _FEWEST_STEPS * 2**rounds
     planned = schedule(n_arms, steps=whole)
-    trainings = 1 + sum(count for count, _ in planned)
+    searched, last = validations
+    n_validations = searched * sum(count for count, _ in planned) + last
     work = 1 + sum(count * steps / whole for count, steps in planned)
-    left = seconds - trainings * validations * per_validation
+    left = seconds - n_validations * per_validation
     return int(max(min(at_most, left / per_step / work), whole))
 
 

@@ -17,8 +17,8 @@ from llama_minimal.model import Llama
 from llama_minimal.settings import TrainConfig, TuneConfig
 from llama_minimal.training import Trainer
 
-VALIDATIONS = 2  # of a training that is part of the search
-_LAST_VALIDATIONS, _PATIENCE = 10, 4  # of the last training
+VALIDATIONS = (2, 10)  # of a training that is part of the search, and of the last one
+_PATIENCE = 4  # validations of the last training without a lower loss
 _STEPS_PER_EPOCH, _MOST_ROWS = 16, 8
 _DROPOUT = 0.05
 _REPLAYED = (0.8, 0.2)  # shares of the rows that are examples and replayed text
@@ -45,7 +45,7 @@ def new_trainer(material: Material, arm: Arm, steps: int, config: TuneConfig, *,
     epoch has enough of them.
     """
     n_rows = len(material.train.inputs)
-    every = math.ceil(steps / (_LAST_VALIDATIONS if out else VALIDATIONS))
+    every = math.ceil(steps / VALIDATIONS[out is not None])
     replayed = material.replay is not None
     recipe = TrainConfig(
         steps=steps,
