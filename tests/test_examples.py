@@ -135,7 +135,7 @@ BAD = [
     ("t.csv", "text,Text,label\na,b,c\n", "two columns with the name 'text'"),
     ("t.csv", "text,label,prompt,answer\na,b,c,d\n", "prompt and answer as well as text and label; leave"),
     ("t.csv", 'text,label\n"a\nb",c\nd,\n', r"line 4 has nothing in 'label'\. Every row needs text and label"),
-    ("t.csv", "text,label\na,b\nc,d,e\n", "line 3 has 3 cells where the header has 2"),
+    ("t.csv", "text,label\na,b\nc,d,e\n", "line 3 has not the 2 cells of the header but 3"),
     ("t.csv", 'text,label\na,b\n"c,d\ne,f\n', "begins in line 3 opens a quotation mark that is never closed"),
     ("t.csv", 'text,label\n"a" b,c\n', "begins in line 2 goes on after a closing quotation mark"),
     ("t.csv", "text,label\n" + "a,\n" * 9, "each of lines 2, 3, 4 and 6 more has nothing in 'label'"),

@@ -187,8 +187,8 @@ def _table(text: str, path: Path, is_known: Callable[[set[str]], bool]) -> Itera
         else:
             yield Row(
                 line,
-                problem=f"has {len(cells)} cells where the header has {len(names)} (a cell that holds the separator "
-                "or a line break stands in quotation marks)",
+                problem=f"has not the {len(names)} cells of the header but {len(cells)} (a cell that holds the "
+                "separator or a line break stands in quotation marks)",
             )
 
 
