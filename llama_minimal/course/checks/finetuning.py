@@ -23,6 +23,9 @@ EXERCISES = {
                 learned=lambda role, i, n: role == "assistant" and i >= n - 2
             ),
             "the end of an answer is not learned: the model would never stop": of.chat(end=False),
+            "here every turn ends with an eos; it stands behind the assistant's turns alone": of.chat(
+                ended=("user", "assistant")
+            ),
             "the targets are the inputs themselves; each target is the token after its input": of.chat(shift=0),
             "the mask belongs to the inputs here, and not to the targets: the first token of each answer is "
             "not learned, and what follows its end is": of.chat(shift=2),

@@ -24,6 +24,7 @@ def chat(
     end: bool = True,
     shift: int = 1,
     keep_last: bool = False,
+    ended: Sequence[str] = ("assistant",),
 ) -> Callable[[Turns, int], Pair]:
     """Return an answer that learns some tokens; ``learned`` sees role, number of the turn and how many there are."""
 
@@ -34,7 +35,7 @@ def chat(
             mine = learned(role, i, len(turns))
             ids += tokens
             learn += [mine] * len(tokens)
-            if role == "assistant":
+            if role in ended:
                 ids.append(eos)
                 learn.append(mine and end)
         row, wanted = np.array(ids), np.array(learn)
