@@ -50,10 +50,6 @@ def questions_everywhere(documents, question):
     return same & np.tri(len(documents), dtype=bool) | (question[:, None] & question)
 
 
-def all_of_the_question(documents, question):
-    return (documents[:, None] == documents) & (np.tri(len(documents), dtype=bool) | question)
-
-
 def numbers_for_booleans(documents, question):
     return find("finetuning.prefix_mask").right(documents, question).astype(int)
 
@@ -103,7 +99,6 @@ READERS = [
     ("chat_targets", zeros_for_ignored, ""),
     ("chat_targets", lambda turns, eos: np.concatenate([ids for _, ids in turns]), ""),
     ("prefix_mask", questions_everywhere, ""),
-    ("prefix_mask", all_of_the_question, ""),
     ("prefix_mask", numbers_for_booleans, "not True and False"),
     ("prefix_mask", strictly_before, ""),
     ("prefix_mask", lambda documents, question: np.tri(len(documents), dtype=bool), ""),
@@ -163,6 +158,14 @@ def course_chat():
     return chat_template(tokenizer), tokenizer.eos_id
 
 
+def test_who_asks_need_not_be_looked_at_since_questions_come_first():
+    def keys_alone(documents, question):
+        same = documents[:, None] == documents
+        return same & (np.tri(len(documents), dtype=bool) | question)
+
+    assert judge(EXERCISES["prefix_mask"], keys_alone, strict=True).text == ""
+
+
 def test_the_prefix_mask_is_that_of_loops():
     for number in range(3):
         documents, question = case("finetuning.prefix_mask", number)
@@ -182,7 +185,8 @@ def test_the_gradients_of_an_adapter_are_autograds():
 
 
 def test_the_first_step_of_an_adapter_is_that_of_descent():
-    d_w, a, alpha, lr = (torch.tensor(part) for part in case("finetuning.first_update", 0))
+    *arrays, alpha, lr = case("finetuning.first_update", 0)
+    d_w, a = map(torch.tensor, arrays)
     a, b = a.requires_grad_(), torch.zeros(len(d_w), len(a), dtype=a.dtype, requires_grad=True)
     (alpha / len(a) * b @ a).backward(d_w)
     with torch.no_grad():
