@@ -44,4 +44,4 @@ def draw_arms(axes: "Axes", arms: Mapping[tuple[str, int], Arm]) -> None:
         axes.plot(arm.trained, arm.right.mean(), "_", color=color, ms=16, mew=2)
         place = (arm.trained, arm.right.max())
         axes.annotate(f"{rank}" if rank else method, place, (0, 5), textcoords="offset points", ha="center")
-    axes.set(xscale="log", xlabel="trained weights", ylim=(0, 1.12))
+    axes.set(xscale="log", xlabel="trained weights", xlim=(300, 1e7), ylim=(0, 1.12))
