@@ -84,7 +84,7 @@ def mask_without(
 
 def lora_case(rng: np.random.Generator, out: int = 4, rank: int = 2, inner: int = 5) -> tuple:
     """Draw dW, A, B and alpha."""
-    return rng.normal(size=(out, inner)), rng.normal(size=(rank, inner)), rng.normal(size=(out, rank)), 6.0
+    return rng.normal(size=(out, inner)), rng.normal(size=(rank, inner)), rng.normal(size=(out, rank)), 7.0
 
 
 def lora_gradients(d_w: Array, a: Array, b: Array, alpha: float) -> Pair:
@@ -105,7 +105,7 @@ def scaled(factor: Callable[[Array, Array, float], float]) -> Callable[..., Pair
 
 def step_case(rng: np.random.Generator, out: int = 4, rank: int = 2, inner: int = 5) -> tuple:
     """Draw dW, A, alpha and the learning rate."""
-    return rng.normal(size=(out, inner)), rng.normal(size=(rank, inner)), 6.0, 0.1
+    return rng.normal(size=(out, inner)), rng.normal(size=(rank, inner)), 7.0, 0.1
 
 
 def first_update(d_w: Array, a: Array, alpha: float, lr: float) -> Array:
