@@ -176,7 +176,8 @@ def test_the_prefix_mask_is_that_of_loops():
 
 
 def test_the_gradients_of_an_adapter_are_autograds():
-    d_w, a, b, alpha = (torch.tensor(part) for part in case("finetuning.lora_gradients", 1))
+    *arrays, alpha = case("finetuning.lora_gradients", 1)
+    d_w, a, b = map(torch.tensor, arrays)
     a.requires_grad_(), b.requires_grad_()
     (alpha / len(a) * b @ a).backward(d_w)
     d_a, d_b = EXERCISES["lora_gradients"].right(*case("finetuning.lora_gradients", 1))
