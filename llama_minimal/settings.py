@@ -195,11 +195,14 @@ class TuneConfig:
     """Peak learning rate."""
     steps: int | None = None
     """Optimizer steps of the last training; then no clock decides, and the same command gives the same model."""
+    precision: Precision = "fp32"
+    """Format of matrix products: fp32, bf16 (autocast) or fp16 (autocast and loss scaling)."""
     seed: int = 0
     """Seed of the split, of the new weights and of the order of the examples."""
 
     def __post_init__(self) -> None:
         check_one_of("method", self.method, get_args(TuneMethod))
+        check_one_of("precision", self.precision, get_args(Precision))
         settle(self, "seed", check_integer("seed", self.seed, at_least=0))
         for name in ("rank", "steps"):
             if getattr(self, name) is not None:

@@ -16,6 +16,8 @@ import llama_minimal as lm
 from llama_minimal.cli import main
 from llama_minimal.config import LlamaConfig
 from llama_minimal.finetuning import classify, read_examples
+from llama_minimal.finetuning.asking import Asking
+from llama_minimal.finetuning.grouping import recognize
 from llama_minimal.finetuning.material import Text, bits_per_byte, gather
 from llama_minimal.finetuning.search import Arm
 from llama_minimal.finetuning.splitting import split_examples
@@ -319,3 +321,14 @@ def test_stopped_anywhere_it_goes_on_to_the_same_model(base, tmp_path):
     ours, theirs = (json.loads((folder / "report.json").read_text()) for folder in (whole, parts))
     for name in ("curve", "scores", "search", "chosen", "examples", "recommended", "command"):
         assert ours[name] == theirs[name], name
+
+
+def test_a_chinese_sentence_is_not_one_short_word():
+    """It has no spaces; split at them, it would be right or wrong as a whole."""
+    examples = read_examples(
+        [{"prompt": f"{i}:", "completion": " 皮皮把一根有力的绳子藏在芦苇丛里。"} for i in range(3)]
+    )
+    tokenizer = Tokenizer.train(["皮皮"], vocab_size=260)
+    assert Asking.like(recognize(examples), examples, tokenizer).metric == "chrF"
+    examples = read_examples([{"prompt": f"{i}:", "completion": " 皮皮"} for i in range(3)])
+    assert Asking.like(recognize(examples), examples, tokenizer).metric == "exact match"

@@ -2,10 +2,10 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from math import log
 
 from llama_minimal.applications.base import Application, Example, Predictor, Scores, by_kind, same, take
 from llama_minimal.data import valley
+from llama_minimal.finetuning.baselines import NaiveBayes
 
 LABELS = ("positive", "neutral", "negative")
 
@@ -39,7 +39,7 @@ def _macro_f1(predictions: Sequence[str], answers: Sequence[Sequence[str]]) -> f
     true, predicted = Counter(answer for answer, *_ in answers), Counter(predictions)
     right = Counter(text for text, (answer, *_) in zip(predictions, answers, strict=True) if text == answer)
     there = [label for label in LABELS if true[label] + predicted[label]]
-    return 100 * sum(2 * right[label] / (true[label] + predicted[label]) for label in there) / len(there)
+    return 100 * sum(2 * right[label] / (true[label] + predicted[label]) for label in there) / max(1, len(there))
 
 
 def baselines(train: Sequence[Example]) -> dict[str, Predictor]:
@@ -85,32 +85,6 @@ def _bag_of_words(train: Sequence[Example], text_of: Callable[[Example], str]) -
         for asked, part in parts.items()
     }
     return lambda examples: [bayes[_asked(one)].predict([text_of(one)])[0] for one in examples]
-
-
-class NaiveBayes:
-    """Tell texts apart by their words: log P(label) + Σ_w log P(w | label), each probability smoothed by adding one.
-
-    Args:
-        texts: texts whose words are separated by spaces and signs.
-        labels: of each text its label.
-    """
-
-    def __init__(self, texts: Sequence[str], labels: Sequence[str]) -> None:
-        self.labels = Counter(labels)
-        self.words: dict[str, Counter] = defaultdict(Counter)
-        for text, label in zip(texts, labels, strict=True):
-            self.words[label].update(text.lower().split())
-        self.known = set().union(*self.words.values())
-
-    def predict(self, texts: Sequence[str]) -> list[str]:
-        """Return the likeliest label of each text."""
-        return [max(self.labels, key=lambda label: self._score(text, label)) for text in texts]
-
-    def _score(self, text: str, label: str) -> float:
-        counts = self.words[label]
-        total = counts.total() + len(self.known)
-        found = (word for word in text.lower().split() if word in self.known)
-        return log(self.labels[label]) + sum(log((counts[word] + 1) / total) for word in found)
 
 
 APPLICATION = Application(

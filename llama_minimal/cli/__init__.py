@@ -1,4 +1,4 @@
-"""The command line: ``llama-minimal train | finetune | generate | chat | evaluate | convert | corpus | info``."""
+"""The command line: ``llama-minimal train | finetune | generate | chat | evaluate | convert | corpus …``."""
 
 import errno
 import io
@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import tyro
 
 import llama_minimal
+from llama_minimal.cli.applications import Examples
 from llama_minimal.cli.chat import Chat
 from llama_minimal.cli.console import ending_quietly, plain_warnings, print_anything
 from llama_minimal.cli.corpus import Corpus
@@ -29,6 +30,7 @@ _COMMANDS = {
     "evaluate": Evaluate,
     "convert": Convert,
     "corpus": Corpus,
+    "examples": Examples,
     "info": Info,
 }
 

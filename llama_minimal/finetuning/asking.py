@@ -16,11 +16,13 @@ from llama_minimal.finetuning.kinds import Chat, Example, Pair
 from llama_minimal.finetuning.methods import classify
 from llama_minimal.generation import encode_prompt, generate
 from llama_minimal.model import Llama
+from llama_minimal.retrieval import terms
 from llama_minimal.scores import chrf
 from llama_minimal.tokenizer import TextCodec
 
 _BATCH = 32
-_SHORT = 5  # words: a median answer of at most so many is right or wrong, a longer one more or less alike
+# Words (of Chinese, characters and pairs of them): a median answer of so many or fewer is right or wrong.
+_SHORT = 5
 _ROW = 512  # tokens: rows are not longer than the longest example or this
 
 
@@ -53,7 +55,7 @@ class Asking:
         answers = [answer_of(one) for one in examples]
         if task.kind == "labels":
             return cls(kind="labels", tokenizer=tokenizer, labels=tuple(sorted(set(answers))))
-        is_short = median(len(answer.split()) for answer in answers) <= _SHORT
+        is_short = median(len(terms(answer)) for answer in answers) <= _SHORT
         longest = max(len(tokenizer.encode(answer)) for answer in answers)
         has_lines = any("\n" in (one.completion if isinstance(one, Pair) else answer_of(one)) for one in examples)
         stop = () if has_lines else ("\n",)

@@ -125,7 +125,10 @@ def repeat_command(command: Mapping[str, Any], config: TuneConfig, arm: Arm, ste
     for name in ("base", "template", "replay"):
         if command.get(name) is not None:
             words += [f"--{name}", str(command[name])]
-    words += [*arm.flags.split(), "--steps", str(steps), "--seed", str(config.seed), "--out", "runs/again"]
+    words += [*arm.flags.split(), "--steps", str(steps), "--seed", str(config.seed)]
+    if config.precision != "fp32":
+        words += ["--precision", config.precision]
+    words += ["--out", "runs/again"]
     return shlex.join(words)
 
 

@@ -143,7 +143,7 @@ class FineTuning:
         if self.config.steps:
             return self.config.steps
         if self.state["steps"] is None:
-            per_step, per_validation = seconds_of(self.material, self.arms, seed=self.config.seed)
+            per_step, per_validation = seconds_of(self.material, self.arms, self.config)
             steps = affordable_steps(
                 len(self.arms),
                 seconds=self.config.minutes * 60 * _ROOM - self._seconds() - 1.5 * self.state["measuring"],
@@ -170,7 +170,7 @@ class FineTuning:
         """Return the lowest validation loss of an arm after so many steps; one that is noted is not trained again."""
         noted = self._losses.get(arm.name, {})
         if str(steps) not in noted:
-            trainer = new_trainer(self.material, arm, steps, seed=self.config.seed)
+            trainer = new_trainer(self.material, arm, steps, self.config)
             with torch.random.fork_rng():
                 torch.manual_seed(self.config.seed)
                 try:
@@ -187,7 +187,7 @@ class FineTuning:
         """Train the arm that was chosen, with snapshots; return the trainer, whose model has the best weights."""
         self.say(f"training: {arm.name}, {steps} steps")
         out = self.state.folder / TRAINING
-        trainer = new_trainer(self.material, arm, steps, seed=self.config.seed, out=out)
+        trainer = new_trainer(self.material, arm, steps, self.config, out=out)
         with torch.random.fork_rng():
             torch.manual_seed(self.config.seed)
             if trainer.resume():

@@ -14,7 +14,7 @@ from llama_minimal.finetuning.material import Material
 from llama_minimal.finetuning.methods import LORA, prepare, with_labels
 from llama_minimal.finetuning.search import Arm
 from llama_minimal.model import Llama
-from llama_minimal.settings import TrainConfig
+from llama_minimal.settings import TrainConfig, TuneConfig
 from llama_minimal.training import Trainer
 
 VALIDATIONS = (2, 10)  # of a training that is part of the search, and of the last one
@@ -38,7 +38,7 @@ def new_model(material: Material, arm: Arm, *, seed: int) -> Llama:
     return model
 
 
-def new_trainer(material: Material, arm: Arm, steps: int, *, seed: int, out: Path | None = None) -> Trainer:
+def new_trainer(material: Material, arm: Arm, steps: int, config: TuneConfig, *, out: Path | None = None) -> Trainer:
     """Return a trainer of a new model; with a folder it is the last training, which validates often and may stop early.
 
     A step reads a sixteenth of the rows, but not more than eight: a small file is read in small steps, so that an
@@ -53,7 +53,8 @@ def new_trainer(material: Material, arm: Arm, steps: int, *, seed: int, out: Pat
         seq_len=material.train.seq_len,
         lr=arm.lr,
         warmup_steps=max(1, steps // 10),
-        seed=seed,
+        seed=config.seed,
+        precision=config.precision,
         validate_every=every,
         snapshot_every=every,
         keep_snapshots=1,
@@ -61,20 +62,20 @@ def new_trainer(material: Material, arm: Arm, steps: int, *, seed: int, out: Pat
         weights=_REPLAYED if replayed else None,
     )
     data = {"examples": material.train, "replay": material.replay} if replayed else material.train
-    return Trainer(new_model(material, arm, seed=seed), data, recipe, out=out, validation=material.validation)
+    return Trainer(new_model(material, arm, seed=config.seed), data, recipe, out=out, validation=material.validation)
 
 
 def steps_per_epoch(material: Material, arm: Arm) -> int:
     """Return in how many steps all examples are read once."""
-    epochs = new_trainer(material, arm, 1, seed=0).batches.epochs(1)
+    epochs = new_trainer(material, arm, 1, TuneConfig()).batches.epochs(1)
     return math.ceil(1 / (epochs["examples"] if isinstance(epochs, dict) else epochs))
 
 
-def seconds_of(material: Material, arms: Sequence[Arm], *, seed: int) -> tuple[float, float]:
+def seconds_of(material: Material, arms: Sequence[Arm], config: TuneConfig) -> tuple[float, float]:
     """Return how long a step takes here, and a validation; on average over the methods."""
     steps, validations = [], []
     for arm in {arm.method: arm for arm in arms}.values():
-        trainer = new_trainer(material, arm, 1, seed=seed)
+        trainer = new_trainer(material, arm, 1, config)
         with torch.random.fork_rng():
             trainer.train_step()  # the first one is slow
             started = time.monotonic()
