@@ -10,6 +10,7 @@ from llama_minimal.applications import application
 from llama_minimal.applications.dialogue import recall_examples
 from llama_minimal.applications.recall import facts, study_dialogues, words
 from llama_minimal.chat import chat_template
+from llama_minimal.cli import main as command_line
 from llama_minimal.course.adapters import ADAPTERS, CARD, RECIPES, main
 from llama_minimal.course.ship import CHAT_TEMPLATE
 from llama_minimal.data.valley import ValleySettings, stories
@@ -91,3 +92,12 @@ def test_strange_words_are_in_no_story():
 def test_what_there_is_no_recipe_for_is_refused():
     with pytest.raises(ValueError, match="no recipe for the adapter 'fr'; there are chat, qa, en-zh"):
         main(["make", "fr"])
+
+
+def test_chat_with_the_course_model_takes_its_adapter(monkeypatch, capsys):
+    typed = iter(["My name is Olga.", "What is my name?", ""])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(typed))
+    command_line(["chat", "course", "--temperature", "0"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "(with the adapter for chat that comes with course)"
+    assert lines[-1] == "Olga"
