@@ -93,6 +93,21 @@ def measure(name: str, seed: int, flags: list[str]) -> dict:
     }
 
 
+def as_table(found: list[dict]) -> str:
+    """Return the runs as a table in Markdown, a line for each."""
+    names = list(found[0]["accuracy"])
+    lines = [
+        f"| data | seed | {' | '.join(names)} | recommended | chosen | minutes (CPU) |",
+        "|---" * (len(names) + 5) + "|",
+    ]
+    for one in found:
+        scores = " | ".join(f"{100 * one['accuracy'][name]:.1f}" for name in names)
+        minutes = f"{one['seconds'] / 60:.1f} ({one['cpu_seconds'] / 60:.1f})"
+        words = [one["data"], str(one["seed"]), scores, one["recommended"], one["chosen"], minutes]
+        lines.append(f"| {' | '.join(words)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Measure, and write what was found after each run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -108,6 +123,7 @@ def main() -> None:
         for name in options.data:
             found.append(one := measure(name, seed, flags))
             print(json.dumps(one), flush=True)
+    print(as_table(found))
     if options.out:
         machine = {"cpus": os.cpu_count(), "python": sys.version.split()[0]}
         options.out.write_text(json.dumps({"machine": machine, "runs": found}, indent=1) + "\n")
