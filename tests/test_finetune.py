@@ -158,6 +158,20 @@ def test_another_command_or_other_data_in_the_same_folder_is_refused(labeled, ba
     assert "give one of them" in fails(capsys, data, *place, "--resume", "--overwrite")
 
 
+def test_what_is_not_given_is_searched_in_the_time_that_there_is(base, tmp_path):
+    """There is hardly any, so all get the fewest steps: four arms four, two arms eight, the last one sixteen."""
+    report = tune(write(tmp_path / "a.jsonl", lines("labels")), base, tmp_path / "out", "--minutes", "1e-6")
+    assert report["rounds"] == ["4", "8"]
+    assert [sorted(one["losses"]) for one in report["search"]].count(["4", "8"]) == 2
+    assert {one["name"].split(",")[0] for one in report["search"]} == {
+        "LoRA of rank 8",
+        "all weights",
+        "the output layer alone",
+    }
+    assert report["chosen"]["steps"] == json.loads((tmp_path / "out" / "finetune.json").read_text())["steps"] == 16
+    assert "--steps 16" in report["command"]
+
+
 def test_a_tuning_is_deleted_only_when_asked_and_other_files_stay(base, tmp_path):
     out = tmp_path / "out"
     data = write(tmp_path / "a.jsonl", lines("labels"))

@@ -105,7 +105,7 @@ class _Talk:
         talk, pieces, is_whole = self.conversation, [], False
         talk.add("user", message)
         try:
-            print_pieces(_kept(self._stream(), pieces))
+            print_pieces(_without_first_space(_kept(self._stream(), pieces)))
             is_whole = True
         except KeyboardInterrupt:  # ends the answer, not the chat
             print("(stopped)")
@@ -154,6 +154,13 @@ def _kept(pieces: Iterable[str], kept: list[str]) -> Iterable[str]:
     for piece in pieces:
         kept.append(piece)
         yield piece
+
+
+def _without_first_space(pieces: Iterable[str]) -> Iterable[str]:
+    """Leave out the space with which words begin: on the screen there is nothing before it."""
+    pieces = iter(pieces)
+    yield next(pieces, "").removeprefix(" ")
+    yield from pieces
 
 
 def _holds_conversations(path: Path) -> bool:

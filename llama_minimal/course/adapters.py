@@ -84,12 +84,15 @@ def measure(say: Say = print) -> dict[str, Any]:
 
     Answers are those to greedy decoding; the test examples are from stories, or with values, that no training has seen.
     """
-    recall = recall_examples(N_TEST, distance=3, split="test")
-    strange = recall_examples(N_TEST, distance=3, split="strange")
+    recall = recall_examples(N_TEST, distance=3, unknown=0.0, split="test")
+    strange = recall_examples(N_TEST, distance=3, unknown=0.0, split="strange")
     alone = ask_libraries(N_TEST)
     rows = {
         "recall of a fact after three other turns": _row("dialogue", "chat", recall, say) | {"chance": chance(recall)},
-        "the same with words that no story has": _row("dialogue", "chat", strange, say),
+        "the same, never said": _row(
+            "dialogue", "chat", recall_examples(100, distance=3, unknown=1.0, split="test"), say
+        ),
+        "the same, with words that no story has": _row("dialogue", "chat", strange, say),
         "question answering": _row("question_answering", "qa", _test("question_answering"), say),
         "questions about one of 100 stories, alone": _row("question_answering", "qa", alone, say),
         "questions about one of 100 stories, retrieved": _row("question_answering", "qa", with_retrieved(alone), say)

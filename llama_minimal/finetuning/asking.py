@@ -21,7 +21,8 @@ from llama_minimal.scores import chrf
 from llama_minimal.tokenizer import TextCodec
 
 _BATCH = 32
-_SHORT = 5  # terms: a median answer of at most so many is right or wrong, a longer one more or less alike
+# Words (of Chinese, characters and pairs of them): a median answer of so many or fewer is right or wrong.
+_SHORT = 5
 _ROW = 512  # tokens: rows are not longer than the longest example or this
 
 

@@ -42,7 +42,7 @@ class Arm:
     def flags(self) -> str:
         """The flags of ``llama-minimal finetune`` that ask for this arm and no other."""
         rank = f" --rank {self.rank}" if self.method == "lora" else ""
-        return f"--method {self.method} --lr {self.lr:g}{rank}"
+        return f"--method {self.method} --lr {self.lr!r}{rank}"
 
 
 def arms(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_minimal.config import read_json
-from llama_minimal.files import explained, remove_leftovers, replace_file
+from llama_minimal.files import LEFTOVER, explained, replace_file
 from llama_minimal.run_folder import remove_run, run_files
 
 STATE = "finetune.json"
@@ -72,8 +72,7 @@ def check_folder(folder: Path) -> None:
         )
     if is_tuning(folder) or not folder.is_dir():
         return
-    remove_leftovers(folder)
-    if first := next(folder.iterdir(), None):
+    if first := next((path for path in folder.iterdir() if not LEFTOVER.fullmatch(path.name)), None):
         raise ValueError(
             f"{folder} holds {first.name}, and no fine-tuning; nothing there is touched: give a new folder"
         )
