@@ -14,7 +14,7 @@ from llama_minimal.finetuning.methods import Method
 from llama_minimal.settings import TuneMethod
 
 # Peak learning rates at width 256; see ``arms``.
-_RATES: dict[str, tuple[float, ...]] = {"full": (1e-3, 3e-4), "lora": (2e-3, 5e-3), "head": (1e-2, 3e-3)}
+_RATES: dict[str, tuple[float, ...]] = {"full": (1e-3, 3e-4), "lora": (3e-3, 1e-3), "head": (1e-2, 3e-3)}
 _WIDTH = 256
 _RANK = 8
 _FEWEST_STEPS = 4  # of an arm in its first round

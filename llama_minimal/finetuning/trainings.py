@@ -19,7 +19,7 @@ from llama_minimal.training import Trainer
 
 VALIDATIONS = (2, 10)  # of a training that is part of the search, and of the last one
 _PATIENCE = 4  # validations of the last training without a lower loss
-_STEPS_PER_EPOCH, _MOST_ROWS = 16, 8
+_STEPS_PER_EPOCH, _MOST_ROWS = 6, 8
 _DROPOUT = 0.05
 _REPLAYED = (0.8, 0.2)  # shares of the rows that are examples and replayed text
 
@@ -41,7 +41,7 @@ def new_model(material: Material, arm: Arm, *, seed: int) -> Llama:
 def new_trainer(material: Material, arm: Arm, steps: int, config: TuneConfig, *, out: Path | None = None) -> Trainer:
     """Return a trainer of a new model; with a folder it is the last training, which validates often and may stop early.
 
-    A step reads a sixteenth of the rows, but not more than eight: a small file is read in small steps, so that an
+    A step reads a sixth of the rows, but not more than eight: a small file is read in small steps, so that an
     epoch has enough of them.
     """
     n_rows = len(material.train.inputs)
