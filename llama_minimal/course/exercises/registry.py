@@ -21,6 +21,7 @@ CHAPTERS = (  # the modules of checks/
     "mixed_precision",
     "data_parallelism",
     "model_parallelism",
+    "applications",
 )
 
 
