@@ -24,6 +24,39 @@ def causal_mask(n_queries: int, n_keys: int, *, device: torch.device | str | Non
     return torch.ones(n_queries, n_keys, dtype=torch.bool, device=device).tril(n_keys - n_queries)
 
 
+def document_positions(documents: Tensor) -> Tensor:
+    """Return where each token of a packed row stands in its own document, (B, T), from 0.
+
+    Args:
+        documents: (B, T) numbers; a document is a run of equal ones.
+
+    Example:
+        >>> document_positions(torch.tensor([[1, 1, 1, 2, 2, 0]])).tolist()
+        [[0, 1, 2, 0, 1, 0]]
+    """
+    places = torch.arange(documents.size(1), device=documents.device).expand_as(documents)
+    return places - _first_places(documents, places)
+
+
+def document_mask(documents: Tensor) -> Tensor:
+    """Return the (B, 1, T, T) mask of packed rows: each token sees itself and those before it in its own document.
+
+    True means "may look". It is block-diagonal and causal.
+
+    Args:
+        documents: (B, T) numbers; a document is a run of equal ones.
+    """
+    places = torch.arange(documents.size(1), device=documents.device).expand_as(documents)
+    first = _first_places(documents, places)
+    return ((first[:, :, None] == first[:, None]) & causal_mask(*places.shape[1:] * 2, device=places.device))[:, None]
+
+
+def _first_places(documents: Tensor, places: Tensor) -> Tensor:
+    """Return the place in the row where each token's document begins, (B, T)."""
+    begins = documents[:, 1:] != documents[:, :-1]
+    return torch.cat((torch.zeros_like(places[:, :1]), places[:, 1:] * begins), dim=1).cummax(dim=1).values
+
+
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, is_causal: bool = False) -> Tensor:
     """Mix the values, each by how well its key answers the query.
 
@@ -80,8 +113,8 @@ class Attention(nn.Module):
             x: (B, T, D).
             rope: cos and sin of the tokens' positions, broadcastable to (B, T, H, Dh/2).
             cache, layer, positions: where keys and values are kept, see ``KVCache.write``.
-            mask: (B, 1, T, S), which cached tokens each new one may see. None means that the T tokens are
-                all there is.
+            mask: (B, 1, T, S), which tokens, cached ones included, each new one may see. None means that the T
+                tokens are all there is, of one document.
         """
         B, T, _ = x.shape
         x = cast_once(x)

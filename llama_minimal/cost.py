@@ -36,7 +36,7 @@ def parameters(config: LlamaConfig) -> dict[str, int]:
         "attention": n_layers * attention,
         "feed-forward": n_layers * feed_forward,
         "norms": n_norms * norm,
-        "output": 0 if config.tie_embeddings else V * D,
+        "output": 0 if config.tie_embeddings else config.n_outputs * D,
     }
 
 
@@ -57,7 +57,7 @@ def flops_per_token(config: LlamaConfig, *, context: int) -> dict[str, float]:
         "attention projections": config.n_layers * 2 * (2 * D * q_dim + 2 * D * kv_dim),
         "attention scores": config.n_layers * 2 * (2 * q_dim * context),
         "feed-forward": config.n_layers * 2 * n_matrices * D * F,
-        "output": 2 * D * config.vocab_size,
+        "output": 2 * D * config.n_outputs,
     }
 
 

@@ -218,7 +218,12 @@ def _encode(tokenizer: TextCodec | None, prompt: str | Ids) -> list[int]:
         return as_ids(prompt)
     if tokenizer is None:
         raise ValueError("a prompt that is text needs a tokenizer; give one, or give token ids")
-    ids = tokenizer.encode_prompt(prompt)
+    return encode_prompt(tokenizer, prompt)
+
+
+def encode_prompt(tokenizer: TextCodec, text: str | bytes) -> list[int]:
+    """Return the ids from which a model continues a text, as ``generate`` encodes it."""
+    ids = tokenizer.encode_prompt(text)
     # From nothing a model cannot go on: then a text begins even where the tokenizer does not say so.
     return ids if ids or tokenizer.bos_id is None else [tokenizer.bos_id]
 

@@ -2,13 +2,19 @@
 
 # B batch, T time, N = B·T tokens, V vocabulary
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 IGNORE = -100  # a target that counts for nothing, as everywhere in PyTorch
+
+Batch = tuple[Tensor, ...]
+"""Inputs, targets (B, T), and what else an objective reads; the first axis of each counts sequences."""
+Objective = Callable[[nn.Module, Batch], tuple[Tensor, Tensor]]
+"""(model, batch) -> the sum of the losses, which training makes smaller, and how many there are."""
 
 
 def next_token_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -39,6 +45,19 @@ def next_token_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = No
     losses = losses.view(targets.shape)
     weights = (real if weights is None else weights * real).to(losses.dtype)
     return (torch.where(real, losses, 0) * weights).sum(), weights.sum()
+
+
+def next_token(
+    model: nn.Module, batch: Batch, *, loss: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = next_token_loss
+) -> tuple[Tensor, Tensor]:
+    """Return total and count of the next-token loss of a batch: the objective of pretraining and supervised tuning.
+
+    Args:
+        batch: inputs and targets, (B, T), and where rows are packed the documents of their tokens, (B, T).
+        loss: of logits and targets.
+    """
+    inputs, targets, *documents = batch
+    return loss(model(inputs, documents=documents[0]) if documents else model(inputs), targets)
 
 
 def _refuse_unknown(targets: Tensor, vocab_size: int) -> None:

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from llama_minimal.attention import Attention
+from llama_minimal.attention import Attention, document_mask, document_positions
 from llama_minimal.config import LlamaConfig
 from llama_minimal.config.checks import check_seed
 from llama_minimal.devices import find_device, find_dtype, float64_device
@@ -61,13 +61,20 @@ class Llama(nn.Module):
         self.layers = nn.ModuleDict({str(i): blocks[i // config.share_layers] for i in range(config.n_layers)})
         # A post-norm block ends with a norm already (Vaswani et al. 2017, §3.1).
         self.norm = make_norm(config) if config.norm_placement == "pre" else None
-        self.output = Linear(config.dim, config.vocab_size, bias=False)
+        self.output = Linear(config.dim, config.n_outputs, bias=False)
         self.positions = _position_table(config)
         self._tie()
         if not self.tok_embeddings.weight.is_meta:
             self.init_weights()
 
-    def forward(self, tokens: Tensor, *, positions: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        *,
+        positions: Tensor | None = None,
+        cache: KVCache | None = None,
+        documents: Tensor | None = None,
+    ) -> Tensor:
         """Return the logits of each next token.
 
         Args:
@@ -75,18 +82,27 @@ class Llama(nn.Module):
             positions: (B, T) positions of the tokens; None means 0 … T−1.
             cache: keys and values of the tokens before these. With a cache and no positions, the tokens are
                 the prompt, and fill it from its first slot.
+            documents: (B, T) which document of a packed row a token belongs to: it sees no other, and counts its
+                position from the document's beginning. Instead of positions and cache.
 
         Returns:
-            (B, T, V).
+            (B, T, V), or with a classification head (B, T, labels).
 
         Raises:
             ValueError: if there are more tokens than ``max_seq_len``, or one has no embedding (on a GPU the device
                 stops instead).
         """
-        x = self.hidden_states(tokens, positions=positions, cache=cache)
+        x = self.hidden_states(tokens, positions=positions, cache=cache, documents=documents)
         return x if self.output is None else self.output(x)
 
-    def hidden_states(self, tokens: Tensor, *, positions: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+    def hidden_states(
+        self,
+        tokens: Tensor,
+        *,
+        positions: Tensor | None = None,
+        cache: KVCache | None = None,
+        documents: Tensor | None = None,
+    ) -> Tensor:
         """Return what ``output`` reads, (B, T, D): generation needs the logits of the last token only."""
         if tokens.dim() < 2:
             raise ValueError(f"tokens of shape {tuple(tokens.shape)} must be (B, T); give a single row as tokens[None]")
@@ -95,6 +111,10 @@ class Llama(nn.Module):
             raise ValueError(f"{T} tokens do not fit the context of {self.config.max_seq_len} tokens (max_seq_len)")
         where = torch.arange(T, device=tokens.device)[None] if positions is None else positions  # (1 or B, T)
         mask = None if cache is None or positions is None else cache.mask(positions)  # (B, 1, T, S)
+        if documents is not None:
+            if not (positions is cache is None):
+                raise ValueError("documents say where tokens stand; leave out positions and cache")
+            where, mask = document_positions(documents), document_mask(documents)
 
         x = tokens if self.tok_embeddings is None else self._embed(tokens)  # (B, T, D)
         rope = None

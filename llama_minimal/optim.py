@@ -90,6 +90,13 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr * group.get("lr_ratio", 1.0)
 
 
+@torch.no_grad()
+def scale_gradients(parameters: Iterable[nn.Parameter], factor: float) -> None:
+    """Multiply all gradients by a number, in place; 1 leaves them alone."""
+    if factor != 1 and (gradients := [parameter.grad for parameter in parameters if parameter.grad is not None]):
+        torch._foreach_mul_(gradients, factor)
+
+
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
     """Scale all gradients so that their common norm is at most ``max_norm``; return the norm before.
 

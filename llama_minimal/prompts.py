@@ -29,6 +29,10 @@ def check_prompts(config: LlamaConfig, prompts: Sequence[Sequence[int]], max_new
     Raises:
         ValueError: if there is no prompt, or one is empty, has unknown ids or leaves no room in the context.
     """
+    if config.labels:
+        raise ValueError(
+            f"this model tells labels apart ({', '.join(config.labels)}) and writes no text; use finetuning.classify"
+        )
     if not isinstance(max_new_tokens, Integral) or max_new_tokens < 1:
         raise ValueError(f"max_new_tokens={max_new_tokens} must be a whole number of at least 1")
     if not prompts:

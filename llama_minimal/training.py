@@ -7,17 +7,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from llama_minimal.data.batches import sequential_batches
-from llama_minimal.data.mixture import Texts
-from llama_minimal.data.stages import make_batches
+from llama_minimal.data.mixture import Text, Texts
+from llama_minimal.data.stages import make_batches, validation_batches
 from llama_minimal.evaluation import BestLoss
+from llama_minimal.loss import Objective
 from llama_minimal.metrics import MetricsLog
 from llama_minimal.mixed_precision import grad_scaler
 from llama_minimal.model import Llama
-from llama_minimal.optim import learning_rate, make_optimizer, set_learning_rate
+from llama_minimal.optim import learning_rate, make_optimizer, scale_gradients, set_learning_rate
 from llama_minimal.parallel import Mesh, parallelize
 from llama_minimal.run_folder import SNAPSHOTS
 from llama_minimal.settings import TrainConfig
@@ -44,18 +43,19 @@ __all__ = ["Trainer", "TrainingDivergedError"]
 
 
 class Trainer:
-    """Train a model on a file of tokens.
+    """Train a model on text, or on examples.
 
     Args:
         model: on its device, with float32 or float64 weights.
-        tokens: ids of the training text, (n,); a memory-mapped file will do, a tensor or a list. Or several sources
-            by name, which ``config.weights`` mixes. To align documents, each must begin with the same token, as
-            ``encode_corpus`` writes them.
+        tokens: ids of the training text, (n,); a memory-mapped file will do, a tensor or a list. Or packed examples.
+            Or several of them by name, which ``config.weights`` mixes. To align documents, each text must begin with
+            the same token, as ``encode_corpus`` writes them.
         config: how to train.
         out: folder for ``snapshots/`` and ``metrics.jsonl``; None keeps nothing.
         validation: ids of the validation text, or several by name; each has its own loss then, beside the whole.
         mesh: the processes that take part.
         tensorboard: also write TensorBoard's event files to ``out``.
+        objective: what to make smaller, ``(model, batch) -> (sum, count)``; None means the next-token loss.
 
     Raises:
         ValueError: if model, text and config do not fit each other.
@@ -78,6 +78,7 @@ class Trainer:
         validation: Texts | None = None,
         mesh: Mesh | None = None,
         tensorboard: bool = False,
+        objective: Objective | None = None,
     ) -> None:
         self.model, self.config, self.validation = model, config, validation
         self.mesh = mesh or Mesh(device=next(model.parameters()).device)
@@ -91,7 +92,7 @@ class Trainer:
         self.batches = make_batches(tokens, config, rank=rank, world_size=n)
         self.scaler = grad_scaler(config.precision, self.mesh.device)
         names = ("shard", "balance", "activation_checkpointing", "compile", "precision")
-        layout = {name: getattr(config, name) for name in names}
+        layout = {name: getattr(config, name) for name in names} | {"objective": objective}
         self.parallel = parallelize(model, self.mesh, schedule=config.pipeline_schedule, **layout)
         self.optimizer = make_optimizer(model, config)  # of this process's part
         self.step = 0  # steps done
@@ -136,23 +137,23 @@ class Trainer:
     def train_step(self) -> dict[str, float]:
         """Do one optimizer step and return its metrics; loss in nats per token."""
         started = time.perf_counter()
-        inputs, targets = map(torch.from_numpy, self.batches.batch(self.step))  # (B, T)
-        count = float(targets.numel() * self.mesh.size_of("data"))
-        # Gradients are averaged along ``data``; we want their sum.
-        factor = self.mesh.size_of("data") / count
+        batch = tuple(map(torch.from_numpy, self.batches.batch(self.step)))  # inputs, targets …, (B, T)
+        n_tokens = float(batch[0].numel() * self.mesh.size_of("data"))
+        # Gradients are averaged along ``data``; we want their sum. How many targets count is not known yet.
+        factor = self.mesh.size_of("data") / n_tokens
         was_training = self.model.training
         self.model.train()  # adapters may have dropout
-        total = self.parallel.forward_backward(
-            inputs,
-            targets,
-            scale=lambda part: self.scaler.scale(part * factor),
-            micro_batch_size=self.config.micro_batch_size,
+        size = self.config.micro_batch_size
+        sums = self.parallel.forward_backward(
+            batch, scale=lambda part: self.scaler.scale(part * factor), micro_batch_size=size
         )
         self.model.train(was_training)
-        (total,) = self.mesh.sum_of_data(total)
+        total, count = self.mesh.sum_of_data(*sums)
+        count = count or 1.0
         (wishes_to_stop,) = self.mesh.sum(float(self.stop_requested))
         self._stopping = wishes_to_stop > 0
         self.scaler.unscale_(self.optimizer)
+        scale_gradients(self.model.parameters(), n_tokens / count)
         norm = self.parallel.clip_gradients(self.config.clip_norm)
         lr = self._learning_rate()
         check_finite(total / count, norm, self.step + 1, lr, scaler=self.scaler, snapshots_in=self.snapshot_folder)
@@ -162,7 +163,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         seconds = time.perf_counter() - started
-        speed = count / seconds
+        speed = n_tokens / seconds
         return {"step": self.step, "loss": total / count, "lr": lr, "grad_norm": norm, "tokens_per_second": speed}
 
     def _learning_rate(self) -> float:
@@ -175,16 +176,15 @@ class Trainer:
         Of several sources each token counts once; ``source_losses`` then holds the loss of each.
         """
         texts = self.validation if isinstance(self.validation, Mapping) else {"": self.validation}
-        sums = {name: self._sum_loss(tokens) for name, tokens in texts.items()}
+        sums = {name: self._sum_loss(text) for name, text in texts.items()}
         self.source_losses = {name: total / count for name, (total, count) in sums.items() if name}
         return sum(total for total, _ in sums.values()) / sum(count for _, count in sums.values())
 
-    def _sum_loss(self, tokens: np.ndarray) -> tuple[float, float]:
+    def _sum_loss(self, text: Text) -> tuple[float, float]:
         """Return the summed loss over a text and the number of its targets, of all processes together."""
         batch_size = self.config.micro_batch_size or self.config.batch_size
         seq_len = self.batches.seq_len_at(max(0, self.step - 1))
-        batches = sequential_batches(tokens, batch_size=batch_size, seq_len=seq_len)
-        return self.parallel.evaluate(batches)
+        return self.parallel.evaluate(validation_batches(text, batch_size=batch_size, seq_len=seq_len))
 
     def _validate_if_due(self, metrics: dict[str, float]) -> bool:
         """Add the validation loss to the metrics if it is time; return whether it is the lowest so far."""

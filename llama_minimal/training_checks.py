@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from llama_minimal.config import LlamaConfig
-from llama_minimal.data.mixture import Texts
+from llama_minimal.data.mixture import Text, Texts
+from llama_minimal.data.packing import PackedExamples
 from llama_minimal.lora import adapters
 from llama_minimal.model import Llama
 from llama_minimal.parallel.mesh import Mesh
@@ -94,10 +95,20 @@ def _check_micro_batches(config: TrainConfig, *, rows: int, stages: int) -> None
 def check_texts(config: LlamaConfig, tokens: Any, *, what: str) -> Texts:
     """Return one text, or several sources by name, as arrays; refuse ids that the model has no embeddings for."""
     if not isinstance(tokens, Mapping):
-        return check_tokens(config, tokens, what=what)
+        return _check_text(config, tokens, what=what)
     if not tokens:
         raise ValueError(f"the {what} is a mapping without a source; give at least one")
-    return {name: check_tokens(config, part, what=f"{what} of {name}") for name, part in tokens.items()}
+    return {name: _check_text(config, part, what=f"{what} of {name}") for name, part in tokens.items()}
+
+
+def _check_text(config: LlamaConfig, text: Any, *, what: str) -> Text:
+    if not isinstance(text, PackedExamples):
+        return check_tokens(config, text, what=what)
+    check_tokens(config, text.inputs.ravel(), what=what)
+    highest = int(text.targets.max())
+    if highest >= config.n_outputs:
+        raise ValueError(f"the {what} has a target {highest}, but the model's outputs are 0 to {config.n_outputs - 1}")
+    return text
 
 
 def describe_run(model: Llama, config: TrainConfig, tokens: Texts) -> dict[str, Any]:

@@ -62,9 +62,10 @@ LEVELS = {
     "snapshot": 6,
     "training_checks": 7,
     "training": 8,
-    "course": 9,
-    "cli": 10,
-    "__main__": 11,
+    "finetuning": 9,
+    "course": 10,
+    "cli": 11,
+    "__main__": 12,
 }
 
 

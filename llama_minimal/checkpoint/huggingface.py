@@ -44,7 +44,7 @@ _TOP = {"tok_embeddings": "model.embed_tokens", "norm": "model.norm", "output": 
 
 def names(config: LlamaConfig) -> dict[str, str]:
     """Return the concrete name in transformers of every tensor name of ours."""
-    modules = dict(_TOP)
+    modules = _TOP | ({"output": "score"} if config.labels else {})
     for i in range(config.n_layers):
         modules |= {f"layers.{i}.{ours}": f"model.layers.{i}.{theirs}" for ours, theirs in _LAYER.items()}
     tensors = {f"{ours}.weight": f"{theirs}.weight" for ours, theirs in modules.items()}

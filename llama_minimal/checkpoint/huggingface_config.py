@@ -17,6 +17,7 @@ _SAME = {  # their config field: ours
     "rms_norm_eps": "norm_eps",
     "tie_word_embeddings": "tie_embeddings",
 }
+_CLASSIFIER = "LlamaForSequenceClassification"
 
 
 def config_from_huggingface(values: dict[str, Any]) -> LlamaConfig:
@@ -25,7 +26,7 @@ def config_from_huggingface(values: dict[str, Any]) -> LlamaConfig:
     Raises:
         ValueError: if it is no LLaMA, or uses what we do not have.
     """
-    if values.get("model_type") != "llama":
+    if values.get("model_type") != "llama":  # whatever its head
         raise ValueError(f"it describes a {values.get('model_type')!r} model; only 'llama' models can be loaded")
     needed = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
     if missing := [name for name in needed if values.get(name) is None]:
@@ -39,11 +40,19 @@ def config_from_huggingface(values: dict[str, Any]) -> LlamaConfig:
         rope_scaling=scaling,
         bias=attention_bias if attention_bias == ffn_bias else "attention" if attention_bias else "feed_forward",
     )
+    if _CLASSIFIER in (values.get("architectures") or ()):
+        config = config.replace(labels=_labels(values), tie_embeddings=False)  # it has no output layer to tie
     if (activation := values.get("hidden_act", "silu")) not in ("silu", "swish"):
         raise ValueError(f"it has hidden_act={activation!r}; only 'silu' can be loaded here")
     if quantized := values.get("quantization_config"):
         raise ValueError(f"it has quantization_config={quantized!r}; get a version that is not quantized")
     return config
+
+
+def _labels(values: dict[str, Any]) -> tuple[str, ...]:
+    """Return the labels in the order of their outputs; the library's own names where there are none."""
+    named = values.get("id2label") or {str(i): f"LABEL_{i}" for i in range(values.get("num_labels", 2))}
+    return tuple(str(named[key]) for key in sorted(named, key=int))
 
 
 def config_to_huggingface(config: LlamaConfig) -> dict[str, Any]:
@@ -54,15 +63,16 @@ def config_to_huggingface(config: LlamaConfig) -> dict[str, Any]:
     """
     if other := not_expressible(config):
         raise ValueError(f"the transformers library's LLaMA has no {', '.join(other)}; save with format='native'")
+    labels = dict(enumerate(config.labels or ()))
     return {
-        "architectures": ["LlamaForCausalLM"],
+        "architectures": [_CLASSIFIER if labels else "LlamaForCausalLM"],
         "model_type": "llama",
         "hidden_act": "silu",
         **{theirs: getattr(config, ours) for theirs, ours in _SAME.items()},
         **rope_to_huggingface(config),
         "attention_bias": config.attention_bias,
         "mlp_bias": config.ffn_bias,
-    }
+    } | ({"id2label": labels, "label2id": {label: i for i, label in labels.items()}} if labels else {})
 
 
 def not_expressible(config: LlamaConfig) -> list[str]:

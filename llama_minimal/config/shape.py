@@ -21,7 +21,7 @@ class LlamaConfig:
     The defaults of the switches are LLaMA's own. ``n_kv_heads`` left out means one per query head;
     ``hidden_dim`` left out means two thirds of 4·dim (LLaMA, §2.2), rounded up to a multiple of 256 (the
     released code); ``head_dim`` left out means dim / n_heads. ``bias`` is True for all linear layers but the
-    last, or names the part that has biases.
+    last, or names the part that has biases. With ``labels``, the output layer tells these apart instead of tokens.
 
     Raises:
         ValueError: if the sizes do not fit each other; the message says which values would.
@@ -49,6 +49,7 @@ class LlamaConfig:
     tie_embeddings: bool = False
     share_layers: int = 1
     head_dim: int | None = None
+    labels: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         for name in ("dim", "n_layers", "n_heads", "vocab_size", "max_seq_len", "share_layers"):
@@ -72,6 +73,10 @@ class LlamaConfig:
         check_divides("n_kv_heads", self.n_kv_heads, "n_heads", self.n_heads)
         check_divides("share_layers", self.share_layers, "n_layers", self.n_layers)
         self._check_positions()
+        if self.labels is not None:
+            settle(self, "labels", _checked_labels(self.labels))
+            if self.tie_embeddings:
+                raise ValueError("an output layer for labels is not the embedding of tokens; set tie_embeddings=False")
 
     def _fill_in(self) -> None:
         # A frozen dataclass fills in its derived fields once, here.
@@ -99,12 +104,18 @@ class LlamaConfig:
             raise ValueError(f"rope_scaling 'yarn' needs a rope_theta of more than 1, not {self.rope_theta:g}")
 
     def __repr__(self) -> str:
-        shown = [field.name for field in fields(self) if field.name != "head_dim" or not self._head_dim_follows]
+        usual = {"head_dim": self._head_dim_follows, "labels": self.labels is None}
+        shown = [field.name for field in fields(self) if not usual.get(field.name)]
         return f"LlamaConfig({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
 
     @property
     def _head_dim_follows(self) -> bool:
         return self.head_dim * self.n_heads == self.dim
+
+    @property
+    def n_outputs(self) -> int:
+        """How many numbers the output layer gives for each token: one a token id, or one a label."""
+        return len(self.labels) if self.labels else self.vocab_size
 
     @property
     def attention_bias(self) -> bool:
@@ -139,6 +150,13 @@ class LlamaConfig:
         if missing := sorted({"dim", "n_layers", "n_heads", "vocab_size"} - set(values)):
             raise ValueError(f"the config lacks {missing}")
         return cls(**values)
+
+
+def _checked_labels(labels: Any) -> tuple[str, ...]:
+    given = tuple(labels) if isinstance(labels, tuple | list) else ()
+    if len(given) < 2 or len(set(given)) < len(given) or not all(isinstance(one, str) and one for one in given):
+        raise ValueError(f"labels={labels!r} must be two or more different texts, such as ('bad', 'good')")
+    return given
 
 
 def ffn_width(dim: int, *, multiple_of: int = 256, multiplier: float = 1.0) -> int:

@@ -7,7 +7,8 @@ from llama_minimal.data.download import cache_folder, download
 from llama_minimal.data.duplicates import Duplicates, deduplicate
 from llama_minimal.data.encoding import encode_corpus
 from llama_minimal.data.mixture import MixedBatches
-from llama_minimal.data.stages import StagedBatches, make_batches
+from llama_minimal.data.packing import EncodedExample, PackedBatches, PackedExamples
+from llama_minimal.data.stages import StagedBatches, make_batches, validation_batches
 from llama_minimal.data.token_file import CorpusInfo, SplitInfo, TokenFile, read_corpus_info
 
 __all__ = [
@@ -16,8 +17,11 @@ __all__ = [
     "CorpusInfo",
     "Document",
     "Duplicates",
+    "EncodedExample",
     "LongDocument",
     "MixedBatches",
+    "PackedBatches",
+    "PackedExamples",
     "SplitInfo",
     "StagedBatches",
     "TokenFile",
@@ -29,4 +33,5 @@ __all__ = [
     "make_batches",
     "read_corpus_info",
     "sequential_batches",
+    "validation_batches",
 ]

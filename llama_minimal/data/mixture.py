@@ -10,10 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_minimal.data.batches import Batches, Ids, check_sharing, rows_of_step
+from llama_minimal.data.packing import PackedBatches, PackedExamples
 
 PARTS = 10_000
-Texts = NDArray[np.integer] | Mapping[str, NDArray[np.integer]]
-"""The tokens of one text, or of several sources by name."""
+Text = NDArray[np.integer] | PackedExamples
+"""A row of tokens, or examples."""
+Texts = Text | Mapping[str, Text]
+"""One text, or several sources by name."""
 
 
 class MixedBatches:
@@ -23,7 +26,7 @@ class MixedBatches:
     at its end begins its next epoch, each for itself.
 
     Args:
-        tokens: source → its tokens, (n_tokens,).
+        tokens: source → its tokens, (n_tokens,), or its examples.
         weights: of the sources, in their order; only their proportions count, rounded to ten-thousandths of the whole.
             None: each weighs as much as it has tokens, so that all are read equally often.
         batch_size: sequences in a step, over all ranks and sources together.
@@ -41,7 +44,7 @@ class MixedBatches:
 
     def __init__(
         self,
-        tokens: Mapping[str, NDArray[np.integer]],
+        tokens: Mapping[str, Text],
         *,
         weights: Sequence[float] | None = None,
         batch_size: int,
@@ -54,6 +57,7 @@ class MixedBatches:
         self.tokens = tokens
         self.batch_size, self.seq_len, self.rank, self.world_size = batch_size, seq_len, rank, world_size
         self._sources = [_batches(name, part, seq_len=seq_len, **options) for name, part in tokens.items()]
+        self._packed = any(isinstance(part, PackedExamples) for part in tokens.values())
         self._parts = parts(tokens, weights)
         self._order = order(self._parts)
         self._before = np.zeros_like(self._order)  # rows of the same source before this one
@@ -61,11 +65,15 @@ class MixedBatches:
             mine = self._order == source
             self._before[mine] = np.arange(mine.sum())
 
-    def batch(self, step: int) -> tuple[Ids, Ids]:
-        """Return inputs and targets of one step, each (B / world_size, T), as ``Batches.batch`` does."""
+    def batch(self, step: int) -> tuple[Ids, ...]:
+        """Return inputs and targets of one step, each (B / world_size, T), as ``Batches.batch`` does.
+
+        Where a source is examples, also documents; a row of plain text is one.
+        """
         rows = [self._row(row) for row in rows_of_step(step, self.batch_size, self.rank, self.world_size)]
-        inputs, targets = (np.concatenate(part) for part in zip(*rows, strict=True))
-        return inputs, targets
+        if self._packed:
+            rows = [row if len(row) > 2 else (*row, np.zeros_like(row[0])) for row in rows]
+        return tuple(np.concatenate(part) for part in zip(*rows, strict=True))
 
     def seq_len_at(self, step: int) -> int:
         """Return how long the sequences of a step are, in tokens."""
@@ -86,13 +94,13 @@ class MixedBatches:
         rows = self.rows(step).items()
         return {name: n / source.windows_per_epoch for (name, n), source in zip(rows, self._sources, strict=True)}
 
-    def _row(self, row: int) -> tuple[Ids, Ids]:
+    def _row(self, row: int) -> tuple[Ids, ...]:
         period, place = divmod(row, len(self._order))
         source = self._order[place]
         return self._sources[source].batch(period * self._parts[source] + int(self._before[place]))
 
 
-def parts(tokens: Mapping[str, NDArray[np.integer]], weights: Sequence[float] | None = None) -> list[int]:
+def parts(tokens: Mapping[str, Text], weights: Sequence[float] | None = None) -> list[int]:
     """Return weights as the smallest whole numbers in the same proportions, to ten-thousandths of the whole.
 
     Example:
@@ -134,8 +142,19 @@ def order(parts: Sequence[int]) -> NDArray[np.int64]:
     return chosen
 
 
-def _batches(name: str, tokens: NDArray[np.integer], **options: Any) -> Batches:
+def one_source(text: Text, *, document_start: int | None = None, **options: Any) -> Batches | PackedBatches:
+    """Return the batches of one text: windows of its tokens, or rows of its examples.
+
+    Raises:
+        ValueError: as ``Batches`` and ``PackedBatches``.
+    """
+    if isinstance(text, PackedExamples):
+        return PackedBatches(text, **options)
+    return Batches(text, document_start=document_start, **options)
+
+
+def _batches(name: str, text: Text, **options: Any) -> Batches | PackedBatches:
     try:
-        return Batches(tokens, batch_size=1, **options)
+        return one_source(text, batch_size=1, **options)
     except ValueError as error:
         raise ValueError(f"source {name}: {error}") from None

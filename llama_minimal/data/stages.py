@@ -1,10 +1,14 @@
 """The batches that a configuration asks for: of one text or several sources, of one length or short ones first."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from llama_minimal.data.batches import Batches, Ids
-from llama_minimal.data.mixture import MixedBatches, Texts
+import numpy as np
+
+from llama_minimal.data.batches import Batches, Ids, sequential_batches
+from llama_minimal.data.mixture import MixedBatches, Text, Texts, one_source
+from llama_minimal.data.packing import PackedBatches, PackedExamples, packed_batches
+from llama_minimal.loss import IGNORE
 from llama_minimal.settings import TrainConfig
 
 
@@ -37,7 +41,7 @@ class StagedBatches:
         rows = batch_size * (seq_len // short_seq_len)
         self._short = _one_length(tokens, batch_size=rows, seq_len=short_seq_len, **options)
 
-    def batch(self, step: int) -> tuple[Ids, Ids]:
+    def batch(self, step: int) -> tuple[Ids, ...]:
         """Return inputs and targets of one step, as ``Batches.batch`` does."""
         return self._at(step).batch(step)
 
@@ -63,7 +67,7 @@ class StagedBatches:
 
 def make_batches(
     tokens: Texts, config: TrainConfig, *, rank: int = 0, world_size: int = 1
-) -> Batches | MixedBatches | StagedBatches:
+) -> Batches | PackedBatches | MixedBatches | StagedBatches:
     """Return the batches that a configuration asks for, of one text or of several sources by name.
 
     Raises:
@@ -72,11 +76,14 @@ def make_batches(
     """
     if config.weights is not None and not isinstance(tokens, Mapping):
         raise ValueError(f"weights={config.weights} are for several sources; leave them out, or give more")
-    first = next(iter(tokens.values())) if isinstance(tokens, Mapping) else tokens
+    texts = list(tokens.values()) if isinstance(tokens, Mapping) else [tokens]
+    plain = [text for text in texts if not isinstance(text, PackedExamples)]
+    if config.short_seq_len is not None and len(plain) < len(texts):
+        raise ValueError("short_seq_len is for plain text; examples are packed in rows of one length, so leave it out")
     options = {
         "batch_size": config.batch_size,
         "seq_len": config.seq_len,
-        "document_start": int(first[0]) if config.align_documents and len(first) else None,
+        "document_start": int(plain[0][0]) if config.align_documents and plain and len(plain[0]) else None,
         "seed": config.seed,
         "rank": rank,
         "world_size": world_size,
@@ -89,5 +96,19 @@ def make_batches(
     return StagedBatches(tokens, short_seq_len=config.short_seq_len, short_steps=short_steps, **options)
 
 
-def _one_length(tokens: Texts, **options: Any) -> Batches | MixedBatches:
-    return MixedBatches(tokens, **options) if isinstance(tokens, Mapping) else Batches(tokens, **options)
+def _one_length(tokens: Texts, **options: Any) -> Batches | PackedBatches | MixedBatches:
+    return MixedBatches(tokens, **options) if isinstance(tokens, Mapping) else one_source(tokens, **options)
+
+
+def validation_batches(text: Text, *, batch_size: int, seq_len: int) -> Iterator[tuple[Ids, ...]]:
+    """Yield batches that cover every target of a text once, in order; ``IGNORE`` where a row is filled up.
+
+    Args:
+        batch_size: rows of a batch, B.
+        seq_len: tokens of a row, T; examples are packed already.
+    """
+    if isinstance(text, PackedExamples):
+        yield from packed_batches(text, batch_size=batch_size)
+        return
+    for inputs, targets, weights in sequential_batches(text, batch_size=batch_size, seq_len=seq_len):
+        yield inputs, np.where(weights > 0, targets, IGNORE)

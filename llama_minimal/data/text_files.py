@@ -103,24 +103,27 @@ def _is_bz2(error: Exception) -> bool:
 
 def _decode(head: bytes, file: BinaryIO, encoding: str, path: Path) -> Iterator[str]:
     decoder = codecs.getincrementaldecoder(encoding)()
-    data, before = head, 0
+    data, before, line = head, 0, 1
     while True:
         pending = len(decoder.getstate()[0])
         try:
             text = decoder.decode(data, final=not data)
         except UnicodeDecodeError as error:
             place = before - pending + error.start
-            raise ValueError(_not_unicode(path, encoding, error, place, zeros=b"\0" in head)) from None
+            line += error.object[: error.start].count(b"\n")
+            in_line = f" (line {line})" if encoding == "utf-8" else ""
+            where = f"byte 0x{error.object[error.start]:02x} at offset {place}{in_line}"
+            raise ValueError(_not_unicode(path, encoding, where, zeros=b"\0" in head)) from None
         # A byte order mark at the start belongs to the file, not to its text.
         yield text if before else text.removeprefix("\ufeff")
         if not data:
             return
         before += len(data)
+        line += text.count("\n")
         data = file.read(_CHUNK_BYTES)
 
 
-def _not_unicode(path: Path, encoding: str, error: UnicodeDecodeError, place: int, *, zeros: bool) -> str:
-    where = f"byte 0x{error.object[error.start]:02x} at offset {place}"
+def _not_unicode(path: Path, encoding: str, where: str, *, zeros: bool) -> str:
     if encoding != "utf-8":
         return f"{path} has the byte order mark of {encoding.upper()} but is not that: {where}; is it damaged?"
     if zeros:

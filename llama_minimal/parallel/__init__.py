@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from llama_minimal.config import Precision
+from llama_minimal.loss import Objective
 from llama_minimal.model import Llama
 from llama_minimal.parallel.board import is_lost_connection, note_begun, speaking, was_begun
 from llama_minimal.parallel.data import replicate, shard_parameters
@@ -47,6 +48,7 @@ def parallelize(
     activation_checkpointing: bool = False,
     compile: bool = False,
     precision: Precision = "fp32",
+    objective: Objective | None = None,
 ) -> Parallel:
     """Make a whole model into this process's part of it, in place, and return what computes a step.
 
@@ -57,12 +59,13 @@ def parallelize(
         balance: layers of each stage of a pipeline; None means stages of about as many parameters.
         activation_checkpointing: keep each block's input for the backward pass, and compute what is inside anew.
         precision: of matrix products.
+        objective: what a step makes smaller; None means the next-token loss.
 
     Raises:
-        ValueError: if the model cannot be split so; the message says how it can. Or if it is to be compiled for the
-            CPU, and there is no C++ compiler.
+        ValueError: if the model, or the objective, cannot be split so; the message says how it can. Or if it is to be
+            compiled for the CPU, and there is no C++ compiler.
     """
-    options: dict[str, Any] = {"precision": precision}
+    options: dict[str, Any] = {"precision": precision, "objective": objective}
     is_pipeline, n_parts = mesh.size_of("pipeline") > 1, mesh.size_of("tensor")
     check_divisible(model.config, n_parts)  # before anything is changed
     if is_pipeline:

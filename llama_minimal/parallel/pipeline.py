@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from llama_minimal.loss import Batch
 from llama_minimal.mixed_precision import autocast
 from llama_minimal.model import Llama
 from llama_minimal.parallel.data import accumulating, local
@@ -60,38 +61,40 @@ class Pipeline(Parallel):
                 self.n_stages |= dict.fromkeys(mine, len(stages))
 
     def forward_backward(
-        self, inputs: Tensor, targets: Tensor, *, scale: Scale, micro_batch_size: int | None = None
-    ) -> Tensor:
+        self, batch: Batch, *, scale: Scale, micro_batch_size: int | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Do what ``Parallel.forward_backward`` does; only the last stage knows Σ loss, and the others return 0."""
-        size = micro_batch_size or default_micro_batch_size(len(inputs), self.n)
-        micro_batches = list(zip(inputs.split(size), targets.split(size), strict=True))
+        size = micro_batch_size or default_micro_batch_size(len(batch[0]), self.n)
+        micro_batches = list(zip(*(rows.split(size) for rows in batch), strict=True))
         todo = order(self.schedule, self.n, len(micro_batches))[self.stage]
         last_backward = [m for kind, m in todo if kind == "B"][-1]
-        total = torch.zeros((), device=self.mesh.device, dtype=next(self.model.parameters()).dtype)
-        live: dict[int, tuple[Tensor, Tensor]] = {}
+        dtype = next(self.model.parameters()).dtype
+        total, count = (torch.zeros((), device=self.mesh.device, dtype=kind) for kind in (dtype, torch.float32))
+        live: dict[int, list[Tensor]] = {}
         for kind, m in todo:
             if kind == "F":
-                x, y = (part.to(self.mesh.device) for part in micro_batches[m])
-                live[m] = self._forward(x, y)
+                *live[m], counted = self._forward(tuple(rows.to(self.mesh.device) for rows in micro_batches[m]))
                 if self.is_last:
                     total += live[m][1].detach()
+                    count += counted
             else:
                 with accumulating(self.module, is_last=m == last_backward):
                     self._backward(*live.pop(m), scale)
         self._finish_sending()
         self._exchange()
-        return total
+        return total, count
 
-    def _forward(self, x: Tensor, y: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return what came into this stage, and what leaves it: hidden states, or Σ loss."""
+    def _forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return what came into this stage, what leaves it, hidden states or Σ loss, and of the loss the count."""
+        x, y, *documents = batch
         if not self.is_first:
             x = self._receive(self._hidden_shape(x), self.stage - 1).requires_grad_()
         if self.is_last:
-            return x, self._sum_loss(x, y, weights)
+            return x, *self._sum_loss((x, y, *documents))
         with autocast(self.precision, self.mesh.device):
-            hidden = self.module(x)
+            hidden = self.module(x, documents=documents[0]) if documents else self.module(x)
         self._send(hidden.detach(), self.stage + 1)
-        return x, hidden
+        return x, hidden, None
 
     def _backward(self, entered: Tensor, left: Tensor, scale: Scale) -> None:
         if self.is_last:
@@ -101,10 +104,10 @@ class Pipeline(Parallel):
         if not self.is_first:
             self._send(entered.grad, self.stage - 1)
 
-    def _evaluate(self, x: Tensor, y: Tensor, weights: Tensor) -> Tensor | None:
-        _, left = self._forward(x, y, weights)
+    def _evaluate(self, batch: Batch) -> tuple[Tensor, Tensor] | None:
+        _, *left = self._forward(batch)
         self._finish_sending()
-        return left if self.is_last else None
+        return tuple(left) if self.is_last else None
 
     def _hidden_shape(self, x: Tensor) -> tuple[int, int, int]:
         parts = self.mesh.size_of("tensor") if splits_sequences(self.model.config) else 1

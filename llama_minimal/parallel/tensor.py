@@ -125,7 +125,7 @@ def _count_whole_sequence(
     n_processes: int, _model: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, object]
 ) -> tuple[tuple[Tensor, ...], dict[str, object]]:
     """Tell a later stage the positions of all tokens: it sees hidden states of its part of the sequence only."""
-    if kwargs.get("positions") is None:
+    if kwargs.get("positions") is None and kwargs.get("documents") is None:  # those are of the whole sequence too
         kwargs["positions"] = torch.arange(args[0].size(1) * n_processes, device=args[0].device)[None]
     return args, kwargs
 
@@ -136,6 +136,8 @@ def check_divisible(config: LlamaConfig, n_processes: int) -> None:
     Raises:
         ValueError: if kv heads (and so heads) or feed-forward features are no multiple of the processes.
     """
+    if config.labels and n_processes > 1:
+        raise ValueError(f"tensor={n_processes} splits the output by tokens, and this one tells labels apart; give 1")
     if first_id(config, n_processes, n_processes - 1) >= config.vocab_size:
         raise ValueError(f"tensor={n_processes} leaves a process without any of vocab_size={config.vocab_size} tokens")
     for name in ("n_kv_heads", "n_heads", "hidden_dim"):

@@ -1,0 +1,116 @@
+"""Which weights may change, and a head that tells labels apart."""
+
+# B texts, T tokens of the longest, L labels
+
+from collections.abc import Iterator, Sequence
+from typing import Literal, get_args
+
+import torch
+
+from llama_minimal.config.checks import check_one_of
+from llama_minimal.generation import encode_prompt
+from llama_minimal.linear import Linear
+from llama_minimal.lora import LoRAConfig, adapters, add_adapter
+from llama_minimal.model import Llama
+from llama_minimal.tokenizer import TextCodec
+
+Method = Literal["full", "lora", "head"]
+LORA = LoRAConfig(targets=("wq", "wk", "wv", "wo", "w1", "w2", "w3"))
+"""Rank 8 beside every matrix of the blocks."""
+
+
+def prepare(model: Llama, method: Method, *, lora: LoRAConfig = LORA, name: str = "tuned", seed: int = 0) -> None:
+    """Say which weights of a model may change, in place.
+
+    ``full``: all. ``lora``: those of a new adapter, and a classification head if there is one. ``head``: the output
+    layer alone.
+
+    Args:
+        lora: the adapter.
+        name: of the adapter.
+        seed: of the adapter's random numbers.
+
+    Raises:
+        ValueError: if there is no such method, the head is the embedding as well, or the adapter cannot be added.
+    """
+    check_one_of("method", method, get_args(Method))
+    if method == "lora":
+        add_adapter(model, name, lora, seed=seed)
+    elif there := adapters(model):
+        raise ValueError(f"the model has adapters ({', '.join(there)}); merge_and_unload them before method={method!r}")
+    else:
+        model.requires_grad_(method == "full")
+    if method == "head" and model.config.tie_embeddings:
+        raise ValueError("the output layer is the embedding as well; give the model one for labels (with_labels) first")
+    if method == "head" or model.config.labels:
+        model.output.requires_grad_(True)
+
+
+def with_labels(model: Llama, labels: Sequence[str]) -> Llama:
+    """Return a model that tells labels apart: the same body, and a new output layer of L rows that starts at zero.
+
+    The body is shared with the model that was given, not copied.
+
+    Raises:
+        ValueError: if there are fewer than two labels, or two are equal.
+    """
+    config = model.config.replace(labels=tuple(labels), tie_embeddings=False)
+    with torch.device("meta"):
+        new = Llama(config)
+    new.tok_embeddings, new.layers, new.norm = model.tok_embeddings, model.layers, model.norm
+    new.positions, new.eos_ids = model.positions, model.eos_ids
+    new.output = Linear(config.dim, len(config.labels), bias=False).to(model.tok_embeddings.weight)
+    torch.nn.init.zeros_(new.output.weight)
+    return new.train(model.training)
+
+
+@torch.inference_mode()
+def classify(
+    model: Llama, tokenizer: TextCodec, texts: Sequence[str], *, batch_size: int = 32
+) -> list[dict[str, float]]:
+    """Return the probability of every label, for each text.
+
+    Args:
+        model: with a classification head.
+        batch_size: texts that are read at once; texts of about equal length go together.
+
+    Raises:
+        ValueError: if the model has no such head, the texts are one text, or one has more tokens than the context.
+    """
+    if not model.config.labels:
+        raise ValueError("this model writes text and has no labels; give it some with with_labels, and train it")
+    if isinstance(texts, str | bytes):
+        raise ValueError("texts is one text; give a list of texts")
+    ids = [encode_prompt(tokenizer, text) for text in texts]
+    _check_fit(ids, model.config.max_seq_len)
+    results: list[dict[str, float]] = [{}] * len(ids)
+    training = model.training
+    model.eval()
+    try:
+        for which in _by_length(ids, batch_size):
+            for i, row in zip(which, _probabilities(model, [ids[i] for i in which]), strict=True):
+                results[i] = dict(zip(model.config.labels, row, strict=True))
+    finally:
+        model.train(training)
+    return results
+
+
+def _probabilities(model: Llama, rows: Sequence[Sequence[int]]) -> list[list[float]]:
+    lengths = torch.tensor([len(row) for row in rows], device=model.device)
+    tokens = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
+    for i, row in enumerate(rows):
+        tokens[i, : len(row)] = torch.tensor(row)
+    logits = model.next_logits(tokens.to(model.device), lengths - 1)  # (B, L)
+    return logits.float().softmax(-1).tolist()
+
+
+def _by_length(ids: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
+
+
+def _check_fit(ids: Sequence[Sequence[int]], most: int) -> None:
+    for i, row in enumerate(ids):
+        if len(row) > most:
+            raise ValueError(f"text {i} has {len(row)} tokens, more than the context of {most} (max_seq_len); cut it")
