@@ -63,9 +63,10 @@ LEVELS = {
     "training_checks": 7,
     "training": 8,
     "finetuning": 9,
-    "course": 10,
-    "cli": 11,
-    "__main__": 12,
+    "applications": 10,
+    "course": 11,
+    "cli": 12,
+    "__main__": 13,
 }
 
 
