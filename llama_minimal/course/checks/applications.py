@@ -82,6 +82,9 @@ EXERCISES = {
         draw=of.stuffing_case,
         mistakes={
             "the sentence grows with each repetition, and a long one counts less": of.without_length,
+            "the sentence grows with each repetition: its d is f, and d/d̄ is not 0": lambda idf, score, mean, k1, b: (
+                of.repeats(idf, score, np.inf, k1, b)
+            ),
             "as many as needed for a tie; it must get more than the score": lambda idf, score, mean, k1, b: max(
                 0, of.repeats(idf, score - 1e-9, mean, k1, b)
             ),
@@ -105,8 +108,6 @@ EXERCISES = {
         right=of.hidden_test,
         cases=[(function,) for function in of.MEDIANS],
         mistakes={
-            "every function passes it": lambda function: True,
-            "no function passes it, though two are right": lambda function: False,
             "with an odd count of numbers there is one in the middle: test an even one, too": of.lets_through(
                 of.upper, of.lower, of.rounded
             ),
@@ -136,6 +137,8 @@ EXERCISES = {
             ),
             "it says True for the wrong ones, and False for the right ones": lambda function: not of.MEDIANS[function],
             "it refuses a right function: the library's median": lambda function: function is of.median,
+            "it refuses a function that is right": lambda function: False,
+            "it lets wrong functions pass, and the one that is named is among them": lambda function: True,
         },
     ),
     "ledger": Exercise(
