@@ -135,10 +135,10 @@ EXERCISES = {
             "three wrong functions pass it: they drop signs, drop repeated numbers, or sort the caller's list": (
                 of.lets_through(of.by_size, of.without_doubles, of.in_place)
             ),
-            "it says True for the wrong ones, and False for the right ones": lambda function: not of.MEDIANS[function],
             "it refuses a right function: the library's median": lambda function: function is of.median,
             "it refuses a function that is right": lambda function: False,
             "it lets wrong functions pass, and the one that is named is among them": lambda function: True,
+            "it says True for the wrong ones, and False for the right ones": lambda function: not of.MEDIANS[function],
         },
     ),
     "ledger": Exercise(
