@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-IGNORE = -100  # a target that counts for nothing, as everywhere in PyTorch
+from llama_minimal.prompts import IGNORE
 
 Batch = tuple[Tensor, ...]
 """Inputs, targets (B, T), and what else an objective reads; the first axis of each counts sequences."""

@@ -1,4 +1,4 @@
-"""What tokens must be before a model reads them."""
+"""What tokens must be before a model reads them, and which target it does not learn."""
 
 from collections.abc import Iterable, Sequence
 from numbers import Integral
@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from llama_minimal.config import LlamaConfig
+
+IGNORE = -100  # a target that counts for nothing, as everywhere in PyTorch
 
 
 def as_ids(ids: Iterable[int], *, what: str = "a prompt") -> list[int]:

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 
 from llama_minimal.config import LlamaConfig
+from llama_minimal.data import EncodedExample, PackedExamples
 from llama_minimal.loss import IGNORE, next_token_loss
 from llama_minimal.model import build
 from llama_minimal.parallel import open_mesh
@@ -36,11 +37,18 @@ SHAPES = {
     "transformer": replace(
         SHAPE, n_kv_heads=8, norm="layer", norm_placement="post", ffn="relu", position="sinusoidal", bias=True
     ),
+    "packed": replace(SHAPE, rope_theta=5000.0),  # trains on examples and text
     # For eight processes.
     "two layers": replace(SHAPE, n_heads=16, n_kv_heads=8, tie_embeddings=True),
     "four layers": replace(SHAPE, n_layers=4, n_heads=16, n_kv_heads=8, share_layers=2, tie_embeddings=True),
     "eight layers": replace(SHAPE, n_layers=8, share_layers=2, tie_embeddings=True),
 }
+EXAMPLES = [
+    EncodedExample(TOKENS[start : start + n].tolist(), [i >= learned for i in range(n)])
+    for start, n, learned in zip(range(0, 3000, 10), np.arange(300) % 6 + 3, np.arange(300) % 2 + 1, strict=True)
+]
+MIXTURE = {"examples": PackedExamples.pack(EXAMPLES[30:], seq_len=8), "text": TOKENS}
+HELD_OUT = {"examples": PackedExamples.pack(EXAMPLES[:30], seq_len=8), "text": TOKENS[:300]}
 RECIPE = TrainConfig(
     steps=20, batch_size=8, seq_len=8, lr=3e-3, warmup_steps=4, clip_norm=0.5, validate_every=20, micro_batch_size=1
 )
@@ -78,7 +86,8 @@ def keys(size, shapes):
 
 def train(mesh, shape, **changes):
     model = build(shape, device=mesh.device)
-    trainer = Trainer(model, TOKENS, replace(RECIPE, **changes), mesh=mesh, validation=TOKENS[:300])
+    texts, held_out = (MIXTURE, HELD_OUT) if shape == SHAPES["packed"] else (TOKENS, TOKENS[:300])
+    trainer = Trainer(model, texts, replace(RECIPE, **changes), mesh=mesh, validation=held_out)
     metrics = list(trainer.run())
     # A model that was just validated is what a snapshot would write: slices in float32, not what was gathered.
     assert all(p.dtype == torch.float32 for p in model.parameters())

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gloo over torch
 
 WORKER = Path(parallel_worker.__file__)
 SHAPES_OF = {
-    2: ["llama", "tied and shared", "one layer", "transformer"],
+    2: ["llama", "tied and shared", "one layer", "transformer", "packed"],
     4: ["one layer", "tied and shared"],
     8: ["two layers", "four layers", "eight layers"],
 }

@@ -125,6 +125,8 @@ NOT_DIFFERENTIABLE = {
     "chain": "composes backwards",
     "clip_gradients": "acts on gradients",
     "decode_float": "from bits",
+    "document_mask": "boolean",
+    "document_positions": "integers",
     "encode_float": "bits",
     "generate": "integers",
     "init_params": "random",

@@ -103,6 +103,8 @@ def test_both_start_with_the_same_names_and_shapes(changes):
         (llama_minimal.feedforward, "relu_ffn"),
         (llama_minimal.attention, "attention"),
         (llama_minimal.attention, "causal_mask"),
+        (llama_minimal.attention, "document_mask"),
+        (llama_minimal.attention, "document_positions"),
         (llama_minimal.lora, "lora_update"),
         (llama_minimal.loss, "next_token_loss"),
     ],

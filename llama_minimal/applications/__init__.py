@@ -1,6 +1,6 @@
 """Applications: what a language model is tuned to do, each with examples, a score and baselines that only count.
 
-``application("sentiment")`` returns one. Each module holds an ``APPLICATION``, and is loaded when it is first asked for.
+``application("sentiment")`` returns one. Each module holds an ``APPLICATION`` and is loaded when it is first asked for.
 """
 
 from importlib import import_module

@@ -109,9 +109,7 @@ def config_to_params(config: LlamaConfig) -> dict[str, Any]:
     Raises:
         ValueError: if a switch has a value that Meta's code does not know.
     """
-    other = not_expressible(config) + [
-        f"{name}={value!r}" for name in ("bias", "labels") if (value := getattr(config, name))
-    ]
+    other = not_expressible(config) + [f"{n}={getattr(config, n)!r}" for n in ("bias", "labels") if getattr(config, n)]
     if config.head_dim * config.n_heads != config.dim:
         other.append(f"head_dim={config.head_dim} with dim={config.dim} and n_heads={config.n_heads}")
     if config.rope_scaling not in (None, _scaling(config)):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_minimal.data.batches import Ids, check_sharing, rows_of_step
-from llama_minimal.loss import IGNORE
+from llama_minimal.prompts import IGNORE
 
 
 class EncodedExample(NamedTuple):

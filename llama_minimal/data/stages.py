@@ -8,7 +8,7 @@ import numpy as np
 from llama_minimal.data.batches import Batches, Ids, sequential_batches
 from llama_minimal.data.mixture import MixedBatches, Text, Texts, one_source
 from llama_minimal.data.packing import PackedBatches, PackedExamples, packed_batches
-from llama_minimal.loss import IGNORE
+from llama_minimal.prompts import IGNORE
 from llama_minimal.settings import TrainConfig
 
 

@@ -34,14 +34,14 @@ def prepare(model: Llama, method: Method, *, lora: LoRAConfig = LORA, name: str 
         ValueError: if there is no such method, the head is the embedding as well, or the adapter cannot be added.
     """
     check_one_of("method", method, get_args(Method))
+    if method == "head" and model.config.tie_embeddings:
+        raise ValueError("the output layer is the embedding as well; give the model one for labels (with_labels) first")
     if method == "lora":
         add_adapter(model, name, lora, seed=seed)
     elif there := adapters(model):
         raise ValueError(f"the model has adapters ({', '.join(there)}); merge_and_unload them before method={method!r}")
     else:
         model.requires_grad_(method == "full")
-    if method == "head" and model.config.tie_embeddings:
-        raise ValueError("the output layer is the embedding as well; give the model one for labels (with_labels) first")
     if method == "head" or model.config.labels:
         model.output.requires_grad_(True)
 

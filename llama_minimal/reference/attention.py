@@ -44,6 +44,36 @@ def causal_mask(n_queries: int, n_keys: int) -> Array:
     return np.tri(n_queries, n_keys, n_keys - n_queries, dtype=bool)
 
 
+def document_positions(documents: Array) -> Array:
+    """Say where each token of a packed row stands in its own document, counted from 0.
+
+    Args:
+        documents: (B, T) numbers; a document is a run of equal ones.
+
+    Example:
+        >>> document_positions(np.array([[1, 1, 1, 2, 2]])).tolist()
+        [[0, 1, 2, 0, 1]]
+    """
+    positions = np.zeros(documents.shape, np.int64)
+    for t in range(1, documents.shape[1]):
+        positions[:, t] = (positions[:, t - 1] + 1) * (documents[:, t] == documents[:, t - 1])
+    return positions
+
+
+def document_mask(documents: Array) -> Array:
+    """Say which tokens of a packed row each token may look at: itself, and those before it in its own document.
+
+    Args:
+        documents: (B, T) numbers; a document is a run of equal ones.
+
+    Returns:
+        (B, 1, T, T), boolean; True means may look.
+    """
+    places = np.arange(documents.shape[1])
+    age = places[:, None] - places  # (T, T): how far back each key is
+    return ((age >= 0) & (age <= document_positions(documents)[:, :, None]))[:, None]
+
+
 def split_heads(x: Array, n_heads: int) -> Array:
     """Cut the features into heads, (B, T, H·Dh) → (B, H, T, Dh)."""
     B, T, _ = x.shape
