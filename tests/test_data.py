@@ -110,7 +110,7 @@ def test_sources_that_are_refused(folder):
         (folder / "bare", ValueError, "holds no .txt, .md"),
         (folder / "empty.py", ValueError, "holds no text"),
         (folder / "latin.txt", ValueError, r"latin\.txt is not UTF-8: byte 0xe9 at offset 0 \(line 1\); convert"),
-        (folder / "late.jsonl", ValueError, r"byte 0xe9 at offset 24 \(line 3\)"),
+        (folder / "late.jsonl", ValueError, r"byte 0xe9 at offset 24 \(line 2\)"),
         (
             folder / "broken.jsonl",
             ValueError,

@@ -27,6 +27,7 @@ LEVELS = {
     "config": 0,
     "devices": 0,
     "files": 0,
+    "plugins": 0,
     "running": 0,
     "tokenizer": 1,
     "settings": 1,

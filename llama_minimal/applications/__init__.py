@@ -5,6 +5,7 @@
 
 from importlib import import_module
 
+from llama_minimal import plugins
 from llama_minimal.applications.base import Application, Example, Predictor, Result
 
 __all__ = ["APPLICATIONS", "Application", "Example", "Predictor", "Result", "application"]
@@ -13,19 +14,16 @@ APPLICATIONS = ("generation", "dialogue", "sentiment", "translation", "question_
 
 
 def application(name: str) -> Application:
-    """Return an application by its name.
+    """Return an application by its name: one of ``APPLICATIONS``, or one that an installed package brings.
+
+    A package names its own as entry points of the group ``llama_minimal.applications``.
 
     Raises:
-        ValueError: if there is none of this name.
+        ValueError: if there is none of this name, or it cannot be used.
     """
     if name in APPLICATIONS:
         return import_module(f"{__name__}.{name}").APPLICATION
-    found = _outside()
-    if name not in found:
-        raise ValueError(f"application={name!r} is not one of {', '.join((*APPLICATIONS, *found))}")
-    return found[name]
-
-
-def _outside() -> dict[str, Application]:
-    """Return the applications of other installed packages, by name."""
-    return {}
+    outside = plugins.names(plugins.APPLICATIONS)
+    if name not in outside:
+        raise ValueError(f"application={name!r} is not one of {', '.join((*APPLICATIONS, *outside))}")
+    return plugins.load(plugins.APPLICATIONS, name)

@@ -95,13 +95,16 @@ class Application:
 
         Args:
             batch_size: prompts at a time; those of similar length go together.
-            template: write prompts that are turns by this template, instead of as text.
+            template: what writes prompts that are turns; None: the tokenizer's own, and without one they are text.
             progress: called with the number of prompts done since the last call.
         """
+        from llama_minimal.chat import chat_template
         from llama_minimal.generation import generate
 
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} must be at least 1")
+        if template is None and any("messages" in one.extra for one in examples):
+            template = chat_template(tokenizer)
         stop = list(self.stop) + ([end] if template and (end := template.turn_end()) else [])
         ids = [_fitting(model, tokenizer, self._ids(tokenizer, one, template), self.max_new_tokens) for one in examples]
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))

@@ -1,5 +1,6 @@
 """Dialogues in which the user states a fact, speaks of other things, and then asks for it. The words: recall.toml."""
 
+import re
 import tomllib
 from collections.abc import Iterator
 from functools import cache
@@ -93,6 +94,23 @@ def recalls(
     return found
 
 
+def study_dialogues(n: int, *, split: str = "train", seed: int = 0) -> list[list[Message]]:
+    """Return n dialogues to learn recalling from: several facts are stated, then all are asked for, and one unknown.
+
+    In every second the values are invented words, which can only be copied, not guessed. Each dialogue asks as often
+    as five of ``recall_dialogues``, in the length of two.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+    check_request(n, split)
+    found = []
+    for number in range(n):
+        dice = Dice(crc32(f"study/{split}/{seed}/{number}".encode()))
+        found.append(_Talk(split, dice).study(dice.between(3, 6), invent=number % 2 == 1))
+    return found
+
+
 class _Talk:
     """Write one dialogue."""
 
@@ -117,6 +135,21 @@ class _Talk:
         self.turn(self.question(asked), value if is_known else words()["unknown"])
         return Recall(self.messages, asked.kind, distance, is_known)
 
+    def study(self, n_facts: int, *, invent: bool) -> list[Message]:
+        """State facts and ask for all of them in another order, with other things in between."""
+        unknown = self.facts.pop()
+        stated = [self.facts.pop() for _ in range(n_facts)]
+        asked = [(unknown, words()["unknown"])]
+        for fact in stated:
+            if self.dice.chance(0.2):
+                self.turn(*self.talk[self.dice.choice(["talk", "valley"])].pop())
+            asked.append((fact, self.state(fact, keep=False, value=_invented(fact, self.dice) if invent else None)))
+        for fact, answer in self.dice.sample(asked, len(asked)):
+            if self.dice.chance(0.1):
+                self.turn(*self.talk[self.dice.choice(["talk", "valley"])].pop())
+            self.turn(self.question(fact), answer)
+        return self.messages
+
     def turn(self, user: str, llama: str) -> None:
         """Add what the user says, and the answer."""
         self.messages += ({"role": "user", "content": user}, {"role": "assistant", "content": llama})
@@ -132,9 +165,10 @@ class _Talk:
         else:
             self.turn(*self.talk["talk" if what < 0.75 else "valley"].pop())
 
-    def state(self, fact: Fact, *, keep: bool) -> str:
+    def state(self, fact: Fact, *, keep: bool, value: str | None = None) -> str:
         """Add a turn that states a fact, and return its value."""
-        value = self.dice.choice([value for value in fact.values if value not in self.used] or fact.values)
+        if value is None:
+            value = self.dice.choice([value for value in fact.values if value not in self.used] or fact.values)
         self.used.add(value)
         if keep:
             self.said.append((fact, value))
@@ -152,6 +186,18 @@ class _Talk:
         """Return an opening and a sentence, with a small letter where the sentence goes on."""
         goes_on = opening.endswith((", ", ": ")) and not text.startswith("I ")
         return opening + (text[0].lower() + text[1:] if goes_on else text)
+
+
+def _invented(fact: Fact, dice: Dice) -> str:
+    """Return a word that there is not, in the form of a fact's values: "a red kite" may become "a velo tasin"."""
+    head, article, rest = re.match(r"(.*\b(an?|the) )?(.*)", dice.choice(fact.values)).group(1, 2, 3)
+    made = []
+    for word in rest.split():
+        syllables = (dice.choice("bdfgklmnprstvz") + dice.choice("aeiou") for _ in range(dice.between(1, 3)))
+        new = "".join(syllables) + dice.choice(["", "n", "l", "r", "s"])
+        made.append(new.capitalize() if word[0].isupper() else new)
+    start = f"{head[: -len(article) - 1]}a " if article == "an" else head or ""
+    return start + " ".join(made)
 
 
 def _filled(text: str, value: str) -> str:

@@ -1,4 +1,4 @@
-"""The command line: ``llama-minimal train | generate | chat | evaluate | convert | corpus | info``, or --version."""
+"""The command line: ``llama-minimal train | generate | chat | evaluate | convert | corpus | examples | info``."""
 
 import errno
 import io
@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import tyro
 
 import llama_minimal
+from llama_minimal.cli.applications import Examples
 from llama_minimal.cli.chat import Chat
 from llama_minimal.cli.console import ending_quietly, plain_warnings, print_anything
 from llama_minimal.cli.corpus import Corpus
@@ -27,6 +28,7 @@ _COMMANDS = {
     "evaluate": Evaluate,
     "convert": Convert,
     "corpus": Corpus,
+    "examples": Examples,
     "info": Info,
 }
 

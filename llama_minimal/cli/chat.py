@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ _HELP = """\
 class Chat:
     """Talk with a model, if its folder has a chat template; an empty line or Ctrl-D ends it.
 
-    Without a template the model has not learned to answer: it continues one line after another.
+    An adapter named chat that comes with the model is used, unless another is given. Without a template the model has
+    not learned to answer: it continues one line after another.
     """
 
     folder: tyro.conf.Positional[str]
@@ -36,14 +37,26 @@ class Chat:
             raise ValueError("chat is a conversation with one process; start it without torchrun, or use generate")
         from llama_minimal.chat import Conversation, chat_template
 
-        model, tokenizer = load_for_writing(self.folder, self.write)
+        flags = self.write
+        if flags.adapter is None and (own := _own_adapter(self.folder)):
+            print(f"(with the adapter for chat that comes with {self.folder})")
+            flags = replace(flags, adapter=own)
+        model, tokenizer = load_for_writing(self.folder, flags)
         template = chat_template(tokenizer)
         if template is None and self.system is not None:
             raise ValueError(f"--system is for a model with a chat template, and {self.folder} has none; leave it out")
         if template is None:
-            _continue_lines(model, tokenizer, self.write)
+            _continue_lines(model, tokenizer, flags)
         else:
-            _Talk(model, Conversation(template, system=self.system), self.write).run()
+            _Talk(model, Conversation(template, system=self.system), flags).run()
+
+
+def _own_adapter(folder: str) -> str | None:
+    """Return the adapter for chat that comes with a model, if there is one."""
+    from llama_minimal.checkpoint import COURSE
+
+    own = (COURSE if folder == "course" else Path(folder).expanduser()) / "adapters" / "chat"
+    return own.name if own.is_dir() else None
 
 
 def _continue_lines(model: Any, tokenizer: Any, flags: WriteFlags) -> None:

@@ -92,6 +92,22 @@ def human(value: float, unit: str = "") -> str:
     return f"{value:.3g} {unit}".rstrip()
 
 
+def print_plugins() -> None:
+    """Print what installed packages bring, and warn of what cannot be used."""
+    from llama_minimal import plugins
+
+    if not any(map(plugins.names, plugins.GROUPS)):
+        return
+    from llama_minimal.applications import APPLICATIONS
+    from llama_minimal.cli.train import NEXT_TOKEN
+    from llama_minimal.data import CORPORA
+
+    print("\nfrom installed packages")
+    for group, built_in in zip(plugins.GROUPS, (CORPORA, APPLICATIONS, (NEXT_TOKEN,)), strict=True):
+        for name in plugins.find(group, built_in=built_in):
+            print(f"  {group.removeprefix('llama_minimal.')}: {name} ({plugins.packages(group, name)})")
+
+
 def check_counts(command: object, *names: str, least: int = 1) -> None:
     """Refuse a flag that is below ``least``; None stands for one that was left out.
 

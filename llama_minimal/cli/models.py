@@ -11,9 +11,9 @@ import tyro
 from tqdm import tqdm
 
 from llama_minimal import cost
-from llama_minimal.cli.console import check_counts, human, table
+from llama_minimal.cli.console import check_counts, human, print_plugins, table
 from llama_minimal.cli.several import ProcessFlags, loaded, together
-from llama_minimal.cli.write import WriteFlags, load_as_asked
+from llama_minimal.cli.write import WriteFlags, load_as_asked, load_for_writing
 from llama_minimal.config import PRESETS, LlamaConfig, preset
 
 
@@ -42,6 +42,15 @@ class Evaluate:
     """cuda, mps (Apple) or cpu; left out: the first of these that is there."""
     adapter: str | None = None
     """Folder of an adapter for the model, or the name of one that comes with it."""
+    application: str | None = None
+    """Score the model's answers instead: generation, dialogue, sentiment, translation, question_answering, code,
+    reports, or one of an installed package."""
+    n: int = 200
+    """With --application: how many test examples."""
+    seed: int = 0
+    """With --application: which stories the examples are about."""
+    retrieve: bool = False
+    """With --application question_answering: ask about one of 100 stories, without them and with the one found."""
     data: Path | None = None
     """With `evaluate course`: the encoded training text, such as runs/course/data; left out: generated anew."""
     write_card: bool = False
@@ -49,9 +58,13 @@ class Evaluate:
     processes: tyro.conf.OmitArgPrefixes[ProcessFlags] = field(default_factory=ProcessFlags)
 
     def __post_init__(self) -> None:
-        check_counts(self, "seq_len", "batch_size", "max_batches")
+        check_counts(self, "seq_len", "batch_size", "max_batches", "n")
+        check_counts(self, "seed", least=0)
 
     def run(self) -> None:
+        if self.application or self.retrieve:
+            self._score()
+            return
         if self.folder == "course" and self.corpus is None:
             if self.adapter:
                 raise ValueError("the card is that of the course model alone; name a text with --corpus")
@@ -66,6 +79,17 @@ class Evaluate:
         flags = WriteFlags(device=self.device, adapter=self.adapter)
         with loaded(self.folder, flags, self.processes, command="evaluate") as (model, tokenizer, mesh):
             self._evaluate(model, tokenizer, mesh)
+
+    def _score(self) -> None:
+        if self.corpus or self.data or self.write_card or not self.application:
+            raise ValueError("--application goes without --corpus, --data, --write-card; --retrieve needs it")
+        if self.processes.check("evaluate") > 1:
+            raise ValueError("--application is for one process")
+        from llama_minimal.cli.applications import evaluate_application
+
+        model, tokenizer = load_for_writing(self.folder, WriteFlags(device=self.device, adapter=self.adapter))
+        options = {"n": self.n, "seed": self.seed, "batch_size": self.batch_size, "retrieve": self.retrieve}
+        evaluate_application(self.application, model, tokenizer, **options)
 
     def _evaluate(self, model: Any, tokenizer: Any, mesh: Any) -> None:
         from llama_minimal.data import sequential_batches
@@ -174,7 +198,8 @@ class Info:
     """Show what a model costs: parameters by component, arithmetic per token, memory."""
 
     model: tyro.conf.Positional[str | None] = None
-    """Name of a preset, or a model as `generate` takes it: a folder or a hub id; left out: a list of the presets."""
+    """Name of a preset, or a model as `generate` takes it: a folder or a hub id; left out: a list of the presets,
+    and of what installed packages bring."""
     context: int | None = None
     """Tokens of context to count with; left out: the model's longest."""
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
@@ -186,6 +211,7 @@ class Info:
     def run(self) -> None:
         if self.model is None:
             print(table([(name, human(sum(cost.parameters(config).values()))) for name, config in PRESETS.items()]))
+            print_plugins()
             return
         config = self._config()
         if self.context is not None:

@@ -22,6 +22,8 @@ from llama_minimal.run_folder import DATA, SNAPSHOTS
 from llama_minimal.settings import TrainConfig
 from llama_minimal.tokenizer import PatternName
 
+NEXT_TOKEN = "next-token"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
@@ -33,8 +35,8 @@ class Train:
     """
 
     corpus: tuple[str, ...] = ("python-docs",)
-    """python-docs, python-source, valley, course, a text file, a folder, a glob, or an http(s) address; or several,
-    which --weights mixes."""
+    """python-docs, python-source, valley, course, a text file, a folder, a glob, an http(s) address, or NAME:ARGUMENT
+    of a corpus that an installed package brings; or several, which --weights mixes."""
     deduplicate: bool = False
     """Leave out documents that repeat an earlier one, word for word or nearly so."""
     out: Path = Path("runs/train")
@@ -47,6 +49,9 @@ class Train:
     """How that tokenizer cuts text into pieces: as this package does, GPT-2 or Llama 3."""
     tokenizer: Path | None = None
     """Use this tokenizer instead (a file or a model folder)."""
+    objective: str = NEXT_TOKEN
+    """What to make smaller: the loss of the next token, or an objective of this name that an installed package
+    brings."""
     init_from: str | None = None
     """Begin with the weights, shape and tokenizer of this model: a folder, a hub id, or: course."""
     text_field: str = "text"
@@ -97,6 +102,7 @@ class Train:
 def _train(command: Train, mesh: Any, initial: tuple[Any, Any] | None) -> int:
     """Train, save and report; return the status that the process should end with."""
     from llama_minimal.cli.start import write_run
+    from llama_minimal.cli.train_checks import objective_of
     from llama_minimal.data import TokenFile
     from llama_minimal.tokenizer import load_tokenizer
     from llama_minimal.training import Trainer
@@ -113,6 +119,7 @@ def _train(command: Train, mesh: Any, initial: tuple[Any, Any] | None) -> int:
         validation=validation.texts,
         mesh=mesh,
         tensorboard=command.tensorboard,
+        objective=objective_of(command),
     )
     if command.resume and trainer.resume() and mesh.is_main:
         write_run(command, command.out, vocab_size=tokenizer.vocab_size)
@@ -168,8 +175,11 @@ def _report(command: Train, trainer: Any, tokenizer: Any, *texts: Any, loss: flo
         print(f"the validation loss was lowest after step {best}, and the model of that step is saved")
     model = trainer.whole_model(best)
     save(model, command.out, tokenizer)
-    print_report(loss, *texts)
-    print_sources(trainer, *texts)
+    if command.objective == NEXT_TOKEN:
+        print_report(loss, *texts)
+        print_sources(trainer, *texts)
+    else:
+        print(f"\nvalidation loss, as {command.objective} counts it: {loss:.4f}")
     print_samples(model, tokenizer, n=command.samples)
     print(f"\nsaved in {command.out}; write more with: llama-minimal generate {command.out} --prompt 'Once'")
 

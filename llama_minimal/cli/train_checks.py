@@ -8,7 +8,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llama_minimal import cost
+from llama_minimal import cost, plugins
 from llama_minimal.cli.console import human
 from llama_minimal.cli.model_flags import ModelFlags
 from llama_minimal.config import LlamaConfig
@@ -32,6 +32,7 @@ def check_flags(command: "Train") -> None:
             f"validation_fraction={command.validation_fraction} must be between 0 and 1, both excluded, such as 0.1"
         )
     _check_corpora(command)
+    objective_of(command)
     if not command.init_from:
         check_shape(command, config_of(command), remedy="a smaller --seq-len or a larger --max-seq-len")
     elif not command.resume:
@@ -51,6 +52,20 @@ def _check_corpora(command: "Train") -> None:
         )
     if weights and len(corpora) == 1:
         raise ValueError(f"--weights mixes several corpora, and {corpora[0]} is the only one; leave it out")
+
+
+def objective_of(command: "Train") -> Any:
+    """Return the objective that the flags name; None stands for the next token's loss.
+
+    Raises:
+        ValueError: if no package brings one of this name, or it cannot be used.
+    """
+    from llama_minimal.cli.train import NEXT_TOKEN
+
+    if command.objective == NEXT_TOKEN:
+        return None
+    with as_flags():
+        return plugins.load(plugins.OBJECTIVES, command.objective, built_in=(NEXT_TOKEN,))
 
 
 def config_of(command: "Train") -> LlamaConfig:

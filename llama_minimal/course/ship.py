@@ -10,12 +10,32 @@ from pathlib import Path
 
 import torch
 
+from llama_minimal.chat import set_chat_template
 from llama_minimal.checkpoint import COURSE, load, save
 from llama_minimal.config import read_json
 from llama_minimal.course.card import CARD, checksums, versions, write_card
 from llama_minimal.course.record import machine
 from llama_minimal.data import read_corpus_info
 from llama_minimal.metrics import METRICS, read_metrics
+
+CHAT_TEMPLATE = """\
+{{ bos_token }}
+{%- for message in messages %}
+{%- if message.role == 'system' %}
+{{- message.content | trim }}{{ '\\n\\n' }}
+{%- elif message.role == 'user' %}
+{{- '\\n' if loop.previtem and loop.previtem.role == 'assistant' }}User: {{ message.content | trim }}{{ '\\n' }}
+{%- elif message.role == 'assistant' %}
+{{- 'Llama: ' }}{{ message.content | trim }}{{ eos_token }}
+{%- else %}
+{{- raise_exception('the roles are system, user and assistant, not ' ~ message.role) }}
+{%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+{{- 'Llama:' }}
+{%- endif %}
+"""
+"""Turns as the valley's dialogues write them; an answer ends with the token that ends a text."""
 
 
 def ship(run: Path, target: Path = COURSE) -> None:
@@ -24,6 +44,7 @@ def ship(run: Path, target: Path = COURSE) -> None:
     metrics = read_metrics(run / METRICS)
     curve = [row for row in metrics if "validation_loss" in row]
     model, tokenizer = load(run, dtype=torch.bfloat16)
+    set_chat_template(tokenizer, CHAT_TEMPLATE)
     save(model, target, tokenizer, format="huggingface")
     train = flags["train"]
     step_tokens = train["batch_size"] * train["seq_len"]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
+from llama_minimal import plugins
 from llama_minimal.data.document import Document, LongDocument, json_documents, text_documents
 from llama_minimal.data.download import Progress, download
 from llama_minimal.data.text_files import read_chunks, text_suffix
@@ -37,7 +38,8 @@ def documents(
             (20,000 texts from the Llama Valley; ``valley:500`` for 500), ``course`` (what the course model reads: the
             same, and sections of Python's documentation; ``course:500``), or a file, a folder (its txt, md, rst, py,
             jsonl and ndjson files, at any depth, hidden ones apart), a glob, or a web address. What training runs
-            wrote into a folder is left out.
+            wrote into a folder is left out. Or ``NAME`` or ``NAME:ARGUMENT`` of a corpus that an installed package
+            brings (entry point ``llama_minimal.corpora``: argument → pairs of name and text, the same each time).
         text_field: the field of a line of JSON that holds the text.
         separator: a text file is several documents, with this between them on a line of its own, such as
             ``<|endoftext|>``; line breaks around it belong to it.
@@ -61,6 +63,8 @@ def documents(
     elif isinstance(source, str) and "://" in source:
         path = download(source, cache_dir=cache_dir, progress=progress)
         found = read([(path, source)])
+    elif isinstance(source, str) and not Path(source).expanduser().exists() and _is_of_a_package(source):
+        found = _of_a_package(*source.split(":", 1))
     else:
         found = read(_files(source))
     return _with_text(found, str(source))
@@ -82,7 +86,7 @@ def _files(source: str | Path) -> list[tuple[Path, str]]:
             return [(found, name) for name, found in files]
         raise FileNotFoundError(f"no file matches {source}")
     if isinstance(source, str) and not path.suffix and len(path.parts) == 1:
-        raise ValueError(f"{source!r} is neither a path nor a known corpus; known are {', '.join(CORPORA)}")
+        raise ValueError(f"{source!r} is neither a path nor a known corpus; known are {', '.join(_known())}")
     raise FileNotFoundError(f"there is no file or folder {source}")
 
 
@@ -132,6 +136,28 @@ def _with_text(found: Iterable[Document | LongDocument], source: str) -> Iterato
             yield document
     if empty:
         raise ValueError(f"{source} holds no text")
+
+
+def _known() -> list[str]:
+    return [*CORPORA, *(name for name in plugins.names(plugins.CORPORA) if name not in CORPORA)]
+
+
+def _is_of_a_package(source: str) -> bool:
+    name = source.split(":", 1)[0]
+    return name not in CORPORA and name in plugins.names(plugins.CORPORA)
+
+
+def _of_a_package(name: str, argument: str = "") -> Iterator[Document]:
+    read = plugins.load(plugins.CORPORA, name)
+    where = f"the corpus {name!r} of the package {plugins.packages(plugins.CORPORA, name)}"
+    try:
+        for item in read(argument):
+            if not isinstance(item, tuple) or [type(part) for part in item] != [str, str]:
+                raise ValueError(f"it gave {str(item)[:60]!r} instead of a pair of texts, (name, text)")
+            yield Document(*item)
+    except Exception as error:  # whatever an outside function does
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise ValueError(f"{where} failed with {argument!r}: {kind}{error}") from error
 
 
 def _python_docs() -> Iterator[Document]:

@@ -164,12 +164,12 @@ def _row(line: int, value: object, *, length: int = 0) -> Row:
 def _table(text: str, path: Path, is_known: Callable[[set[str]], bool]) -> Iterator[Row]:
     records = _records(text, _delimiter(text, path, is_known), path)
     _, header = next(records)
-    names = [small(name) for name in header]
+    names = [small(name) for name in _without_empty_end(header)]
     if twice := [name for name, n in Counter(filter(None, names)).items() if n > 1]:
         raise ValueError(f"{path} has two columns with the name {twice[0]!r}; rename one")
     for line, cells in records:
-        while len(cells) > len(names) and not cells[-1]:  # spreadsheets write commas after the last cell
-            cells.pop()
+        if len(cells) > len(names):
+            cells = cells[: len(names)] + _without_empty_end(cells[len(names) :])
         if len(cells) == len(names):
             yield Row(line, {name: cell for name, cell in zip(names, cells, strict=True) if name})
         else:
@@ -178,6 +178,12 @@ def _table(text: str, path: Path, is_known: Callable[[set[str]], bool]) -> Itera
                 problem=f"has {len(cells)} cells where the header has {len(names)} (a cell that holds the separator "
                 "or a line break stands in quotation marks)",
             )
+
+
+def _without_empty_end(cells: list[str]) -> list[str]:
+    """Return the cells without those after the last that holds something: spreadsheets write commas there."""
+    n = max((i for i, cell in enumerate(cells, start=1) if cell.strip()), default=0)
+    return cells[:n]
 
 
 def _delimiter(text: str, path: Path, is_known: Callable[[set[str]], bool]) -> str:
