@@ -230,3 +230,11 @@ def test_labels_in_disguise_are_recognized():
     assert recognize([Pair(sentence(i), f"answer {i // 2}") for i in range(20)]).labels == ()
     assert recognize([Pair(sentence(i), "long " * (8 + i % 2)) for i in range(20)]).labels == ()
     assert recognize([Chat([{"role": "assistant", "content": "a"}])] * 3).kind == "chat"
+
+
+def test_equal_prompts_stay_together_whatever_their_answers():
+    pairs = [Pair(f"Tell of number {i // 3}.", sentence(i, 40)) for i in range(60)]
+    for seed in range(3):
+        split = split_examples(pairs, seed=seed)
+        prompts = [{one.prompt for one in part} for part in (split.train, split.validation, split.test)]
+        assert sum(map(len, prompts)) == 20

@@ -54,18 +54,18 @@ def run_python(
 
     **What this protects from**: mistakes. A loop without end, a list that eats the memory, a flood of output, a file
     written or deleted in the wrong place, a request to some server. **What it does not protect from**: a program that
-    means harm. An audit hook runs inside the program that it watches; Python's documentation says that it is no
-    sandbox. The program reads every file that you can read. It may write many files of the allowed size. The
-    operating system's kernel is the same as yours. Whoever runs programs of strangers needs a virtual machine, or a
-    container with its own user.
+    means harm. An audit hook runs inside the program that it watches; Python's documentation of ``sys.addaudithook``
+    calls it unsuitable for a sandbox. The program reads every file that you can read. It may write many files of the
+    allowed size. The operating system's kernel is the same as yours. Whoever runs programs of strangers needs a
+    virtual machine, or a container with its own user.
 
     On macOS the memory is not limited, and there are no namespaces. Windows has none of these limits; there, nothing
     is run.
 
     Args:
         source: the program.
-        timeout: seconds of computing, rounded up to a whole number. On the clock it may take three times as long and
-            ten seconds more: on a busy machine it waits, which is not its fault.
+        timeout: seconds of computing, rounded up to a whole number. On the clock it may take five times as long and
+            half a minute more: on a busy machine it waits, which is not its fault.
         memory: bytes that the process may address, Python's own 20 MB included.
         max_file_size: bytes of a file that it writes.
         max_output: bytes of its standard output, and of its standard error, that are read before it is ended.
@@ -75,8 +75,8 @@ def run_python(
         ValueError: if a limit is not above 0.
         OSError: if the system has no such limits.
 
-    Sources: Linux manual pages setrlimit(2), unshare(2), user_namespaces(7), pid_namespaces(7); PEP 578, "Python
-    Runtime Audit Hooks".
+    Sources: Python's documentation of ``resource`` and ``sys.addaudithook``; Linux manual pages unshare(2) and
+    pid_namespaces(7).
     """
     limits = {"timeout": timeout, "memory": memory, "max_file_size": max_file_size, "max_output": max_output}
     for name, value in limits.items():
@@ -92,7 +92,7 @@ def run_python(
         work.mkdir()
         # -I: no variables, no user's packages; -S: no installed packages; -B: writes no bytecode.
         command = [sys.executable, "-I", "-S", "-B", "-X", "utf8", str(_CHILD), str(program), asked]
-        return bounded(command, work, stdin=stdin, seconds=3 * seconds + 10, max_output=max_output)
+        return bounded(command, work, stdin=stdin, seconds=5 * seconds + 30, max_output=max_output)
 
 
 def bounded(command: list[str], folder: Path, *, stdin: str, seconds: float, max_output: int) -> Run:

@@ -77,7 +77,7 @@ def _line_completer(train: Sequence[Example]) -> Callable[[Example], str]:
 
 
 def _nearest(train: Sequence[Example]) -> Callable[[Example], str]:
-    index = Index([_masked(one.extra["question"]) for one in train])
+    index = Index([_masked(one.extra["question"]) for one in train], method="tfidf")
 
     def find(one: Example) -> str:
         question = one.extra["question"]

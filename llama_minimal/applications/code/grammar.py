@@ -34,6 +34,8 @@ class Part:
     takes: str = ""
     """What a sum needs: ``number`` or ``text``; empty: anything."""
     gives: str = ""
+    alone: bool = False
+    """Makes sense of the items themselves only: squares are as many as numbers."""
 
     def draw(self, dice: Random) -> Any:
         """Return one of its constants, None if it has none."""
@@ -54,14 +56,14 @@ class Family:
     inputs: Callable[[Random, Any], list]
 
 
-def _part(phrases: str, code: str, value: Callable, constants: Sequence = (None,), **kinds: str) -> Part:
+def _part(phrases: str, code: str, value: Callable, constants: Sequence = (None,), **kinds: Any) -> Part:
     return Part(phrases=tuple(phrases.split(" | ")), code=code, value=value, constants=tuple(constants), **kinds)
 
 
 _SMALL = range(2, 10)
 _REDUCES = (
     _part("the sum of {what} | the total of {what}", "sum({item} {loop})", sum, takes="number"),
-    _part("the number of {what} | the count of {what}", "len([{item} {loop}])", len),
+    _part("the number of {what} | the count of {what}", "len([{item} {loop}])", len, alone=True),
     _part("the number of different values among {what}", "len({{{item} {loop}}})", lambda v: len(set(v))),
     _part("the largest of {what}", "max(({item} {loop}), default=0)", lambda v: max(v, default=0), takes="number"),
     _part("the smallest of {what}", "min(({item} {loop}), default=0)", lambda v: min(v, default=0), takes="number"),
@@ -89,8 +91,9 @@ def _numbers(dice: Random, k: Any) -> list:
 
 def _words(dice: Random, k: Any) -> list:
     some = [[word] for word in dice.sample(_WORDS, 8)]
-    fits = [[word] for word in _WORDS if isinstance(k, int) and len(word) == k][:1]
-    return [[], *some, *fits, *(dice.choices(_WORDS, k=dice.randint(2, 7)) for _ in range(8))]
+    lengths = {len(word): [word] for word in _WORDS}
+    near = [lengths[n] for n in (k - 1, k, k + 1) if n in lengths] if isinstance(k, int) else []
+    return [[], *some, *near, *(dice.choices(_WORDS, k=dice.randint(2, 7)) for _ in range(8))]
 
 
 def _prices(dice: Random, k: Any) -> list:

@@ -1,4 +1,8 @@
-"""From a question to SQL, scored by asking two markets of the valley: the one that is shown, and a hidden one."""
+"""From a question to SQL, scored by asking two markets of the valley: the one that is shown, and a hidden one.
+
+Source: Zhong, Yu and Klein 2020, "Semantic Evaluation for Text-to-SQL with Distilled Test Suites" (why one database is
+not enough).
+"""
 
 import sqlite3
 from collections import Counter
@@ -63,7 +67,9 @@ class Question:
         where = " and ".join(code.format(k) for _, code, k in drawn)
         query = f"select {self.select} from prices{' where ' + where if where else ''}{self.tail}"
         answers = [answer(query, market(seed)) for seed in (0, 1)]
-        if answers[0] == answers[1] or not all(rows and rows[0] not in ((None,), (0,)) for rows in answers):
+        if not all(rows and rows[0] not in ((None,), (0,)) for rows in answers):
+            return None
+        if Counter(answers[0]) == Counter(answers[1]):  # a constant would fit both
             return None
         text = self.words.format(words)
         return Example(f"Question: {text}\nSQL:", f" {query}", KIND, extra={"question": text})
@@ -144,12 +150,13 @@ def answer(query: str, database: sqlite3.Connection) -> Rows | None:
     left = iter(range(_MOST_STEPS))
     database.set_progress_handler(lambda: next(left, None) is None, 1000)
     try:
-        rows = database.execute(query).fetchmany(MOST_ROWS + 1)
+        cursor = database.execute(query)
+        rows = cursor.fetchmany(MOST_ROWS + 1)
     except (sqlite3.Error, sqlite3.Warning, ValueError):
         return None
     finally:
         database.set_progress_handler(None, 1000)
-    return rows if len(rows) <= MOST_ROWS else None
+    return rows if cursor.description and len(rows) <= MOST_ROWS else None  # nothing at all has no columns
 
 
 def same_answers(prediction: str, reference: str) -> bool:
