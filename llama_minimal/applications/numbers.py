@@ -30,7 +30,8 @@ def invented_numbers(report: str, source: str) -> list[int]:
 
     What follows: the sum of the sales up to any of them (of none, 0), and that sum less a number of the source. A sale
     is two numbers of the source, one after the other, of which the greater is the smaller times the price; and the
-    price, the same for all sales, is a number that stands before them.
+    price, the same for all sales, is a number that stands before them. What nobody wrote down as a price may be taken
+    for one, so a few numbers pass that should not; no right number is ever called invented.
 
     Args:
         report: what was written.
@@ -42,22 +43,19 @@ def invented_numbers(report: str, source: str) -> list[int]:
     source = _LABEL.sub("", source)
     found = numbers(source)
     known = set(found)
-    totals = set(
-        accumulate(_sales(found), initial=0)
-    )  # what looks like a sale after the last one must not hide the true sum
+    # Any number may be the price; and what looks like a sale after the last one must not hide the true sum.
+    totals = {total for price in known for total in accumulate(_sales(found, price), initial=0)} | {0}
     allowed = known | totals | {total - n for total in totals for n in known if n <= total}
     return [n for n in numbers(_LABEL.sub("", report)) if n not in allowed]
 
 
-def _sales(found: list[int]) -> list[int]:
-    """Return what was paid in each sale, of all numbers of a source in their order."""
+def _sales(found: list[int], price: int) -> list[int]:
+    """Return what was paid in each sale at a price, of all numbers of a source in their order."""
     sums: list[int] = []
-    price, i = None, 1
+    i = found.index(price) + 1
     while i < len(found) - 1:
         low, high = sorted(found[i : i + 2])
-        per_piece = high // low if low and high % low == 0 else None
-        if per_piece is not None and per_piece in ([price] if price else found[:i]):
-            price = per_piece
+        if low and low * price == high:
             sums.append(high)
             i += 1
         i += 1

@@ -39,7 +39,7 @@ def _macro_f1(predictions: Sequence[str], answers: Sequence[Sequence[str]]) -> f
     true, predicted = Counter(answer for answer, *_ in answers), Counter(predictions)
     right = Counter(text for text, (answer, *_) in zip(predictions, answers, strict=True) if text == answer)
     there = [label for label in LABELS if true[label] + predicted[label]]
-    return 100 * sum(2 * right[label] / (true[label] + predicted[label]) for label in there) / len(there)
+    return 100 * sum(2 * right[label] / (true[label] + predicted[label]) for label in there) / max(1, len(there))
 
 
 def baselines(train: Sequence[Example]) -> dict[str, Predictor]:
