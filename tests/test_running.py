@@ -85,6 +85,8 @@ REFUSED = [
     "import os; os.symlink(PATH, 'link')",
     "import pathlib; pathlib.Path(PATH).write_text('')",
     "import shutil; shutil.rmtree(FOLDER)",
+    "import os; os.remove('file', dir_fd=os.open(FOLDER, os.O_RDONLY))",
+    "import os; os.rename('mine', 'file', dst_dir_fd=os.open(FOLDER, os.O_RDONLY))",
 ]
 
 
@@ -101,7 +103,8 @@ def test_what_reaches_outside_is_refused(source, tmp_path):
 def test_what_stays_inside_is_allowed():
     source = (
         "import os, pathlib, shutil, tempfile\nos.makedirs('a/b')\npathlib.Path('a/b/c').write_text('1')\n"
-        "os.rename('a/b/c', 'd')\nprint(open('d').read(), file=open(os.devnull, 'w'))\nos.chmod('d', 0)\n"
+        "os.rename('a/b/c', 'd')\nos.mkdir('e', dir_fd=os.open('a', os.O_RDONLY))\n"
+        "print(open('d').read(), file=open(os.devnull, 'w'))\nos.chmod('d', 0)\n"
         "shutil.rmtree('a')\nprint(os.listdir())"
     )
     done = run_python(source)
