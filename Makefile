@@ -24,7 +24,7 @@ COURSE ?= --corpus course:160000 --preset course --vocab-size 2048 --pattern gpt
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo pretrain test chapters badges lab lint format bench clean
+.PHONY: help demo pretrain adapters test chapters badges lab lint format bench clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -51,6 +51,10 @@ pretrain: $(READY)  ## Train the course model anew, an hour or two; stop with Ct
 	  else $(BIN)/llama-minimal train --out runs/course $(COURSE); fi
 	$(BIN)/python -m llama_minimal.course.ship runs/course
 	$(BIN)/llama-minimal evaluate course --data runs/course/data --write-card
+
+adapters: $(READY)  ## Tune the course model's adapters anew, and measure them (an hour); goes on where it was stopped
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m llama_minimal.course.adapters make
+	$(BIN)/python -m llama_minimal.course.adapters measure
 
 test: $(READY)  ## Run all tests, and the notebooks
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -q -n 2 --dist loadfile --nbval

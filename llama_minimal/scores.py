@@ -112,6 +112,9 @@ def chrf(hypotheses: Sequence[str], references: References, *, order: int = 6, b
 def exact_match(hypotheses: Sequence[str], references: References, *, normalize: bool = True) -> float:
     """Return how many of a hundred hypotheses are one of their references.
 
+    Punctuation and articles do not count: "35" is then "3.5", and "the" is the answer "A". Where numbers, code or
+    options are asked for, compare all characters.
+
     Args:
         hypotheses, references: answers, and for each one right answer or a list of them.
         normalize: compare ``answer_words``; False: compare all characters.

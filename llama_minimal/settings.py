@@ -12,6 +12,7 @@ from llama_minimal.config.checks import check_integer, check_one_of, is_number, 
 OptimizerName = Literal["adamw", "muon"]
 Schedule = Literal["cosine", "linear"]
 PipelineSchedule = Literal["1f1b", "gpipe"]
+TuneMethod = Literal["auto", "full", "lora", "head"]
 
 
 _CHOICES = {
@@ -178,6 +179,43 @@ class Sampling:
                 raise ValueError(f"{name}={value!r} must be above 0 and at most 1; leave it out to allow every token")
         if not 0 < self.repetition_penalty < float("inf"):
             raise ValueError(f"repetition_penalty={self.repetition_penalty!r} must be positive; 1 penalizes nothing")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TuneConfig:
+    """Say how to fine-tune by itself, and for how long; what is left out is searched on the validation part."""
+
+    minutes: float = 5.0
+    """About how long all may take; with steps, how long it takes follows from them."""
+    method: TuneMethod = "auto"
+    """Which weights may change: all (full), low-rank adapters (lora), or the output layer alone (head)."""
+    rank: int | None = None
+    """Rank of the adapters."""
+    lr: float | None = None
+    """Peak learning rate."""
+    steps: int | None = None
+    """Optimizer steps of the last training; then no clock decides, and the same command gives the same model."""
+    precision: Precision = "fp32"
+    """Format of matrix products: fp32, bf16 (autocast) or fp16 (autocast and loss scaling)."""
+    seed: int = 0
+    """Seed of the split, of the new weights and of the order of the examples."""
+
+    def __post_init__(self) -> None:
+        check_one_of("method", self.method, get_args(TuneMethod))
+        check_one_of("precision", self.precision, get_args(Precision))
+        settle(self, "seed", check_integer("seed", self.seed, at_least=0))
+        for name in ("rank", "steps"):
+            if getattr(self, name) is not None:
+                settle(self, name, check_integer(name, getattr(self, name)))
+        for name in ("minutes", "lr"):
+            value = getattr(self, name)
+            if name == "lr" and value is None:
+                continue
+            if not is_number(value) or not 0 < value < math.inf:
+                raise ValueError(f"{name}={value!r} must be a positive number, such as {2e-3 if name == 'lr' else 5}")
+            settle(self, name, float(value))
+        if self.rank is not None and self.method in ("full", "head"):
+            raise ValueError(f"rank={self.rank} is of adapters, and method={self.method!r} has none; leave one out")
 
 
 def _settle_numbers(settings: object, *names: str) -> None:

@@ -185,7 +185,7 @@ def test_a_prompt_that_is_too_long_keeps_its_end():
     end = "so it was a good day for all of them, and the sun was shining"
     n_end = len(tokenizer.encode(end))
     assert n_end < 42 - 1
-    long = [Example(f"{'word ' * n}{end}", "", "kind") for n in (100, 150)]
+    long = [Example(f"{word * n}{end}", "", "kind") for word, n in (("word ", 100), ("another ", 150))]
     assert len(set(app.predict(model, tokenizer, long))) == 1
     with pytest.raises(ValueError, match="batch_size=0"):
         app.predict(model, tokenizer, long, batch_size=0)

@@ -251,6 +251,17 @@ def test_a_token_across_the_border_is_learned(tokenizer, name, answer):
         assert ids[: begins[n - 1]] == alone[: begins[n - 1]]
 
 
+@pytest.mark.parametrize("answer", ["the 漢", "🦙", " 漢", "漢 "])
+def test_an_answer_is_learned_to_its_last_byte_and_no_further(tokenizer, answer):
+    """The mask of transformers 5.23.0 ends within a character, or takes in the user: findings/assistant_mask.sh."""
+    messages = turns("hello", answer, "cat", answer)
+    ids, mask = ChatTemplate(tokenizer, WORDS_ONLY).encode_with_mask(messages)
+    learned = tokenizer.decode([i for i, flag in zip(ids, mask, strict=True) if flag])
+    assert learned.count(answer.strip()) == 2
+    assert "\ufffd" not in learned
+    assert "User" not in learned
+
+
 def test_a_template_that_rewrites_turns_cannot_be_masked(tokenizer):
     source = "{{ messages | length }}{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
     with pytest.raises(ValueError, match="give the last answer alone"):

@@ -154,20 +154,20 @@ def leaks(split):
 
 @pytest.mark.parametrize("task", ["qa", "sentiment"])
 def test_no_part_knows_another(task):
-    made = [one for story in stories(60) for one in valley_examples(story, task)][:200]
+    made = [one for story in stories(60) for one in valley_examples(story, task)][:120]
     examples = read_examples([one.as_dict() for one in made] + [made[0].as_dict()])
     split = split_examples(examples, seed=0)
     assert leaks(split) == 0
     sizes = [len(part) for part in (split.train, split.validation, split.test)]
     assert sum(sizes) == len(examples)
-    assert all(abs(n - share * len(examples)) <= 8 for n, share in zip(sizes, (0.8, 0.1, 0.1), strict=True))
+    assert all(abs(n - share * len(examples)) <= 6 for n, share in zip(sizes, (0.8, 0.1, 0.1), strict=True))
     # Cut anywhere instead, the same examples leak.
     apart = random.Random(0).sample(examples, len(examples))
-    split = type(split)(tuple(apart[:-60]), tuple(apart[-60:-30]), tuple(apart[-30:]))
-    assert leaks(split) > 5
+    split = type(split)(tuple(apart[:-40]), tuple(apart[-40:-20]), tuple(apart[-20:]))
+    assert leaks(split) > 2
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.integers(20, 120), st.integers(0, 10), st.lists(st.integers(1, 6), min_size=2, max_size=4))
 def test_parts_have_the_labels_in_proportion(n, seed, weights):
     labels = [f"label {i}" for i, weight in enumerate(weights) for _ in range(weight)]

@@ -18,7 +18,6 @@ from llama_minimal.data import CORPORA, documents
 ROOT = Path(__file__).parents[1]
 MODULE = """
 from llama_minimal.applications import Application, Example
-from llama_minimal.loss import next_token_loss
 
 
 def poems(argument):
@@ -27,6 +26,8 @@ def poems(argument):
 
 
 def doubled(model, batch):
+    from llama_minimal.loss import next_token_loss
+
     total, count = next_token_loss(model(batch[0]), batch[1])
     return 2 * total, count
 
@@ -132,6 +133,11 @@ def test_training_on_an_outside_corpus_by_an_outside_objective(site, outside, tm
     assert done.returncode == 0, done.stderr
     assert "validation loss, as doubled counts it" in done.stdout
     assert json.loads((tmp_path / "run" / "run.json").read_text())["objective"] == "doubled"
+    done = command(site, "evaluate", tmp_path / "run", "--application", "adding", "--n", "4")
+    assert done.returncode == 0, done.stderr
+    assert "adding: 4 test examples" in done.stdout
+    assert "(2) always 1" in done.stdout
+    assert done.stdout.splitlines()[2].split()[::2] == ["right", "25.0"]
     main([*TRAIN, "--corpus", "poems:60", "--out", str(tmp_path / "usual")])
     twice, once = ((tmp_path / name / "metrics.jsonl").read_text().splitlines()[0] for name in ("run", "usual"))
     assert json.loads(twice)["loss"] == pytest.approx(2 * json.loads(once)["loss"], rel=1e-5)
@@ -217,6 +223,20 @@ def test_the_names_of_applications(outside):
     ):
         with pytest.raises(ValueError, match=message):
             application(name)
+
+
+def test_an_outside_application_writes_its_examples(outside, tmp_path, capsys):
+    main(["examples", "adding", "--n", "2", "--out", str(tmp_path / "sums.jsonl")])
+    assert json.loads((tmp_path / "sums.jsonl").read_text().splitlines()[1]) == {
+        "prompt": "1 and one is",
+        "completion": " 2",
+    }
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ending:
+        main(["examples", "quits", "--out", str(tmp_path / "none.jsonl")])
+    assert ending.value.code == 2
+    assert "error: the application 'quits' of the package broken-plugins cannot be used" in capsys.readouterr().err
+    assert not (tmp_path / "none.jsonl").exists()
 
 
 def test_find_returns_what_works_and_warns_of_the_rest(outside):

@@ -195,3 +195,10 @@ def test_chinese_answers_are_compared_by_characters():
 def test_all_characters_may_have_to_be_the_same():
     assert exact_match(["The hat.", "hat"], ["the hat", "hat"]) == 100
     assert exact_match(["The hat.", "hat"], ["the hat", "hat"], normalize=False) == 50
+
+
+@pytest.mark.parametrize(("answer", "right"), [("35", "3.5"), ("5", "-5"), ("C", "C++"), ("the", "A"), ("", "A")])
+def test_what_surprises_in_exact_match(answer, right):
+    """As torchmetrics 1.9.0 has it, and SQuAD's own script: findings/squad_numbers.sh."""
+    assert exact_match([answer], [right]) == token_f1([answer], [right]) == 100
+    assert exact_match([answer], [right], normalize=False) == 0

@@ -55,6 +55,12 @@ def masked(text: str) -> str:
     return re.sub(r"\b(?!The\b|Yes\b|No\b|Valley\b)[A-Z][a-z]+\b", "NAME", text)
 
 
+def masked_question(question: str) -> str:
+    """Return a question with NAME for every name; its first word has a capital without being one."""
+    first, space, rest = question.partition(" ")
+    return first + space + masked(rest)
+
+
 class Reading:
     """Look up in a story what a rule of counting asks for.
 
@@ -117,7 +123,7 @@ class CountedAnswers:
     def __init__(self, train: Sequence[Example]) -> None:
         self.shapes = dict.fromkeys(masked(one.answers[0]) for one in train if one.answers[0] not in _CLOSED)
         self.words = {shape: _words(shape.replace("NAME", "")) for shape in self.shapes}
-        used = Counter(word for one in train for word in set(masked(one.extra["question"]).split()))
+        used = Counter(word for one in train for word in set(masked_question(one.extra["question"]).split()))
         self.usual = Counter({word: n for word, n in used.items() if n >= max(2, len(train) // 200)})
         self.sorts, self.hints = Counter(), Counter()
         self.right, self.all = Counter(), Counter()
@@ -152,7 +158,7 @@ class CountedAnswers:
 
     def _pattern(self, question: str) -> str:
         """Return a question with * for names and for the words that few questions have."""
-        return " ".join(word if self.usual[word] else "*" for word in masked(question).split())
+        return " ".join(word if self.usual[word] else "*" for word in masked_question(question).split())
 
     def _candidates(self, reading: Reading) -> Iterator[tuple[str, list[tuple]]]:
         pattern = self._pattern(reading.question)
@@ -178,7 +184,7 @@ def _words(text: str) -> frozenset[str]:
 
 
 def _start(question: str, words: int) -> str:
-    return " ".join(masked(question).split()[:words])
+    return " ".join(masked_question(question).split()[:words])
 
 
 def _first_known(counts: dict[str, Counter], question: str) -> Counter:

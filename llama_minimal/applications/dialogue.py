@@ -6,7 +6,7 @@ from math import log
 
 from llama_minimal.applications.base import Application, Example, Predictor, Scores, by_kind, check_request, same, take
 from llama_minimal.applications.counted_answers import most_common
-from llama_minimal.applications.recall import Message, Recall, facts, recall_dialogues, recalls
+from llama_minimal.applications.recall import Message, Recall, facts, recall_dialogues, recalls, study_dialogues
 from llama_minimal.data import valley
 from llama_minimal.retrieval import terms
 from llama_minimal.scores import token_f1
@@ -21,13 +21,20 @@ def examples(n: int, *, split: str = "train", seed: int = 0) -> list[Example]:
     """Return n dialogues that wait for an answer: by turns one that recalls a fact, and one about a story.
 
     ``kind`` says how many turns ago the fact was said, or that it never was. ``extra`` has the ``messages``, and the
-    ``question`` that ends them.
+    ``question`` that ends them. Of those to train on, two in three that recall ask for many facts, one after another:
+    so a dialogue teaches more.
     """
     check_request(n, split)
+    recall, story = [*range(0, n, 4), *range(1, n, 4), *range(2, n, 4)], range(3, n, 4)
+    if split != "train":
+        recall, story = range(0, n, 2), range(1, n, 2)
     found: list[Example | None] = [None] * n
-    found[::2] = recall_examples(len(found[::2]), split=split, seed=seed)
-    if n > 1:
-        found[1::2] = take(n // 2, _about_a_story, split=split, seed=seed)
+    n_study = len(recall) * 2 // 3 if split == "train" else 0
+    recalled = [_study(one) for one in study_dialogues(n_study, split=split, seed=seed)] if n_study else []
+    recalled += recall_examples(len(recall) - n_study, split=split, seed=seed)
+    stories = take(len(story), _about_a_story, split=split, seed=seed) if story else []
+    for place, example in zip([*recall, *story], recalled + stories, strict=True):
+        found[place] = example
     return found
 
 
@@ -36,6 +43,12 @@ def recall_examples(
 ) -> list[Example]:
     """Return dialogues that ask for what the user said; arguments as for ``recall.recall_dialogues``."""
     return [_recall(one) for one in recalls(n, distance=distance, unknown=unknown, split=split, seed=seed)]
+
+
+def _study(messages: Sequence[Message]) -> Example:
+    *asked, answer = messages
+    extra = {"messages": asked, "question": asked[-1]["content"]}
+    return Example(as_text(asked), f" {answer['content']}", "of many facts", extra=extra)
 
 
 def as_text(messages: Sequence[Message]) -> str:

@@ -1,6 +1,5 @@
 """Dialogues in which the user states a fact, speaks of other things, and then asks for it. The words: recall.toml."""
 
-import re
 import tomllib
 from collections.abc import Iterator
 from functools import cache
@@ -15,6 +14,7 @@ from llama_minimal.data.valley.world import HOME, PLACES, WORLD, thing
 
 Message = dict[str, str]
 LONGEST_DISTANCE = 6  # turns between a fact and the question, where no other distance is asked for
+_SWAPPED = 0.3  # share of the facts to study that have a value of another kind
 _HELD_OUT = 6  # of a list's values every sixth is kept for the test, and another sixth for validation
 
 
@@ -49,11 +49,18 @@ def words() -> dict:
 def facts(split: str | None = None) -> dict[str, Fact]:
     """Return the facts by kind, with the values that a split may use; None: with all values.
 
+    "strange" has values that the valley does not know, of the facts for which there are such.
+
     Which values of a fact are held out depends on the fact: one that is tested as a sister's name may be a dog's name
     in training.
     """
     found = {}
     for kind, entry in words()["fact"].items():
+        if split == "strange":
+            if strange := words()["strange"].get(entry["values"]):
+                values = tuple(_plain(strange, entry))
+                found[kind] = Fact(kind, values, tuple(entry["say"]), tuple(entry["ask"]))
+            continue
         values = sorted(_values(entry), key=lambda value, kind=kind: crc32(f"{kind}/{value}".encode()))
         parts = {"test": (0,), "validation": (1,), "train": range(2, _HELD_OUT), None: range(_HELD_OUT)}[split]
         kept = tuple(value for i, value in enumerate(values) if i % _HELD_OUT in parts)
@@ -69,7 +76,8 @@ def recall_dialogues(
     Args:
         distance: turns, of user and Llama together, between the fact and the question; None: 0 to 6, all equally often.
         unknown: share of dialogues that ask for what was never said, so that the answer is "I do not know."
-        split: "train", "validation" or "test"; no fact has the same value in two of them.
+        split: "train", "validation" or "test"; no fact has the same value in two of them. "strange" has values that
+            no story of the valley has.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -81,7 +89,7 @@ def recalls(
     n: int, *, distance: int | None = None, unknown: float = 0.1, split: str = "train", seed: int = 0
 ) -> list[Recall]:
     """Return the dialogues of ``recall_dialogues`` with what is asked in them; arguments as there."""
-    check_request(n, split)
+    check_request(n, "test" if split == "strange" else split)
     if distance is not None and not 0 <= distance <= 20:
         raise ValueError(f"distance={distance} must be from 0 to 20 turns")
     if not 0 <= unknown <= 1:
@@ -97,8 +105,8 @@ def recalls(
 def study_dialogues(n: int, *, split: str = "train", seed: int = 0) -> list[list[Message]]:
     """Return n dialogues to learn recalling from: several facts are stated, then all are asked for, and one unknown.
 
-    In every second the values are invented words, which can only be copied, not guessed. Each dialogue asks as often
-    as five of ``recall_dialogues``, in the length of two.
+    Some values are those of other facts ("My hat is Olga."), so that they must be copied and cannot be guessed. Each
+    dialogue asks as often as five of ``recall_dialogues``, in the length of two.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -107,7 +115,7 @@ def study_dialogues(n: int, *, split: str = "train", seed: int = 0) -> list[list
     found = []
     for number in range(n):
         dice = Dice(crc32(f"study/{split}/{seed}/{number}".encode()))
-        found.append(_Talk(split, dice).study(dice.between(3, 6), invent=number % 2 == 1))
+        found.append(_Talk(split, dice).study(dice.between(3, 6)))
     return found
 
 
@@ -135,7 +143,7 @@ class _Talk:
         self.turn(self.question(asked), value if is_known else words()["unknown"])
         return Recall(self.messages, asked.kind, distance, is_known)
 
-    def study(self, n_facts: int, *, invent: bool) -> list[Message]:
+    def study(self, n_facts: int) -> list[Message]:
         """State facts and ask for all of them in another order, with other things in between."""
         unknown = self.facts.pop()
         stated = [self.facts.pop() for _ in range(n_facts)]
@@ -143,7 +151,8 @@ class _Talk:
         for fact in stated:
             if self.dice.chance(0.2):
                 self.turn(*self.talk[self.dice.choice(["talk", "valley"])].pop())
-            asked.append((fact, self.state(fact, keep=False, value=_invented(fact, self.dice) if invent else None)))
+            values = self.dice.choice(self.facts).values if self.dice.chance(_SWAPPED) else fact.values
+            asked.append((fact, self.state(fact._replace(values=values), keep=False)))
         for fact, answer in self.dice.sample(asked, len(asked)):
             if self.dice.chance(0.1):
                 self.turn(*self.talk[self.dice.choice(["talk", "valley"])].pop())
@@ -165,10 +174,9 @@ class _Talk:
         else:
             self.turn(*self.talk["talk" if what < 0.75 else "valley"].pop())
 
-    def state(self, fact: Fact, *, keep: bool, value: str | None = None) -> str:
+    def state(self, fact: Fact, *, keep: bool) -> str:
         """Add a turn that states a fact, and return its value."""
-        if value is None:
-            value = self.dice.choice([value for value in fact.values if value not in self.used] or fact.values)
+        value = self.dice.choice([value for value in fact.values if value not in self.used] or fact.values)
         self.used.add(value)
         if keep:
             self.said.append((fact, value))
@@ -184,20 +192,8 @@ class _Talk:
 
     def after(self, opening: str, text: str) -> str:
         """Return an opening and a sentence, with a small letter where the sentence goes on."""
-        goes_on = opening.endswith((", ", ": ")) and not text.startswith("I ")
+        goes_on = opening.endswith((", ", ": ", " and ")) and not text.startswith("I ")
         return opening + (text[0].lower() + text[1:] if goes_on else text)
-
-
-def _invented(fact: Fact, dice: Dice) -> str:
-    """Return a word that there is not, in the form of a fact's values: "a red kite" may become "a velo tasin"."""
-    head, article, rest = re.match(r"(.*\b(an?|the) )?(.*)", dice.choice(fact.values)).group(1, 2, 3)
-    made = []
-    for word in rest.split():
-        syllables = (dice.choice("bdfgklmnprstvz") + dice.choice("aeiou") for _ in range(dice.between(1, 3)))
-        new = "".join(syllables) + dice.choice(["", "n", "l", "r", "s"])
-        made.append(new.capitalize() if word[0].isupper() else new)
-    start = f"{head[: -len(article) - 1]}a " if article == "an" else head or ""
-    return start + " ".join(made)
 
 
 def _filled(text: str, value: str) -> str:
@@ -214,8 +210,11 @@ def _values(entry: dict) -> Iterator[str]:
             places = phrasebook("english").words["place"]
             yield from (places[name][1] for name in PLACES if name != HOME)
         case name:
-            plain = words()["values"][name].split()
-            yield from map(_with_article, plain) if entry.get("article") else plain
+            yield from _plain(words()["values"][name], entry)
+
+
+def _plain(values: str, entry: dict) -> Iterator[str]:
+    yield from map(_with_article, values.split()) if entry.get("article") else values.split()
 
 
 def _with_article(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The command line: ``llama-minimal train | generate | chat | evaluate | convert | corpus | examples | info``."""
+"""The command line: ``llama-minimal train | finetune | generate | chat | evaluate | convert | corpus …``."""
 
 import errno
 import io
@@ -15,6 +15,7 @@ from llama_minimal.cli.applications import Examples
 from llama_minimal.cli.chat import Chat
 from llama_minimal.cli.console import ending_quietly, plain_warnings, print_anything
 from llama_minimal.cli.corpus import Corpus
+from llama_minimal.cli.finetune import Finetune, saved_finetune
 from llama_minimal.cli.models import Convert, Evaluate, Info
 from llama_minimal.cli.processes import LOST, alone_speaking, is_one_of_several
 from llama_minimal.cli.resume import compared, saved_command
@@ -23,6 +24,7 @@ from llama_minimal.cli.write import Generate
 
 _COMMANDS = {
     "train": Train,
+    "finetune": Finetune,
     "generate": Generate,
     "chat": Chat,
     "evaluate": Evaluate,
@@ -68,15 +70,15 @@ def _run(args: list[str]) -> None:
 
 def _parse(args: list[str]) -> object:
     # Flags left out take the values of the run that is resumed; those given are then compared with them.
-    saved = saved_command(args)
+    saved = saved_command(args) or saved_finetune(args)
     command = _cli(args, saved)
-    return command if saved is None else compared(command, saved)
+    return compared(command, saved) if isinstance(saved, Train) else command  # the other is compared when it runs
 
 
-def _cli(args: list[str], saved: Train | None) -> object:
+def _cli(args: list[str], saved: Train | Finetune | None) -> object:
     union = None
     for name, command in _COMMANDS.items():
-        default = saved if saved is not None and command is Train else tyro.MISSING_NONPROP
+        default = saved if isinstance(saved, command) else tyro.MISSING_NONPROP
         option = Annotated[command, tyro.conf.subcommand(name, prefix_name=False, default=default)]
         union = option if union is None else union | option
     return _tyro(union, args, prog="llama-minimal", description=__doc__)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -63,11 +64,12 @@ class Examples:
 
 
 def evaluate_application(
-    name: str, model: Any, tokenizer: Any, *, n: int, seed: int, batch_size: int, retrieve: bool
+    name: str, load: Callable[[], tuple[Any, Any]], *, n: int, seed: int, batch_size: int, retrieve: bool
 ) -> None:
     """Print a model's score on test examples of an application, by kind, beside the baselines.
 
     Args:
+        load: returns model and tokenizer; called when everything else is in order.
         retrieve: ask questions about one of a hundred stories, without the stories and with the one that is found.
     """
     from llama_minimal.applications import application
@@ -75,6 +77,7 @@ def evaluate_application(
     chosen = application(name)
     if retrieve and name != "question_answering":
         raise ValueError(f"--retrieve is for --application question_answering; leave it out for {name}")
+    model, tokenizer = load()
     train = chosen.examples(N_TRAIN, split="train", seed=seed)
     if retrieve:
         _compare_retrieval(chosen, model, tokenizer, train, n=n, seed=seed, batch_size=batch_size)

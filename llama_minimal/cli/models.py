@@ -87,9 +87,9 @@ class Evaluate:
             raise ValueError("--application is for one process")
         from llama_minimal.cli.applications import evaluate_application
 
-        model, tokenizer = load_for_writing(self.folder, WriteFlags(device=self.device, adapter=self.adapter))
+        flags = WriteFlags(device=self.device, adapter=self.adapter)
         options = {"n": self.n, "seed": self.seed, "batch_size": self.batch_size, "retrieve": self.retrieve}
-        evaluate_application(self.application, model, tokenizer, **options)
+        evaluate_application(self.application, lambda: load_for_writing(self.folder, flags), **options)
 
     def _evaluate(self, model: Any, tokenizer: Any, mesh: Any) -> None:
         from llama_minimal.data import sequential_batches

@@ -190,7 +190,7 @@ def _run_with_bar(trainer: Any, command: Train, mesh: Any) -> list[int]:
     steps = command.train.steps
     with (
         tqdm(total=steps, initial=trainer.step, unit="step", disable=not mesh.is_main, mininterval=interval) as bar,
-        _stop_on_signal(trainer, mesh) as signals,
+        stop_on_signal(trainer, mesh) as signals,
     ):
         validation = ""
         for metrics in trainer.run():
@@ -208,7 +208,7 @@ def _run_with_bar(trainer: Any, command: Train, mesh: Any) -> list[int]:
 
 
 @contextmanager
-def _stop_on_signal(trainer: Any, mesh: Any) -> Iterator[list[int]]:
+def stop_on_signal(trainer: Any, mesh: Any) -> Iterator[list[int]]:
     """Let the step that is being computed finish, then stop; a second Ctrl-C stops at once.
 
     Under torchrun it does not: one Ctrl-C may come twice, from the terminal and from torchrun, which ends whoever takes

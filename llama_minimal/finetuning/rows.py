@@ -148,11 +148,23 @@ def _object(items: list[tuple[str, Any]]) -> dict[str, Any] | _Twice:
     return values if len(values) == len(items) else _Twice(Counter(key for key, _ in items).most_common(1)[0][0])
 
 
+def _key_twice(value: object) -> str | None:
+    """Return a key that an object has twice, or one inside it."""
+    left = [value]
+    while left:
+        value = left.pop()
+        if isinstance(value, _Twice):
+            return value.key
+        if isinstance(value, dict | list):
+            left += value.values() if isinstance(value, dict) else value
+    return None
+
+
 def _row(line: int, value: object, *, length: int = 0) -> Row:
     if length > LONGEST_TEXT:
         return Row(line, problem=f"is longer than {LONGEST_TEXT:,} characters")
-    if isinstance(value, _Twice):
-        return Row(line, problem=f"has {value.key!r} twice")
+    if (key := _key_twice(value)) is not None:
+        return Row(line, problem=f"has {key!r} twice")
     if not isinstance(value, dict):
         return Row(line, problem='is no JSON object, such as {"prompt": "…", "completion": "…"}')
     try:
@@ -175,15 +187,14 @@ def _table(text: str, path: Path, is_known: Callable[[set[str]], bool]) -> Itera
         else:
             yield Row(
                 line,
-                problem=f"has {len(cells)} cells where the header has {len(names)} (a cell that holds the separator "
-                "or a line break stands in quotation marks)",
+                problem=f"has not the {len(names)} cells of the header but {len(cells)} (a cell that holds the "
+                "separator or a line break stands in quotation marks)",
             )
 
 
 def _without_empty_end(cells: list[str]) -> list[str]:
     """Return the cells without those after the last that holds something: spreadsheets write commas there."""
-    n = max((i for i, cell in enumerate(cells, start=1) if cell.strip()), default=0)
-    return cells[:n]
+    return cells[: max((i for i, cell in enumerate(cells, start=1) if cell.strip()), default=0)]
 
 
 def _delimiter(text: str, path: Path, is_known: Callable[[set[str]], bool]) -> str:
