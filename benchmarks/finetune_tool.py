@@ -26,6 +26,7 @@ from llama_minimal.finetuning import classify
 from llama_minimal.finetuning.baselines import Majority, NaiveBayes
 
 SHOWN, HIDDEN = 200, 1000
+LONGEST = 300  # characters of a passage, which fit the context
 # Subject -> the topics of Python's help that are about it.
 SUBJECTS = {
     "debugging": "debugger",
@@ -51,7 +52,7 @@ def topics(seed: int) -> Iterator[tuple[str, str]]:
     """Yield passages of Python's documentation and their subject."""
     subjects = {topic: subject for subject, names in SUBJECTS.items() for topic in names.split()}
     found = [*python_sections(longest=200), *python_sections(longest=200, held_out=True)]
-    lines = [(text, subjects.get(name.split("/")[1])) for name, text in found if len(text) >= 40]
+    lines = [(text[:LONGEST], subjects.get(name.split("/")[1])) for name, text in found if len(text) >= 40]
     lines = [(text, subject) for text, subject in lines if subject]
     random.Random(seed).shuffle(lines)
     yield from lines[: SHOWN + HIDDEN]
@@ -72,7 +73,7 @@ def measure(name: str, seed: int, flags: list[str]) -> dict:
         report = json.loads((out / "report.json").read_text(encoding="utf-8"))
         model, tokenizer = load(out)
     texts, wanted = zip(*hidden, strict=True)
-    found = classify(model, tokenizer, [text[:1500] for text in texts])
+    found = classify(model, tokenizer, texts)
     given = {
         "the tuned model": [max(one, key=one.get) for one in found],
         "naive Bayes": NaiveBayes(*zip(*shown, strict=True)).predict(texts),
@@ -83,6 +84,7 @@ def measure(name: str, seed: int, flags: list[str]) -> dict:
         "seed": seed,
         "hidden": len(hidden),
         "accuracy": {who: sum(map(str.__eq__, said, wanted)) / len(wanted) for who, said in given.items()},
+        "test_scores": {one["name"]: one["score"] for one in report["scores"]},
         "recommended": report["recommended"],
         "chosen": report["chosen"]["name"],
         "steps": report["chosen"]["steps_done"],

@@ -38,4 +38,4 @@ print("two lengths, mask:", padded["attention_mask"].tolist(), "labels:", padded
 if made != [[1, 2, 3, -100]] * 2 or kept != [example["labels"]] * 2:
     sys.exit("changed: labels made from the ids, without the end of text, before")
 PY
-timeout 120 venv/bin/python see.py
+timeout 300 venv/bin/python see.py

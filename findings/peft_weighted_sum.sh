@@ -58,4 +58,4 @@ print("itself, weight 1, use_rslora:", stabilized)
 if pair != [2, 1, 1] or alone != [1, 1, 1] or 1 in stabilized:
     sys.exit("changed: twice the adapter, and another strength with use_rslora, before")
 PY
-timeout 120 venv/bin/python see.py
+timeout 300 venv/bin/python see.py

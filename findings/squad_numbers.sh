@@ -31,4 +31,4 @@ for answer, right in (("35", "3.5"), ("5", "-5"), ("C", "C++"), ("the", "A"), ("
 if list(seen.values()) != [(100, 100)] * 5 + [(0, 0)]:
     sys.exit("changed: five wrong answers were right before")
 PY
-timeout 120 venv/bin/python see.py
+timeout 300 venv/bin/python see.py

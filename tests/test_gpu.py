@@ -12,6 +12,8 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
 from llama_minimal.config import preset
+from llama_minimal.data import EncodedExample, PackedExamples
+from llama_minimal.finetuning import prepare, with_labels
 from llama_minimal.generation import generate
 from llama_minimal.model import build
 from llama_minimal.parallel import Mesh
@@ -74,6 +76,23 @@ def test_a_gpu_writes_what_the_cpu_writes():
             parameter.mul_(6)
     on_cpu = generate(model, None, [[1, 2, 3]], max_new_tokens=40)[0].tokens
     assert generate(model.to("cuda"), None, [[1, 2, 3]], max_new_tokens=40)[0].tokens == on_cpu
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "head"])
+def test_tuning_on_packed_examples_follows_the_curve_of_the_cpu(method):
+    examples = [
+        EncodedExample(row, [False] * 9 + [True] * 3, label=sum(row) % 2)
+        for row in TOKENS[:4800].reshape(-1, 12).tolist()
+    ]
+    packed = PackedExamples.pack(examples, seq_len=64)
+    recipe = TrainConfig(steps=20, batch_size=8, seq_len=64, warmup_steps=4, lr=0.01)
+    curves = []
+    for device in ("cpu", "cuda"):
+        model = with_labels(build(preset("tiny")).to(device), ("even", "odd"))
+        prepare(model, method)
+        curves.append([metrics["loss"] for metrics in Trainer(model, packed, recipe).run()])
+        assert all(p.device.type == device for p in model.parameters())
+    np.testing.assert_allclose(*curves, rtol=5e-3)
 
 
 def test_a_resumed_run_repeats_the_unbroken_one(tmp_path):

@@ -225,6 +225,8 @@ def test_on_the_meta_device_everything_runs_without_numbers(switches):
     model, tokens = build(config, device="meta"), torch.zeros(2, 12, dtype=torch.long, device="meta")
     logits = model(tokens)
     assert (logits.device.type, logits.shape) == ("meta", (2, 12, 61))
+    packed = model(tokens, documents=torch.ones_like(tokens))
+    assert (packed.device.type, packed.shape) == ("meta", logits.shape)
     total, count = next_token_loss(logits, tokens)
     (total / count).backward()
     assert all(parameter.grad.is_meta for parameter in model.parameters())

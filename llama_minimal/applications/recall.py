@@ -14,7 +14,7 @@ from llama_minimal.data.valley.world import HOME, PLACES, WORLD, thing
 
 Message = dict[str, str]
 LONGEST_DISTANCE = 6  # turns between a fact and the question, where no other distance is asked for
-_SWAPPED = 0.3  # share of the facts to study that have a value of another kind
+_SWAPPED = 0.4  # share of the facts to study that have a value of another kind
 _HELD_OUT = 6  # of a list's values every sixth is kept for the test, and another sixth for validation
 
 
@@ -151,13 +151,20 @@ class _Talk:
         for fact in stated:
             if self.dice.chance(0.2):
                 self.turn(*self.talk[self.dice.choice(["talk", "valley"])].pop())
-            values = self.dice.choice(self.facts).values if self.dice.chance(_SWAPPED) else fact.values
+            values = self.of_another_list(fact) if self.dice.chance(_SWAPPED) else fact.values
             asked.append((fact, self.state(fact._replace(values=values), keep=False)))
         for fact, answer in self.dice.sample(asked, len(asked)):
             if self.dice.chance(0.1):
                 self.turn(*self.talk[self.dice.choice(["talk", "valley"])].pop())
             self.turn(self.question(fact), answer)
         return self.messages
+
+    def of_another_list(self, fact: Fact) -> tuple[str, ...]:
+        """Return all values of a list that is not this fact's: none of them is ever right for it in a test."""
+        entries = words()["fact"]
+        others = {entry["values"]: kind for kind, entry in entries.items()}
+        del others[entries[fact.kind]["values"]]
+        return facts()[self.dice.choice(sorted(others.values()))].values
 
     def turn(self, user: str, llama: str) -> None:
         """Add what the user says, and the answer."""

@@ -24,7 +24,7 @@ N_TRAIN = 2000  # training examples that the baselines count
 class Examples:
     """Write examples of an application with their answers, as JSON lines: what `finetune` reads.
 
-    The course model has read none of these stories, and no two splits have a text in common.
+    The course model has read none of these stories, and no two splits have a story in common.
     """
 
     application: tyro.conf.Positional[str]

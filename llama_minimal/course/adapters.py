@@ -52,7 +52,7 @@ class Recipe:
 
 RECIPES = {
     "chat": Recipe(application="dialogue", n=8000, steps=1000, lr=5e-3),
-    "qa": Recipe(application="question_answering", n=12_000, steps=600, lr=3e-3),
+    "qa": Recipe(application="question_answering", n=20_000, steps=1000, lr=2e-3),
     "en-zh": Recipe(application="translation", n=20_000, steps=500, lr=5e-3),
 }
 

@@ -1,5 +1,6 @@
 """Fine-tuning: examples with answers, from a file to a model that has learned them."""
 
+from llama_minimal.data.packing import EncodedExample, PackedExamples
 from llama_minimal.finetuning.encoding import encode_examples
 from llama_minimal.finetuning.examples import Chat, Example, Labeled, Pair, read_examples
 from llama_minimal.finetuning.methods import LORA, Method, classify, prepare, with_labels
@@ -7,9 +8,11 @@ from llama_minimal.finetuning.methods import LORA, Method, classify, prepare, wi
 __all__ = [
     "LORA",
     "Chat",
+    "EncodedExample",
     "Example",
     "Labeled",
     "Method",
+    "PackedExamples",
     "Pair",
     "classify",
     "encode_examples",

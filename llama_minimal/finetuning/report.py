@@ -58,8 +58,8 @@ def _scores(report: Report) -> Html:
         columns += ("macro-F1",)
         rows = [(*row, f"{one['macro_f1']:.1f}") for row, one in zip(rows, scores, strict=True)]
     caption = f"{task['metric']}, 0 to 100, over {report['n_measured']:,} examples of the test part"
-    explained = "The search did not look at these examples. Another draw of so many would give a score within the "
-    explained += "interval about 95 times in 100."
+    explained = "The search did not look at these examples. Of a hundred such intervals about 95 hold the score that "
+    explained += "endlessly many examples of this kind would give."
     left_out = [element("p", note, class_="quiet") for note in report["notes"]]
     return _section(
         "Before, after, and baselines",

@@ -91,7 +91,8 @@ def forgetting_summary(material: Material, before: float | None, after: float | 
     """Return how well the model predicts what its base had read, in bits per byte before and after."""
     why = ""
     if before is None:
-        why = "there is no text of the kind that the base model has read; name one with --replay."
+        why = "there is no text at hand of the kind that the base model has read"
+        why += "." if material.kind == "labels" else "; name one with --replay."
     elif material.kind == "labels":
         why = "A model of labels writes no text; its body was measured with the output layer of the base model."
     return {
