@@ -3,6 +3,7 @@
 import numpy as np
 
 from llama_minimal.course.checks import application_answers as of
+from llama_minimal.course.checks import metric_answers as metric
 from llama_minimal.course.exercises import Exercise
 
 _RNG = np.random.default_rng(13)
@@ -11,62 +12,64 @@ _SUNDAY = ["the bear sang a soft song on the bridge", "the cat sat on the mat ag
 
 EXERCISES = {
     "chrf": Exercise(
-        right=of.right_chrf,
+        right=metric.right_chrf,
         cases=[
             (_SATURDAY, _SUNDAY, 6, 2.0),
             (["a cat"], ["the cat sat"], 6, 2.0),
             (_SUNDAY, _SATURDAY, 2, 3.0),
             (["xyz"], ["the cat"], 3, 2.0),
         ],
-        draw=of.texts,
+        draw=metric.texts,
         mistakes={
-            "the spaces are counted; take them out first": of.wrong_chrf(spaces=True),
-            "this is the mean of the sentences' scores; add up the counts of all sentences first": of.chrf_of_means,
+            "the spaces are counted; take them out first": metric.wrong_chrf(spaces=True),
+            "this is the mean of the sentences' scores; add up the counts of all sentences first": metric.chrf_of_means,
             "recall and precision are exchanged: β² stands with the precision, below": lambda hyp, ref, order, beta: (
-                of.right_chrf(ref, hyp, order, beta)
+                metric.right_chrf(ref, hyp, order, beta)
             ),
-            "this is F with β = 1; recall counts β times as much": lambda hyp, ref, order, beta: of.right_chrf(
+            "this is F with β = 1; recall counts β times as much": lambda hyp, ref, order, beta: metric.right_chrf(
                 hyp, ref, order, 1.0
             ),
-            "each kind of n-gram counts once; count how often it occurs": of.wrong_chrf(
-                made=lambda text, n: of.Counter(dict.fromkeys(of.ngrams(text, n), 1))
+            "each kind of n-gram counts once; count how often it occurs": metric.wrong_chrf(
+                made=lambda text, n: metric.Counter(dict.fromkeys(metric.ngrams(text, n), 1))
             ),
             "a hypothesis that repeats an n-gram gets it again: it counts at most as often as in the reference": (
-                of.wrong_chrf(common=lambda ours, theirs: sum(ours[one] for one in ours if one in theirs))
+                metric.wrong_chrf(common=lambda ours, theirs: sum(ours[one] for one in ours if one in theirs))
             ),
-            "the n-grams of all lengths are in one pot; average P and R over the lengths": of.chrf_pooled,
-            "this is the mean of the F-scores of the lengths; average P and R first": of.chrf_by_length,
-            "a length of which one side has no n-gram is left out, and does not count as 0": of.wrong_chrf(
+            "the n-grams of all lengths are in one pot; average P and R over the lengths": metric.chrf_pooled,
+            "this is the mean of the F-scores of the lengths; average P and R first": metric.chrf_by_length,
+            "a length of which one side has no n-gram is left out, and does not count as 0": metric.wrong_chrf(
                 left_out=False
             ),
-            "these are the longest n-grams alone": of.wrong_chrf(lengths=lambda order: [order]),
-            "the longest n-grams are missing: the lengths are 1 to `order`": of.wrong_chrf(
+            "these are the longest n-grams alone": metric.wrong_chrf(lengths=lambda order: [order]),
+            "the longest n-grams are missing: the lengths are 1 to `order`": metric.wrong_chrf(
                 lengths=lambda order: range(1, order)
             ),
-            "this is a fraction; give percent": lambda *case: of.right_chrf(*case) / 100,
+            "this is a fraction; give percent": lambda *case: metric.right_chrf(*case) / 100,
         },
     ),
     "one_wrong_word": Exercise(
-        right=of.one_wrong_word,
+        right=metric.one_wrong_word,
         cases=[(10, 5), (10, 0), (10, 9), (12, 1), (8, 3), (20, 17)],
         draw=lambda rng: (n := int(rng.integers(8, 30)), int(rng.integers(0, n))),
         mistakes={
-            "at an end of the sentence fewer n-grams have the word": lambda n, i: of.one_wrong_word(
+            "at an end of the sentence fewer n-grams have the word": lambda n, i: metric.one_wrong_word(
                 n, i, hit=lambda n, i, k: k
             ),
-            "a wrong word spoils more than one n-gram of two words and longer": lambda n, i: of.one_wrong_word(
+            "a wrong word spoils more than one n-gram of two words and longer": lambda n, i: metric.one_wrong_word(
                 n, i, hit=lambda n, i, k: 1
             ),
-            "the words are counted from 0": lambda n, i: of.one_wrong_word(n, max(i - 1, 0)),
+            "the words are counted from 0": lambda n, i: metric.one_wrong_word(n, max(i - 1, 0)),
             "the four shares are averaged; BLEU takes the fourth root of their product": lambda n, i: float(
-                100 * np.mean([(n - k + 1 - of.touched(n, i, k)) / (n - k + 1) for k in range(1, 5)])
+                100 * np.mean([(n - k + 1 - metric.touched(n, i, k)) / (n - k + 1) for k in range(1, 5)])
             ),
-            "this is the product; the fourth root is missing": lambda n, i: 100 * (of.one_wrong_word(n, i) / 100) ** 4,
+            "this is the product; the fourth root is missing": lambda n, i: (
+                100 * (metric.one_wrong_word(n, i) / 100) ** 4
+            ),
             "these are the words alone: n-grams of two to four words count as well": lambda n, i: 100 * (n - 1) / n,
             "n words have n − k + 1 k-grams, not n": lambda n, i: (
-                100 * float(np.prod([(n - of.touched(n, i, k)) / n for k in range(1, 5)]) ** 0.25)
+                100 * float(np.prod([(n - metric.touched(n, i, k)) / n for k in range(1, 5)]) ** 0.25)
             ),
-            "this is a fraction; give percent": lambda n, i: of.one_wrong_word(n, i) / 100,
+            "this is a fraction; give percent": lambda n, i: metric.one_wrong_word(n, i) / 100,
         },
     ),
     "stuffing": Exercise(
