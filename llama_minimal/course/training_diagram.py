@@ -53,7 +53,7 @@ def draw_training(lit: Collection[str] | None = None) -> "Figure":
     for start, end in ARROWS:
         _arrow(axes, start, end)
     for name, (x, y, color, what) in PARTS.items():
-        _box(axes, name, what, x, y, color if name in lit else "white")
+        draw_box(axes, name, what, x, y, color if name in lit else "white")
     return figure
 
 
@@ -67,7 +67,8 @@ def _arrow(axes: "Axes", start: str, end: str) -> None:
     axes.annotate("", xy=head, xytext=tail, arrowprops=style, zorder=1)
 
 
-def _box(axes: "Axes", name: str, what: str, x: float, y: float, color: str) -> None:
+def draw_box(axes: "Axes", name: str, what: str, x: float, y: float, color: str) -> None:
+    """Draw a part as a box around its name, with what it is in small letters below."""
     from matplotlib.patches import FancyBboxPatch
 
     corner = (x - WIDTH / 2, y - HEIGHT / 2)

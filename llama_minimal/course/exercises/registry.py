@@ -22,6 +22,7 @@ CHAPTERS = (  # the modules of checks/
     "data_parallelism",
     "model_parallelism",
     "finetuning",
+    "applications",
 )
 
 
