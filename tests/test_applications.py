@@ -182,9 +182,8 @@ def test_a_prompt_that_is_too_long_keeps_its_end():
     tokenizer = load_tokenizer(COURSE)
     model = draw_model(vocab_size=tokenizer.vocab_size, max_seq_len=48)
     app = application("sentiment")
-    end = "so it was a good day for all of them, and the sun was shining"
-    n_end = len(tokenizer.encode(end))
-    assert n_end < 42 - 1
+    end = "so it was a good day for all of them, and the sun was shining. " * 3
+    assert len(tokenizer.encode(end)) > 42  # tokens that fit beside an answer
     long = [Example(f"{word * n}{end}", "", "kind") for word, n in (("word ", 100), ("another ", 150))]
     assert len(set(app.predict(model, tokenizer, long))) == 1
     with pytest.raises(ValueError, match="batch_size=0"):

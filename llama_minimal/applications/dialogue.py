@@ -25,17 +25,18 @@ def examples(n: int, *, split: str = "train", seed: int = 0) -> list[Example]:
     so a dialogue teaches more.
     """
     check_request(n, split)
-    recall, story = [*range(0, n, 4), *range(1, n, 4), *range(2, n, 4)], range(3, n, 4)
-    if split != "train":
-        recall, story = range(0, n, 2), range(1, n, 2)
-    found: list[Example | None] = [None] * n
-    n_study = len(recall) * 2 // 3 if split == "train" else 0
-    recalled = [_study(one) for one in study_dialogues(n_study, split=split, seed=seed)] if n_study else []
-    recalled += recall_examples(len(recall) - n_study, split=split, seed=seed)
-    stories = take(len(story), _about_a_story, split=split, seed=seed) if story else []
-    for place, example in zip([*recall, *story], recalled + stories, strict=True):
-        found[place] = example
-    return found
+    order = (_studies, recall_examples, _studies, _stories) if split == "train" else (recall_examples, _stories)
+    kinds = [order[i % len(order)] for i in range(n)]
+    made = {kind: iter(kind(kinds.count(kind), split=split, seed=seed)) for kind in set(kinds)}
+    return [next(made[kind]) for kind in kinds]
+
+
+def _stories(n: int, *, split: str, seed: int) -> list[Example]:
+    return take(n, _about_a_story, split=split, seed=seed)
+
+
+def _studies(n: int, *, split: str, seed: int) -> list[Example]:
+    return [_study(one) for one in study_dialogues(n, split=split, seed=seed)]
 
 
 def recall_examples(

@@ -37,11 +37,11 @@ class Chat:
             raise ValueError("chat is a conversation with one process; start it without torchrun, or use generate")
         from llama_minimal.chat import Conversation, chat_template
 
-        flags = self.write
-        if flags.adapter is None and (own := _own_adapter(self.folder)):
-            print(f"(with the adapter for chat that comes with {self.folder})")
-            flags = replace(flags, adapter=own)
+        own = None if self.write.adapter else _own_adapter(self.folder)
+        flags = replace(self.write, adapter=own) if own else self.write
         model, tokenizer = load_for_writing(self.folder, flags)
+        if own:
+            print(f"(with the adapter for chat that comes with {self.folder})")
         template = chat_template(tokenizer)
         if template is None and self.system is not None:
             raise ValueError(f"--system is for a model with a chat template, and {self.folder} has none; leave it out")
