@@ -73,6 +73,21 @@ def sum_loss(model: nn.Module, batches: Iterable[Batch], *, device: torch.device
     return total, count
 
 
+def wilson_interval(share: float, n: int, *, z: float = 1.959964) -> tuple[float, float]:
+    """Return the bounds between which the true share lies, when it was seen among n.
+
+    (p + z²/2n ± z √(p(1 − p)/n + z²/4n²)) / (1 + z²/n)
+
+    Args:
+        z: 95 % of a normal distribution are within so many standard deviations.
+
+    Source: Wilson 1927, "Probable Inference, the Law of Succession, and Statistical Inference".
+    """
+    middle, spread = share + z**2 / (2 * n), z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    low, high = ((middle + sign * spread) / (1 + z**2 / n) for sign in (-1, 1))
+    return max(0.0, low), min(1.0, high)
+
+
 def uniform_loss(vocab_size: int) -> float:
     """Return the loss of knowing nothing, log V nats per token."""
     return math.log(vocab_size)

@@ -1,6 +1,6 @@
 """What tokens must be before a model reads them, and which target it does not learn."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from numbers import Integral
 from operator import index
 from typing import Any
@@ -23,6 +23,13 @@ def as_ids(ids: Iterable[int], *, what: str = "a prompt") -> list[int]:
         return [int(index(token)) for token in (ids.tolist() if hasattr(ids, "tolist") else ids)]
     except TypeError:
         raise ValueError(f"{what} must be a row of token ids, such as [1, 2, 3], not {_short(ids)}") from None
+
+
+def by_length(rows: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
+    """Yield the places of rows in batches, the shortest first: rows of about equal length are filled up with little."""
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
 
 
 def check_prompts(config: LlamaConfig, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:

@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 
 from llama_minimal import load_tokenizer
-from llama_minimal.applications import Example, application, library
+from llama_minimal.applications import Example, application, many_stories
 from llama_minimal.applications.counted_answers import CountedAnswers, masked, masked_question
 from llama_minimal.applications.dialogue import chance, recall_examples
 from llama_minimal.applications.message_catalogs import catalog_examples, read_catalog
@@ -124,36 +124,36 @@ def test_counted_answers_learn_what_answers_a_question():
 
 
 def test_a_question_to_a_library_has_one_story_that_names_all_it_names():
-    asked = library.ask_libraries(40, n_stories=50)
+    asked = many_stories.ask_libraries(40, n_stories=50)
     for one in asked:
-        names = library.names_in(one.extra["question"])
+        names = many_stories.names_in(one.extra["question"])
         fitting = [place for place, text in enumerate(one.extra["stories"]) if all(name in text for name in names)]
         assert fitting == [one.extra["place"]]
         assert one.prompt == f"Question: {one.extra['question']}\nAnswer:"
-    assert library.names_in("Where did Felix find the golden watch?") == ["Felix", "golden watch"]
+    assert many_stories.names_in("Where did Felix find the golden watch?") == ["Felix", "golden watch"]
 
 
 def test_retrieval_finds_more_in_more_units_and_in_whole_stories():
-    asked = library.ask_libraries(40, n_stories=60)
-    shares = [library.found_share(asked, k=k, unit="sentence") for k in (1, 3, 10)]
+    asked = many_stories.ask_libraries(40, n_stories=60)
+    shares = [many_stories.found_share(asked, k=k, unit="sentence") for k in (1, 3, 10)]
     assert shares == sorted(shares)
-    assert library.found_share(asked) > 90
-    given = library.with_retrieved(asked)
+    assert many_stories.found_share(asked) > 90
+    given = many_stories.with_retrieved(asked)
     right = [one.extra["stories"][one.extra["place"]] == one.extra["story"] for one in given]
-    assert 100 * sum(right) / len(right) == pytest.approx(library.found_share(asked))
+    assert 100 * sum(right) / len(right) == pytest.approx(many_stories.found_share(asked))
     assert all(one.prompt.startswith(one.extra["story"]) for one in given)
     assert [one.completion for one in given] == [one.completion for one in asked]
 
 
 def test_retrieved_sentences_stand_in_the_order_of_the_stories():
-    shelf = library.Library(["Lila sang. Otto slept.", "Mina found a kite. Otto saw it."], unit="sentence")
-    prompt = library.retrieve("Who found the kite that Otto saw?", shelf, 2)
+    shelf = many_stories.Library(["Lila sang. Otto slept.", "Mina found a kite. Otto saw it."], unit="sentence")
+    prompt = many_stories.retrieve("Who found the kite that Otto saw?", shelf, 2)
     assert prompt == "Mina found a kite. Otto saw it.\n\nQuestion: Who found the kite that Otto saw?\nAnswer:"
-    assert library.retrieve("Warum?", shelf) == "Question: Warum?\nAnswer:"
+    assert many_stories.retrieve("Warum?", shelf) == "Question: Warum?\nAnswer:"
     with pytest.raises(ValueError, match="unit='book' is not one of story, paragraph, sentence"):
-        library.Library([], unit="book")
+        many_stories.Library([], unit="book")
     with pytest.raises(ValueError, match="n_stories=0"):
-        library.ask_libraries(1, n_stories=0)
+        many_stories.ask_libraries(1, n_stories=0)
 
 
 # ---- reports

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from llama_minimal.data.valley import Story, ValleySettings, stories
+from llama_minimal.prompts import by_length
 
 if TYPE_CHECKING:
     from llama_minimal.chat import ChatTemplate
@@ -107,10 +108,8 @@ class Application:
             template = chat_template(tokenizer)
         stop = list(self.stop) + ([end] if template and (end := template.turn_end()) else [])
         ids = [_fitting(model, tokenizer, self._ids(tokenizer, one, template), self.max_new_tokens) for one in examples]
-        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         written = [""] * len(ids)
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
+        for batch in by_length(ids, batch_size):
             done = generate(model, tokenizer, [ids[i] for i in batch], max_new_tokens=self.max_new_tokens, stop=stop)
             for i, completion in zip(batch, done, strict=True):
                 written[i] = completion.text.strip()
@@ -121,7 +120,9 @@ class Application:
     def _ids(self, tokenizer: "TextCodec", example: Example, template: "ChatTemplate | None") -> list[int]:
         if template and "messages" in example.extra:
             return template.encode(example.extra["messages"], reply=True)
-        return tokenizer.encode_prompt(example.prompt) or [tokenizer.bos_id]
+        from llama_minimal.generation import encode_prompt
+
+        return encode_prompt(tokenizer, example.prompt)
 
     def evaluate(self, model: "Llama", tokenizer: "TextCodec", examples: Sequence[Example], **options: Any) -> Result:
         """Return what a model writes after each prompt, and its score; options are those of ``predict``."""

@@ -1,4 +1,4 @@
-"""Question answering: a story and a question in, a short answer out. Of many stories at once: ``library.py``."""
+"""Question answering: a story and a question in, a short answer out. Of many stories at once: ``many_stories.py``."""
 
 from collections.abc import Sequence
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from llama_minimal.applications.base import Application, Example, Predictor, Scores, by_kind, check_request, take
+from llama_minimal.applications.base import Application, Example, Predictor, Scores, by_kind, check_request, same, take
 from llama_minimal.applications.plain_telling import translatable, wordings
 from llama_minimal.applications.translation_memory import Dictionary, Memory
 from llama_minimal.data import valley
@@ -65,11 +65,7 @@ def _of_story(story: valley.Story, directions: Sequence[str]) -> list[Example]:
 
 def score(predictions: Sequence[str], examples: Sequence[Example]) -> Scores:
     """Return chrF, beside BLEU (of Chinese by characters) and exact match, and chrF by direction."""
-    return by_kind("chrF", chrf, predictions, examples, BLEU=_bleu_of(examples), exact_match=_exact)
-
-
-def _exact(predictions: Sequence[str], answers: Sequence[Sequence[str]]) -> float:
-    return 100 * sum(text in right for text, right in zip(predictions, answers, strict=True)) / len(predictions)
+    return by_kind("chrF", chrf, predictions, examples, BLEU=_bleu_of(examples), exact_match=same)
 
 
 def _bleu_of(examples: Sequence[Example]) -> Callable[..., float]:

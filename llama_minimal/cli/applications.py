@@ -101,7 +101,7 @@ def _all_scores(
 def _compare_retrieval(
     chosen: "Application", model: Any, tokenizer: Any, train: list, *, n: int, seed: int, batch_size: int
 ) -> None:
-    from llama_minimal.applications.library import ask_libraries, found_share, with_retrieved
+    from llama_minimal.applications.many_stories import ask_libraries, found_share, with_retrieved
 
     alone = ask_libraries(n, seed=seed)
     given = with_retrieved(alone)

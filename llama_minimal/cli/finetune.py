@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tyro
 from tqdm import tqdm
@@ -15,9 +15,6 @@ from tqdm import tqdm
 from llama_minimal.cli.console import table
 from llama_minimal.cli.processes import is_one_of_several
 from llama_minimal.settings import TuneConfig
-
-if TYPE_CHECKING:
-    pass
 
 _OUT = Path("runs/finetune")
 

@@ -18,7 +18,7 @@ import torch
 
 from llama_minimal.applications import Example, application
 from llama_minimal.applications.dialogue import chance, recall_examples
-from llama_minimal.applications.library import ask_libraries, found_share, with_retrieved
+from llama_minimal.applications.many_stories import ask_libraries, found_share, with_retrieved
 from llama_minimal.checkpoint import COURSE, load, load_adapter, save_adapter
 from llama_minimal.course.card import interval, versions
 from llama_minimal.files import replace_file

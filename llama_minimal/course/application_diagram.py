@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from llama_minimal.course.diagram import INK
+from llama_minimal.course.diagram import INK, lit_parts
 from llama_minimal.course.training_diagram import HEIGHT, WIDTH, draw_box
 
 if TYPE_CHECKING:
@@ -41,9 +41,7 @@ def draw_application(lit: Collection[str] | None = None) -> "Figure":
     """
     import matplotlib.pyplot as plt
 
-    lit = set(PARTS) if lit is None else set(lit)
-    if unknown := lit - set(PARTS):
-        raise ValueError(f"unknown parts {sorted(unknown)}; known are {', '.join(PARTS)}")
+    lit = lit_parts(PARTS, lit)
     figure, axes = plt.subplots(figsize=(8.2, 1.9), layout="constrained")
     axes.set(xlim=(-WIDTH / 2 - 0.1, 10 + WIDTH / 2 + 0.1), ylim=(-HEIGHT, 1.5 + HEIGHT))
     axes.axis("off")

@@ -17,7 +17,7 @@ from llama_minimal.config import read_json
 from llama_minimal.data import TokenFile, documents, read_corpus_info
 from llama_minimal.data.valley import Story, ValleySettings, stories
 from llama_minimal.data.valley.checker import check_many
-from llama_minimal.evaluation import Evaluation, sum_loss
+from llama_minimal.evaluation import Evaluation, sum_loss, wilson_interval
 from llama_minimal.files import replace_file
 from llama_minimal.generation import generate
 from llama_minimal.memorization import match_lengths, novel_share
@@ -171,10 +171,7 @@ def interval(share: float, n: int) -> tuple[float, float]:
 
     Source: Wilson 1927 (the score interval).
     """
-    z = 1.96
-    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * (share * (1 - share) / n + z**2 / (4 * n**2)) ** 0.5
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return wilson_interval(share, n, z=1.96)
 
 
 def only_story(text: str) -> str:

@@ -23,6 +23,18 @@ PARTS = {
 }
 
 
+def lit_parts(parts: Collection[str], lit: Collection[str] | None) -> set[str]:
+    """Return the parts of a picture to color; None means all.
+
+    Raises:
+        ValueError: if one is not a part.
+    """
+    lit = set(parts) if lit is None else set(lit)
+    if unknown := lit - set(parts):
+        raise ValueError(f"unknown parts {sorted(unknown)}; known are {', '.join(parts)}")
+    return lit
+
+
 def draw_llama(lit: Collection[str] | None = None) -> "Figure":
     """Draw LLaMA from token ids (bottom) to logits (top).
 
@@ -34,9 +46,7 @@ def draw_llama(lit: Collection[str] | None = None) -> "Figure":
     """
     import matplotlib.pyplot as plt
 
-    lit = set(PARTS) if lit is None else set(lit)
-    if unknown := lit - set(PARTS):
-        raise ValueError(f"unknown parts {sorted(unknown)}; known are {', '.join(PARTS)}")
+    lit = lit_parts(PARTS, lit)
     figure, axes = plt.subplots(figsize=(6.6, 5.1), layout="constrained")
     axes.set(xlim=(-0.2, 13.3), ylim=(-0.45, 10.55))
     axes.axis("off")

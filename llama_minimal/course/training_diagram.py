@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from llama_minimal.course.diagram import INK, PALE
+from llama_minimal.course.diagram import INK, PALE, lit_parts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,9 +44,7 @@ def draw_training(lit: Collection[str] | None = None) -> "Figure":
     """
     import matplotlib.pyplot as plt
 
-    lit = set(PARTS) if lit is None else set(lit)
-    if unknown := lit - set(PARTS):
-        raise ValueError(f"unknown parts {sorted(unknown)}; known are {', '.join(PARTS)}")
+    lit = lit_parts(PARTS, lit)
     figure, axes = plt.subplots(figsize=(7.4, 2.2), layout="constrained")
     axes.set(xlim=(-1.1, 8.6), ylim=(-0.5, 2.0))
     axes.axis("off")

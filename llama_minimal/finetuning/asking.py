@@ -16,6 +16,7 @@ from llama_minimal.finetuning.kinds import Chat, Example, Pair
 from llama_minimal.finetuning.methods import classify
 from llama_minimal.generation import encode_prompt, generate
 from llama_minimal.model import Llama
+from llama_minimal.prompts import by_length
 from llama_minimal.retrieval import terms
 from llama_minimal.scores import chrf
 from llama_minimal.tokenizer import TextCodec
@@ -105,10 +106,8 @@ class Asking:
     def _written(self, model: Llama, examples: Sequence[Example]) -> list[str]:
         room = max(1, model.config.max_seq_len - self.max_new_tokens)
         prompts = [self._prompt(one)[-room:] for one in examples]
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         answers = [""] * len(prompts)
-        for start in range(0, len(order), _BATCH):
-            which = order[start : start + _BATCH]
+        for which in by_length(prompts, _BATCH):
             options = {"max_new_tokens": self.max_new_tokens, "stop": self.stop}
             found = generate(model, self.tokenizer, [prompts[i] for i in which], **options)
             for i, completion in zip(which, found, strict=True):

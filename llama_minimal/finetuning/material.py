@@ -19,6 +19,7 @@ from llama_minimal.finetuning.asking import Asking
 from llama_minimal.finetuning.checking import Findings, check_examples
 from llama_minimal.finetuning.examples import read_numbered
 from llama_minimal.finetuning.grouping import Task, recognize
+from llama_minimal.finetuning.methods import with_output
 from llama_minimal.finetuning.splitting import Split, split_examples
 from llama_minimal.lora import refuse_adapters
 from llama_minimal.model import Llama
@@ -217,17 +218,8 @@ def bits_per_byte(material: Material, model: Llama) -> float | None:
     if text is None:
         return None
     if model.config.labels:
-        model = _with_output(model, material.base)
+        model = with_output(model, material.base.output, material.base.config)
     seq_len = min(model.config.max_seq_len, 512)
     batches = sequential_batches(text.ids, batch_size=8, seq_len=seq_len)
     total, count = sum_loss(model, batches, device=model.device)
     return Evaluation(total=total, n_tokens=count, n_bytes=text.n_bytes).bits_per_byte
-
-
-def _with_output(model: Llama, base: Llama) -> Llama:
-    """Return the body of one model with the output layer of another; both are shared, not copied."""
-    with torch.device("meta"):
-        new = Llama(base.config)
-    new.tok_embeddings, new.layers, new.norm = model.tok_embeddings, model.layers, model.norm
-    new.positions, new.output = model.positions, base.output
-    return new.eval()

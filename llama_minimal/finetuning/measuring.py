@@ -1,14 +1,14 @@
 """How sure a score is: a 95 % interval of a mean, and of the difference between two on the same examples."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
+from llama_minimal.evaluation import wilson_interval
+
 _DRAWS = 2000
-_Z = 1.959964  # 95 % of a normal distribution are within so many standard deviations
 
 Kind = Literal["baseline", "before", "tuned"]
 
@@ -36,25 +36,18 @@ class Measured:
 def interval(scores: Sequence[float]) -> tuple[float, float]:
     """Return the ends of a 95 % interval of the mean of scores from 0 to 100.
 
-    Where each score is 0 or 100, it is Wilson's, which has a width at 0 and 100, too:
-
-    (p + z²/2n ± z √(p(1 − p)/n + z²/4n²)) / (1 + z²/n)
+    Where each score is 0 or 100, it is Wilson's, which has a width at 0 and 100, too (``wilson_interval``).
 
     Else the examples are drawn anew 2,000 times, and 95 % of the means of these draws are within the interval.
 
     Raises:
         ValueError: if there is no score.
-
-    Source: Wilson 1927, "Probable Inference, the Law of Succession, and Statistical Inference".
     """
     if not len(scores):
         raise ValueError("an interval needs at least one score")
     if set(scores) <= {0.0, 100.0}:
-        n, p = len(scores), sum(scores) / len(scores) / 100
-        middle, spread = p + _Z**2 / (2 * n), _Z * math.sqrt(p * (1 - p) / n + _Z**2 / (4 * n**2))
-        ends = ((middle + sign * spread) / (1 + _Z**2 / n) for sign in (-1, 1))
-        low, high = (100 * min(1.0, max(0.0, end)) for end in ends)
-        return low, high
+        low, high = wilson_interval(sum(scores) / len(scores) / 100, len(scores))
+        return 100 * low, 100 * high
     return _bootstrap(np.asarray(scores, dtype=np.float64))
 
 

@@ -2,16 +2,18 @@
 
 # B texts, T tokens of the longest, L labels
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
 
+from llama_minimal.config import LlamaConfig
 from llama_minimal.config.checks import check_one_of
 from llama_minimal.generation import encode_prompt
 from llama_minimal.linear import Linear
 from llama_minimal.lora import LoRAConfig, adapters, add_adapter
 from llama_minimal.model import Llama
+from llama_minimal.prompts import by_length
 from llama_minimal.tokenizer import TextCodec
 
 Method = Literal["full", "lora", "head"]
@@ -55,12 +57,21 @@ def with_labels(model: Llama, labels: Sequence[str]) -> Llama:
         ValueError: if there are fewer than two labels, or two are equal.
     """
     config = model.config.replace(labels=tuple(labels), tie_embeddings=False)
+    output = Linear(config.dim, len(config.labels), bias=False).to(model.tok_embeddings.weight)
+    torch.nn.init.zeros_(output.weight)
+    return with_output(model, output, config)
+
+
+def with_output(model: Llama, output: Linear, config: LlamaConfig) -> Llama:
+    """Return the body of a model with another output layer; both are shared, not copied.
+
+    Args:
+        config: of the new model; but for what the output layer is, that of ``model``.
+    """
     with torch.device("meta"):
         new = Llama(config)
     new.tok_embeddings, new.layers, new.norm = model.tok_embeddings, model.layers, model.norm
-    new.positions, new.eos_ids = model.positions, model.eos_ids
-    new.output = Linear(config.dim, len(config.labels), bias=False).to(model.tok_embeddings.weight)
-    torch.nn.init.zeros_(new.output.weight)
+    new.positions, new.eos_ids, new.output = model.positions, model.eos_ids, output
     return new.train(model.training)
 
 
@@ -87,7 +98,7 @@ def classify(
     training = model.training
     model.eval()
     try:
-        for which in _by_length(ids, batch_size):
+        for which in by_length(ids, batch_size):
             for i, row in zip(which, _probabilities(model, [ids[i] for i in which]), strict=True):
                 results[i] = dict(zip(model.config.labels, row, strict=True))
     finally:
@@ -102,12 +113,6 @@ def _probabilities(model: Llama, rows: Sequence[Sequence[int]]) -> list[list[flo
         tokens[i, : len(row)] = torch.tensor(row)
     logits = model.next_logits(tokens.to(model.device), lengths - 1)  # (B, L)
     return logits.float().softmax(-1).tolist()
-
-
-def _by_length(ids: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
-    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
 
 
 def _check_fit(ids: Sequence[Sequence[int]], most: int) -> None:
