@@ -127,6 +127,7 @@ class Attention(nn.Module):
         if cache is not None:
             cached = cache.write(layer, k, v, positions)
             if mask is not None:
-                k, v = cached  # (B, K, S, Dh)
+                k, v = (kept[:, :, : mask.size(-1)] for kept in cached)  # (B, K, S, Dh)
+                q = q.type_as(k)
         out = attention(q, k, v, mask, is_causal=mask is None)
-        return self.wo(out.transpose(1, 2).reshape(B, T, -1))  # (B, T, D)
+        return self.wo(out.transpose(1, 2).reshape(B, T, -1).type_as(x))  # (B, T, D)

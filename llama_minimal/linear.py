@@ -49,12 +49,8 @@ def linears(x: Tensor, *weights: Weight) -> tuple[Tensor, ...]:
         x: (..., in).
         weights: each (out, in), or a module in its place, as for ``linear``.
     """
-    if torch.is_grad_enabled() or not all(type(w) is Linear and not _has_hooks(w) for w in weights):
-        return tuple(linear(x, w) for w in weights)
-    out = _product(x, weights)
-    if out is None:
-        return tuple(linear(x, w) for w in weights)
-    return out.split([w.out_features for w in weights], dim=-1)
+    out = None if torch.is_grad_enabled() else _product(x, weights)
+    return tuple(linear(x, w) for w in weights) if out is None else out.split([w.out_features for w in weights], dim=-1)
 
 
 def cast_once(x: Tensor) -> Tensor:
@@ -76,31 +72,31 @@ class Linear(nn.Linear):
         return F.linear(x, self.weight, self.bias) if out is None else out
 
 
-def _has_hooks(layer: nn.Module) -> bool:
-    return bool(layer._forward_hooks or layer._forward_pre_hooks)
+def _product(x: Tensor, layers: Sequence[Weight]) -> Tensor | None:
+    """Return x wᵀ of the layers' weights, one beside the other; None if the plain way is as good.
 
-
-def _product(x: Tensor, layers: Sequence[Linear]) -> Tensor | None:
-    """Return x wᵀ of the layers' weights, one beside the other; None if the plain way is as good."""
+    It stands in the way of every token, so it is written for speed.
+    """
     if torch.compiler.is_compiling() or type(x) is not Tensor or x.device.type != "cpu":
         return None
-    weights = [layer._parameters.get("weight") for layer in layers]
+    weights = []
+    for layer in layers:
+        if type(layer) is not Linear or (len(layers) > 1 and (layer._forward_hooks or layer._forward_pre_hooks)):
+            return None
+        weights.append(layer._parameters.get("weight"))
     if type(weights[0]) is PackedWeight:
         pack = weights[0].pack
-        fits = pack.weights == weights and x.dtype == torch.bfloat16
-        return pack.product(x) if fits else None
-    few = 0 < x.numel() <= _FEW_VECTORS * x.size(-1)
-    if not few or not all(_is_plain(w, x) and layer.bias is None for w, layer in zip(weights, layers, strict=True)):
+        return pack.product(x) if pack.weights == weights and x.dtype == torch.bfloat16 else None
+    if not 0 < x.numel() <= _FEW_VECTORS * x.size(-1):
         return None
+    for layer, weight in zip(layers, weights, strict=True):
+        if type(weight) is not nn.Parameter or weight.dtype != x.dtype or layer._parameters["bias"] is not None:
+            return None
     if x.dtype == torch.float32:
         return _by_blocks(x, weights)
-    if x.dtype == torch.bfloat16 and _can_pack() and all(_may_pack(layer) for layer in layers):
+    if x.dtype == torch.bfloat16 and _can_pack() and all(map(_may_pack, layers)):
         return Pack(weights).product(x)
     return None
-
-
-def _is_plain(weight: Tensor | None, x: Tensor) -> bool:
-    return type(weight) is nn.Parameter and weight.dtype == x.dtype and weight.device == x.device
 
 
 # ---- float32: blocks of rows
@@ -108,20 +104,19 @@ def _is_plain(weight: Tensor | None, x: Tensor) -> bool:
 
 def _by_blocks(x: Tensor, weights: Sequence[nn.Parameter]) -> Tensor | None:
     """Return x wᵀ, computed block of rows by block of rows."""
-    n_out = sum(w.size(0) for w in weights)
-    if n_out * x.size(-1) < _LARGE or n_out % _BLOCKS or (weight := _side_by_side(weights)) is None:
+    n_in, n_out = x.size(-1), sum([w.size(0) for w in weights])
+    if n_out * n_in < _LARGE or n_out % _BLOCKS or (weight := _side_by_side(weights, n_out, n_in)) is None:
         return None
-    columns = x.reshape(-1, x.size(-1)).t()  # (in, n)
-    blocks = weight.unflatten(0, (_BLOCKS, -1))  # (blocks, out / blocks, in)
+    blocks = weight.view(_BLOCKS, -1, n_in)  # (blocks, out / blocks, in)
+    columns = x.reshape(-1, n_in).t()  # (in, n)
     out = torch.bmm(blocks, columns.expand(_BLOCKS, -1, -1))  # (blocks, out / blocks, n)
-    return out.flatten(0, 1).t().reshape(*x.shape[:-1], n_out)
+    return out.view(n_out, -1).t().reshape(*x.shape[:-1], n_out)
 
 
-def _side_by_side(weights: Sequence[nn.Parameter]) -> Tensor | None:
+def _side_by_side(weights: Sequence[nn.Parameter], n_out: int, n_in: int) -> Tensor | None:
     """Return the weights as one, (sum of outs, in), after moving them to one place if they are not there yet."""
     if len(weights) == 1:
-        return weights[0]
-    n_out, n_in = sum(w.size(0) for w in weights), weights[0].size(1)
+        return weights[0] if weights[0].is_contiguous() else None
     if weights[0].untyped_storage().nbytes() == n_out * n_in * 4 and _are_neighbors(weights):
         return weights[0].as_strided((n_out, n_in), (n_in, 1))
     if not all(_is_alone(w) for w in weights):
@@ -144,6 +139,8 @@ def _are_neighbors(weights: Sequence[nn.Parameter]) -> bool:
 
 def _is_alone(weight: nn.Parameter) -> bool:
     """Tell whether nobody else can read or write this memory: no view, no graph, no state dict in someone's hands."""
+    if weight.is_inference():
+        return False
     storage = weight.untyped_storage()
     return torch._C._storage_Use_Count(storage._cdata) <= 2 and weight._use_count() == 1  # it and this variable
 
