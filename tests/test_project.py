@@ -41,6 +41,7 @@ LEVELS = {
     "mixed_precision": 2,
     "kv_cache": 1,
     "loss": 2,
+    "chunked_loss": 3,
     "muon": 1,
     "optim": 2,
     "cost": 1,
