@@ -7,7 +7,7 @@
 #   dies of a bus error where the new file is shorter). Nothing is told. With another dtype than the file's, the numbers
 #   are copied while loading, and stay; save_pretrained puts a new file in the place of the old one, and they stay, too.
 # Seen (largest change of the logits of a loaded model):
-#   b saved over a 0.0, b copied over a 0.57, the same with the model loaded as bfloat16 0.0
+#   b saved over a 0.0, b copied over a 0.45, the same with the model loaded as bfloat16 0.0
 # Expected: a sentence in the documentation of from_pretrained at the least: whoever brings a new checkpoint to a
 #   running server by cp changes its answers at once, halfway through the copy as well.
 # Upstream: safetensors/safetensors issue 762 was about save_file onto the file just loaded, which 0.8.0 does rightly.
