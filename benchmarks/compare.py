@@ -30,9 +30,11 @@ from llama_minimal import cost
 from llama_minimal.checkpoint import save
 from llama_minimal.chunked_loss import chunked_loss
 from llama_minimal.config import LlamaConfig, preset
+from llama_minimal.data import documents
 from llama_minimal.generation import decode
 from llama_minimal.loss import next_token
 from llama_minimal.model import Llama, build
+from llama_minimal.tokenizer import Tokenizer
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -220,6 +222,55 @@ def compare_import(repeats: int) -> Result:
     return alternate(run("ours"), run("theirs"), repeats=repeats)
 
 
+LOAD = {
+    "ours": ("from llama_minimal import load", "model, tokenizer = load(folder)"),
+    "theirs": (
+        "from transformers import AutoTokenizer, LlamaForCausalLM",
+        "model = LlamaForCausalLM.from_pretrained(folder, dtype='auto'); "
+        "tokenizer = AutoTokenizer.from_pretrained(folder)",
+    ),
+}
+TIMED_LOAD = """
+import sys, time
+folder = sys.argv[1]
+start = time.perf_counter()
+{imports}
+imported = time.perf_counter()
+{load}
+loaded = time.perf_counter()
+import torch
+with torch.inference_mode():
+    model(torch.zeros(1, 1, dtype=torch.long))
+print(loaded - start, loaded - imported, time.perf_counter() - imported)
+"""
+
+
+def compare_load(shape: Shape, precision: str, format: str, repeats: int) -> dict[str, Result]:
+    """Time model and tokenizer out of a folder, in fresh processes; the files are in the page cache.
+
+    Returns:
+        With the import, without it, and without it but with the logits of a first token: transformers maps the file
+        into memory, and reads it only then.
+    """
+    tokenizer = Tokenizer.train((text.text for text in documents("python-docs")), vocab_size=8000)
+    names = ("import and load", "load", "load, first logits")
+    results = {name: Result([], []) for name in names}
+    with tempfile.TemporaryDirectory() as place:
+        folders = {"ours": f"{place}/{format}", "theirs": f"{place}/huggingface"}
+        for kind in {format, "huggingface"}:
+            save(build(shape.config).to(DTYPES[precision]), f"{place}/{kind}", tokenizer, format=kind)
+        for repeat in range(-1, repeats):  # one to warm up
+            for side in ("ours", "theirs") if repeat % 2 else ("theirs", "ours"):
+                imports, load = LOAD[side]
+                code = TIMED_LOAD.format(imports=imports, load=load)
+                command = [sys.executable, "-c", code, folders[side]]
+                done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+                for name, value in zip(names, done.stdout.split()[-3:], strict=True):
+                    if repeat >= 0:
+                        getattr(results[name], side).append(float(value))
+    return results
+
+
 def machine_limits() -> tuple[float, float]:
     """Measure memory bandwidth in bytes/s (a copy reads and writes) and the FLOP/s of a large bf16 product."""
     a = torch.empty(2**30, dtype=torch.int8, device=DEVICE)
@@ -267,7 +318,7 @@ class Table:
 
 def main() -> None:
     """Run what was asked for."""
-    tasks = ("train", "decode", "compiled", "prefill", "memory", "import")
+    tasks = ("train", "decode", "compiled", "prefill", "memory", "load", "import")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--only", nargs="+", choices=tasks, default=list(tasks))
@@ -313,6 +364,9 @@ def compare_shape(name: str, args: argparse.Namespace, table: Table, limits: tup
         if "prefill" in args.only:
             result, tokens = compare_prefill(shape, precision, args.repeats)
             table.row(f"prefill, {shape.prompt} tokens", name, precision, result, work=tokens, unit="tokens/s")
+        for format in ("native", "huggingface") if "load" in args.only else ():
+            for task, result in compare_load(shape, precision, format, args.repeats).items():
+                table.row(f"{task} ({format})", name, precision, result, work=None, unit="s")
     if "memory" in args.only:
         for task in ("training", "decode"):
             result = compare_memory(name, task, max(1, args.repeats // 3))

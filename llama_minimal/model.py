@@ -57,7 +57,8 @@ class Llama(nn.Module):
         super().__init__()
         self.config = config
         self.eos_ids: tuple[int, ...] | None = None  # tokens that end a text, where a checkpoint names them
-        self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
+        # Not drawn here: on the meta device PyTorch would import its compiler for that.
+        self.tok_embeddings = nn.Embedding.from_pretrained(torch.empty(config.vocab_size, config.dim), freeze=False)
         blocks = [Block(config) for _ in range(config.n_layers // config.share_layers)]
         self.layers = nn.ModuleDict({str(i): blocks[i // config.share_layers] for i in range(config.n_layers)})
         # A post-norm block ends with a norm already (Vaswani et al. 2017, §3.1).
@@ -244,7 +245,8 @@ def build(
         model = Llama(config).to(dtype)
     if is_meta:
         return model
-    model.to_empty(device=device)
+    # What ``to_empty`` does, without the half second in which it imports a computer algebra system.
+    model._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device=device))
     if seed is not None:
         model.init_weights(torch.Generator(device).manual_seed(seed))
     return model
