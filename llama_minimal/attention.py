@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from llama_minimal.config import LlamaConfig
 from llama_minimal.kv_cache import KVCache
-from llama_minimal.linear import Linear, cast_once, linears
+from llama_minimal.linear import Linear, cast_once, in_one_product
 from llama_minimal.positions import apply_rope
 
 
@@ -118,12 +118,7 @@ class Attention(nn.Module):
         """
         B, T, _ = x.shape
         x = cast_once(x)
-        # -1: under tensor parallelism a rank holds only some of the heads.
-        parts = linears(x, self.wq, self.wk, self.wv)
-        q, k, v = (part.view(B, T, -1, self.head_dim) for part in parts)  # (B, T, H, Dh), (B, T, K, Dh) twice
-        if rope is not None:
-            q, k = apply_rope(q, *rope), apply_rope(k, *rope)
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, heads, T, Dh)
+        q, k, v = (heads.transpose(1, 2) for heads in self._project(x, rope))  # (B, heads, T, Dh)
         if cache is not None:
             cached = cache.write(layer, k, v, positions)
             if mask is not None:
@@ -131,3 +126,15 @@ class Attention(nn.Module):
                 q = q.type_as(k)
         out = attention(q, k, v, mask, is_causal=mask is None)
         return self.wo(out.transpose(1, 2).reshape(B, T, -1).type_as(x))  # (B, T, D)
+
+    def _project(self, x: Tensor, rope: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries (B, T, H, Dh), keys and values (B, T, K, Dh), the first two rotated."""
+        layers, heads = (self.wq, self.wk, self.wv), (*x.shape[:2], -1, self.head_dim)
+        if (together := in_one_product(x, layers)) is not None:
+            # A few tokens, which many small steps cost more than arithmetic: one rotation for both.
+            n_kv = self.wk.out_features // self.head_dim
+            both, v = together.view(heads).tensor_split((-n_kv,), dim=2)
+            return *(both if rope is None else apply_rope(both, *rope)).tensor_split((-n_kv,), dim=2), v
+        # -1: under tensor parallelism a rank holds only some of the heads.
+        q, k, v = (layer(x).view(heads) for layer in layers)
+        return (q, k, v) if rope is None else (apply_rope(q, *rope), apply_rope(k, *rope), v)

@@ -49,7 +49,7 @@ def linears(x: Tensor, *weights: Weight) -> tuple[Tensor, ...]:
         x: (..., in).
         weights: each (out, in), or a module in its place, as for ``linear``.
     """
-    out = None if torch.is_grad_enabled() else _product(x, weights)
+    out = in_one_product(x, weights)
     return tuple(linear(x, w) for w in weights) if out is None else out.split([w.out_features for w in weights], dim=-1)
 
 
@@ -65,19 +65,24 @@ class Linear(nn.Linear):
     """Be ``nn.Linear``, and faster on a CPU when few tokens come at a time."""
 
     packs = True
-    """Whether the weight may be packed: one whose rows are looked up, too, would be unpacked at each token."""
+    """Whether the weight may be packed: a table whose rows are looked up, too, would be unpacked for each token."""
 
     def forward(self, x: Tensor) -> Tensor:
-        out = None if torch.is_grad_enabled() else _product(x, (self,))
+        out = in_one_product(x, (self,))
         return F.linear(x, self.weight, self.bias) if out is None else out
 
 
-def _product(x: Tensor, layers: Sequence[Weight]) -> Tensor | None:
-    """Return x wᵀ of the layers' weights, one beside the other; None if the plain way is as good.
+def in_one_product(x: Tensor, layers: Sequence[Weight]) -> Tensor | None:
+    """Return x wᵀ of all the layers, one beside the other; None where each for itself is as good, or needed.
 
-    It stands in the way of every token, so it is written for speed.
-    """
-    if torch.compiler.is_compiling() or type(x) is not Tensor or x.device.type != "cpu":
+    Args:
+        x: (..., in).
+        layers: each ``Linear`` (out, in); anything else is for itself.
+
+    Returns:
+        (..., sum of outs).
+    """  # It stands in the way of every token, so it is written for speed.
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or type(x) is not Tensor or x.device.type != "cpu":
         return None
     weights = []
     for layer in layers:
@@ -158,7 +163,11 @@ def _can_pack() -> bool:
 
 
 class Pack:
-    """Hold the weights of layers that read the same vector, in oneDNN's order, one beside the other."""
+    """Hold the weights of layers that read the same vector, in oneDNN's order, one beside the other.
+
+    Args:
+        weights: each (out, in).
+    """
 
     def __init__(self, weights: Sequence[nn.Parameter]) -> None:
         self.weights = list(weights)
@@ -185,7 +194,7 @@ class Pack:
 
 
 class PackedWeight(nn.Parameter):
-    """Be a parameter whose numbers are in a ``Pack``; whatever else than its shape is asked for, it opens the pack."""
+    """Be a parameter whose numbers are in a ``Pack``, which is opened as soon as anyone asks for them."""
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
