@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llama_minimal.products import is_faster, product
+
 Weight = Tensor | nn.Module
 
 # A CPU's float32 product of a matrix with a few vectors keeps to one core in MKL, and waits for memory. Cut into
@@ -40,6 +42,8 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.weight, self.bias
+        if torch.is_grad_enabled() and bias is None and is_faster(x, weight):
+            return product(x, weight)
         if torch.is_grad_enabled() or bias is not None or not _is_worth_it(x, weight):
             return F.linear(x, weight, bias)
         return _by_blocks(x, weight)
