@@ -1,79 +1,89 @@
 """Matrix products in float32, by the faster of the two libraries that PyTorch has for them on a CPU."""
 
-# N tokens, in and out: the widths of a linear layer
-
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 _LARGE = 1 << 21  # multiplications; below, what Python costs is more than the other library saves
 
 
-def is_faster(x: Tensor, weight: Tensor) -> bool:
-    """Return whether ``product`` is the faster way to x wᵀ, for training.
+def _is_mkl_slow() -> bool:
+    """Return whether MKL is to compute on another maker's processor that has AVX-512: it keeps to AVX2 there."""
+    libraries = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
+    if not libraries or torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return False
+    described = Path("/proc/cpuinfo")
+    if not described.exists():
+        return False
+    with described.open() as lines:
+        return "AuthenticAMD" in lines.read(500)  # of the first core
 
-    PyTorch leaves float32 products to MKL, which keeps to AVX2's registers on an AMD processor. oneDNN, which is in
-    PyTorch too, for bfloat16, uses the wider ones of AVX-512: twice as fast (benchmarks/README.md).
+
+MKL_IS_SLOW = _is_mkl_slow()
+
+
+def is_faster(x: Tensor, weight: Tensor) -> bool:
+    """Return whether ``product`` is the faster way to x wᵀ, where gradients are wanted.
+
+    PyTorch leaves float32 to MKL, and bfloat16 to oneDNN. On AMD processors with AVX-512, oneDNN is about twice as
+    fast in float32 too (benchmarks/README.md).
     """
     return (
-        x.dtype == weight.dtype == torch.float32
+        MKL_IS_SLOW
+        and x.dtype == weight.dtype == torch.float32
         and x.numel() * weight.size(0) >= _LARGE
         and type(x) is Tensor  # and not one that is spread over processes
         and type(weight) in (Tensor, nn.Parameter)
         and x.device.type == weight.device.type == "cpu"
         and not torch.is_autocast_enabled("cpu")
-        and not torch._C._functorch.is_functorch_wrapped_tensor(x)
-        and not torch._C._functorch.is_functorch_wrapped_tensor(weight)
-        and _mkl_is_slow()
+        and (torch.compiler.is_compiling() or not _is_transformed(x, weight))
     )
 
 
-@cache
-def _mkl_is_slow() -> bool:
-    libraries = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
-    if not libraries or torch.backends.cpu.get_cpu_capability() != "AVX512":
-        return False
-    described = Path("/proc/cpuinfo")
-    return described.exists() and "AuthenticAMD" in described.read_text()
+def _is_transformed(*tensors: Tensor) -> bool:
+    """Return whether torch.func is at work: it knows how to map F.linear over examples."""
+    return any(torch._C._functorch.is_functorch_wrapped_tensor(tensor) for tensor in tensors)
 
 
-def product(x: Tensor, weight: Tensor) -> Tensor:
-    """Return x wᵀ, computed by oneDNN, as are its gradients.
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """Return a bᵀ, by oneDNN; its gradients are products of the same kind.
 
     Args:
-        x: (..., in), float32, on the CPU.
-        weight: (out, in), likewise.
+        a: (..., in), float32, on the CPU.
+        b: (out, in), likewise.
     """
-    return _Product.apply(x, weight)
-
-
-def _onednn(a: Tensor, b: Tensor) -> Tensor:
-    """Return a bᵀ. Where rows of ``b`` lie apart costs nothing; ``a`` is copied if it is not contiguous."""
-    return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
+    return _Product.apply(a, b)
 
 
 class _Product(torch.autograd.Function):
-    """out = x wᵀ; d_x = d_out w; d_w = d_outᵀ x."""
+    """out = a bᵀ; d_a = d_out b; d_b = d_outᵀ a."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return _onednn(x, weight)
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b)
+        return torch.ops.llama_minimal.product(a, b)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        x, weight = ctx.saved_tensors
-        d_x = _onednn(d_out, weight.t()) if ctx.needs_input_grad[0] else None
-        return d_x, _weight_gradient(d_out.flatten(0, -2), x.flatten(0, -2)) if ctx.needs_input_grad[1] else None
+        a, b = ctx.saved_tensors
+        d_a = product(d_out, b.t()) if ctx.needs_input_grad[0] else None
+        if not ctx.needs_input_grad[1]:
+            return d_a, None
+        a, d_out = a.flatten(0, -2), d_out.flatten(0, -2)
+        # What stands on the left is copied, unless it is contiguous: let that be the narrower one.
+        if d_out.size(1) < a.size(1):
+            return d_a, product(d_out.t(), a.t())
+        return d_a, product(a.t(), d_out.t()).t().contiguous()
 
 
-def _weight_gradient(d_out: Tensor, x: Tensor) -> Tensor:
-    """Return d_outᵀ x, (out, in); the narrower of the two is the one that is copied."""
-    if d_out.size(1) < x.size(1):
-        return _onednn(d_out.t(), x.t())
-    return _onednn(x.t(), d_out.t()).t().contiguous()
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
+
+
+# A name of our own: PyTorch's compiler takes that function for one whose weights it has packed itself.
+_LIBRARY = torch.library.Library("llama_minimal", "DEF")
+_LIBRARY.define("product(Tensor a, Tensor b) -> Tensor")
+_LIBRARY.impl("product", _product, "CPU")
+torch.library.register_fake("llama_minimal::product", lambda a, b: a.new_empty(*a.shape[:-1], b.size(0)), lib=_LIBRARY)
