@@ -2,6 +2,8 @@
 
 # B batch, T time, S keys, D model width, H heads, K kv heads, Dh head width
 
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -85,6 +87,15 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, is
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal, enable_gqa=grouped)
 
 
+def _is_wide_faster(x: Tensor) -> bool:
+    """Return whether what autocast made bfloat16 should attend in float32: PyTorch's kernel for CPUs is faster there.
+
+    Those with matrix units of Intel's (AMX) are the exception.
+    """
+    is_cast = x.dtype == torch.bfloat16 and x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+    return is_cast and not torch.cpu._is_amx_tile_supported()
+
+
 class Attention(nn.Module):
     """Apply causal self-attention with H query heads and K key/value heads."""
 
@@ -122,6 +133,9 @@ class Attention(nn.Module):
         q = self.wq(x).view(B, T, -1, self.head_dim)  # (B, T, H, Dh)
         k = self.wk(x).view(B, T, -1, self.head_dim)  # (B, T, K, Dh)
         v = self.wv(x).view(B, T, -1, self.head_dim)
+        wide = cache is None and _is_wide_faster(q)
+        if wide:  # before the rotation, which computes in float32 anyway
+            q, k, v = q.float(), k.float(), v.float()
         if rope is not None:
             q, k = apply_rope(q, *rope), apply_rope(k, *rope)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, heads, T, Dh)
@@ -129,5 +143,6 @@ class Attention(nn.Module):
             cached = cache.write(layer, k, v, positions)
             if mask is not None:
                 k, v = cached  # (B, K, S, Dh)
-        out = attention(q, k, v, mask, is_causal=mask is None)
+        with torch.autocast("cpu", enabled=False) if wide else nullcontext():
+            out = attention(q, k, v, mask, is_causal=mask is None)
         return self.wo(out.transpose(1, 2).reshape(B, T, -1))  # (B, T, D)
