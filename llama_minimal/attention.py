@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from llama_minimal.config import LlamaConfig
 from llama_minimal.kv_cache import KVCache
-from llama_minimal.linear import Linear, cast_once
+from llama_minimal.linear import Linear, cast_once, linears
 from llama_minimal.positions import apply_rope
 
 
@@ -130,12 +130,11 @@ class Attention(nn.Module):
         B, T, _ = x.shape
         x = cast_once(x)
         # -1: under tensor parallelism a rank holds only some of the heads.
-        q = self.wq(x).view(B, T, -1, self.head_dim)  # (B, T, H, Dh)
-        k = self.wk(x).view(B, T, -1, self.head_dim)  # (B, T, K, Dh)
-        v = self.wv(x).view(B, T, -1, self.head_dim)
-        wide = cache is None and _is_wide_faster(q)
+        parts = linears(x, self.wq, self.wk, self.wv)
+        wide = cache is None and _is_wide_faster(parts[0])
         if wide:  # before the rotation, which computes in float32 anyway
-            q, k, v = q.float(), k.float(), v.float()
+            parts = (part.float() for part in parts)
+        q, k, v = (part.view(B, T, -1, self.head_dim) for part in parts)  # (B, T, H, Dh), (B, T, K, Dh) twice
         if rope is not None:
             q, k = apply_rope(q, *rope), apply_rope(k, *rope)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, heads, T, Dh)

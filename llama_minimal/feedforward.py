@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llama_minimal.config import LlamaConfig
-from llama_minimal.linear import Linear, Weight, cast_once, linear
+from llama_minimal.linear import Linear, Weight, cast_once, linear, linears
 
 
 def relu_ffn(x: Tensor, w1: Weight, w2: Weight, b1: Tensor | None = None, b2: Tensor | None = None) -> Tensor:
@@ -46,7 +46,8 @@ def swiglu(
 
     Source: Shazeer 2020, eq. 6; LLaMA, §2.2.
     """
-    return linear(F.silu(linear(x, w1, b1)) * linear(x, w3, b3), w2, b2)
+    gate, value = linears(x, w1, w3) if b1 is b3 is None else (linear(x, w1, b1), linear(x, w3, b3))
+    return linear(F.silu(gate) * value, w2, b2)
 
 
 class FeedForward(nn.Module):

@@ -1,15 +1,30 @@
-"""The linear layer, and one faster way through it for a token at a time."""
+"""The linear layer, and faster ways through it for a few tokens at a time.
+
+Writing text, a model multiplies each of its matrices with one vector per row of the batch, and most of the time is
+reading the matrices. How fast that goes depends on how the numbers lie in memory (benchmarks/README.md has the
+figures). So at its first step without gradients a layer on a CPU lays its weights out anew:
+
+- **float32**: matrices that read the same vector move into one block of memory. One product of them, cut into rows,
+  uses every core, where MKL's product of a matrix and a vector keeps to one.
+- **bfloat16**: they go into the order in which oneDNN reads them, which PyTorch otherwise makes anew in every call.
+  The plain ones are given back to the system. Whoever asks for such a weight (an optimizer, a checkpoint, an adapter,
+  a pruning mask, a forward pass with gradients) gets it as it was: it unpacks itself first.
+"""
+
+import copy
+import functools
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from llama_minimal.products import is_faster, product
 
 Weight = Tensor | nn.Module
 
-# A CPU's float32 product of a matrix with a few vectors keeps to one core in MKL, and waits for memory. Cut into
-# this many blocks of rows, as a batched product, it uses all cores: 2 to 4 times as fast (benchmarks/README.md).
 _BLOCKS = 8
 _FEW_VECTORS = 8
 _LARGE = 1 << 16  # smaller weights stay in the cache, and the detour costs more than it saves
@@ -29,6 +44,21 @@ def linear(x: Tensor, w: Weight, b: Tensor | None = None) -> Tensor:
     return w(x) if isinstance(w, nn.Module) else F.linear(x, w, b)
 
 
+def linears(x: Tensor, *weights: Weight) -> tuple[Tensor, ...]:
+    """Return x wᵀ of several weights; in one product where that is faster.
+
+    Args:
+        x: (..., in).
+        weights: each (out, in), or a module in its place, as for ``linear``.
+    """
+    if torch.is_grad_enabled() or not all(type(w) is Linear and not _has_hooks(w) for w in weights):
+        return tuple(linear(x, w) for w in weights)
+    out = _product(x, weights)
+    if out is None:
+        return tuple(linear(x, w) for w in weights)
+    return out.split([w.out_features for w in weights], dim=-1)
+
+
 def cast_once(x: Tensor) -> Tensor:
     """Cast what several linear layers are about to read as autocast would in each of them anew."""
     if x.is_meta:  # has no autocast; torch.amp.is_autocast_available cannot be compiled before PyTorch 2.12
@@ -40,30 +70,152 @@ def cast_once(x: Tensor) -> Tensor:
 class Linear(nn.Linear):
     """Be ``nn.Linear``, and faster on a CPU when few tokens come at a time."""
 
+    packs = True
+    """Whether the weight may be packed: one whose rows are looked up, too, would be unpacked at each token."""
+
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias = self.weight, self.bias
-        if torch.is_grad_enabled() and bias is None and is_faster(x, weight):
-            return product(x, weight)
-        if torch.is_grad_enabled() or bias is not None or not _is_worth_it(x, weight):
-            return F.linear(x, weight, bias)
-        return _by_blocks(x, weight)
+        out = None if torch.is_grad_enabled() else _product(x, (self,))
+        if out is None and self.bias is None and is_faster(x, self.weight):
+            out = product(x, self.weight)
+        return F.linear(x, self.weight, self.bias) if out is None else out
 
 
-def _is_worth_it(x: Tensor, weight: Tensor) -> bool:
-    n_out, n_in = weight.shape
-    return (
-        type(x) is Tensor  # and not one that is spread over processes
-        and 0 < x.numel() <= _FEW_VECTORS * n_in
-        and n_out * n_in >= _LARGE
-        and n_out % _BLOCKS == 0
-        and weight.dtype == x.dtype == torch.float32
-        and weight.device.type == "cpu"
-    )
+def _has_hooks(layer: nn.Module) -> bool:
+    return bool(layer._forward_hooks or layer._forward_pre_hooks)
 
 
-def _by_blocks(x: Tensor, weight: Tensor) -> Tensor:
+def _product(x: Tensor, layers: Sequence[Linear]) -> Tensor | None:
+    """Return x wᵀ of the layers' weights, one beside the other; None if the plain way is as good."""
+    if torch.compiler.is_compiling() or type(x) is not Tensor or x.device.type != "cpu":
+        return None
+    weights = [layer._parameters.get("weight") for layer in layers]
+    if type(weights[0]) is PackedWeight:
+        pack = weights[0].pack
+        fits = pack.weights == weights and x.dtype == torch.bfloat16
+        return pack.product(x) if fits else None
+    few = 0 < x.numel() <= _FEW_VECTORS * x.size(-1)
+    if not few or not all(_is_plain(w, x) and layer.bias is None for w, layer in zip(weights, layers, strict=True)):
+        return None
+    if x.dtype == torch.float32:
+        return _by_blocks(x, weights)
+    if x.dtype == torch.bfloat16 and _can_pack() and all(_may_pack(layer) for layer in layers):
+        return Pack(weights).product(x)
+    return None
+
+
+def _is_plain(weight: Tensor | None, x: Tensor) -> bool:
+    return type(weight) is nn.Parameter and weight.dtype == x.dtype and weight.device == x.device
+
+
+# ---- float32: blocks of rows
+
+
+def _by_blocks(x: Tensor, weights: Sequence[nn.Parameter]) -> Tensor | None:
     """Return x wᵀ, computed block of rows by block of rows."""
+    n_out = sum(w.size(0) for w in weights)
+    if n_out * x.size(-1) < _LARGE or n_out % _BLOCKS or (weight := _side_by_side(weights)) is None:
+        return None
     columns = x.reshape(-1, x.size(-1)).t()  # (in, n)
     blocks = weight.unflatten(0, (_BLOCKS, -1))  # (blocks, out / blocks, in)
     out = torch.bmm(blocks, columns.expand(_BLOCKS, -1, -1))  # (blocks, out / blocks, n)
-    return out.flatten(0, 1).t().reshape(*x.shape[:-1], weight.size(0))
+    return out.flatten(0, 1).t().reshape(*x.shape[:-1], n_out)
+
+
+def _side_by_side(weights: Sequence[nn.Parameter]) -> Tensor | None:
+    """Return the weights as one, (sum of outs, in), after moving them to one place if they are not there yet."""
+    if len(weights) == 1:
+        return weights[0]
+    n_out, n_in = sum(w.size(0) for w in weights), weights[0].size(1)
+    if weights[0].untyped_storage().nbytes() == n_out * n_in * 4 and _are_neighbors(weights):
+        return weights[0].as_strided((n_out, n_in), (n_in, 1))
+    if not all(_is_alone(w) for w in weights):
+        return None
+    with torch.inference_mode(False), torch.no_grad():
+        together = torch.cat(weights)
+        for weight, part in zip(weights, together.split([w.size(0) for w in weights]), strict=True):
+            weight.data = part
+    return together
+
+
+def _are_neighbors(weights: Sequence[nn.Parameter]) -> bool:
+    place = weights[0].data_ptr()
+    for weight in weights:
+        if weight.data_ptr() != place or not weight.is_contiguous():
+            return False
+        place += weight.numel() * 4
+    return True
+
+
+def _is_alone(weight: nn.Parameter) -> bool:
+    """Tell whether nobody else can read or write this memory: no view, no graph, no state dict in someone's hands."""
+    storage = weight.untyped_storage()
+    return torch._C._storage_Use_Count(storage._cdata) <= 2 and weight._use_count() == 1  # it and this variable
+
+
+# ---- bfloat16: packed
+
+
+def _may_pack(layer: Linear) -> bool:
+    return layer.packs and layer.weight.numel() >= _LARGE and _is_alone(layer.weight)
+
+
+@functools.cache
+def _can_pack() -> bool:
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+class Pack:
+    """Hold the weights of layers that read the same vector, in oneDNN's order, one beside the other."""
+
+    def __init__(self, weights: Sequence[nn.Parameter]) -> None:
+        self.weights = list(weights)
+        with torch.inference_mode(False), torch.no_grad():
+            together = torch.cat(self.weights) if len(self.weights) > 1 else self.weights[0].detach()
+            self.packed = torch.ops.mkldnn._reorder_linear_weight(together.contiguous(), 1)
+            for weight in self.weights:
+                weight.data = weight.new_zeros(()).expand(weight.shape)  # a shape without memory
+                weight.__class__ = PackedWeight
+                weight.pack = self
+
+    def product(self, x: Tensor) -> Tensor:
+        """Return x wᵀ of all the weights, (..., in) -> (..., sum of outs)."""
+        return torch.ops.mkldnn._linear_pointwise(x, self.packed, None, "none", [], "")
+
+    def open(self) -> None:
+        """Give every weight its own memory again."""
+        with torch.inference_mode(False), torch.no_grad():
+            parts = self.packed.to_dense().split([w.size(0) for w in self.weights])
+            for weight, part in zip(self.weights, parts, strict=True):
+                del weight.pack
+                weight.__class__ = nn.Parameter
+                weight.data = part.clone() if len(parts) > 1 else part
+
+
+class PackedWeight(nn.Parameter):
+    """Be a parameter whose numbers are in a ``Pack``; whatever else than its shape is asked for, it opens the pack."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func not in _OUTSIDE:
+            for leaf in tree_leaves((args, kwargs)):
+                if type(leaf) is PackedWeight:
+                    leaf.pack.open()
+        with torch._C.DisableTorchFunctionSubclass():
+            return func(*args, **(kwargs or {}))
+
+    def __deepcopy__(self, memo: dict) -> nn.Parameter:
+        self.pack.open()
+        return copy.deepcopy(self, memo)
+
+    def __reduce_ex__(self, protocol: int) -> Any:
+        self.pack.open()
+        return self.__reduce_ex__(protocol)
+
+
+# What can be told of a packed weight without its numbers.
+_OUTSIDE = {
+    *(getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device", "layout", "ndim", "is_meta", "is_leaf")),
+    *(getattr(Tensor, name).__get__ for name in ("requires_grad", "grad", "is_cuda", "is_cpu", "is_sparse")),
+    *(Tensor.size, Tensor.dim, Tensor.numel, Tensor.nelement, Tensor.element_size, Tensor.is_floating_point),
+    *(Tensor.__hash__, Tensor.__len__, Tensor.grad.__set__, Tensor.grad.__delete__),
+}

@@ -70,12 +70,10 @@ def test_gradients_of_gradients_are_those_of_a_linear_layer():
     torch.testing.assert_close(*results, rtol=1e-4, atol=1e-3)
 
 
-def test_a_linear_layer_takes_it_in_training_and_nowhere_else(slow_mkl):
+def test_a_linear_layer_takes_it_for_float32_without_a_bias_only(slow_mkl):
     layer, x = Linear(6, 5, bias=False), draw(3, 6)
     torch.testing.assert_close(layer(x), F.linear(x, layer.weight))
     assert len(slow_mkl) == 1
-    with torch.no_grad():
-        layer(x)
     with torch.autocast("cpu", torch.bfloat16):
         assert layer(x).dtype == torch.bfloat16
     Linear(6, 5)(x)  # with a bias
