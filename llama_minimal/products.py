@@ -34,17 +34,19 @@ def is_faster(x: Tensor, weight: Tensor) -> bool:
         MKL_IS_SLOW
         and x.dtype == weight.dtype == torch.float32
         and x.numel() * weight.size(0) >= _LARGE
-        and type(x) is Tensor  # and not one that is spread over processes
-        and type(weight) in (Tensor, nn.Parameter)
         and x.device.type == weight.device.type == "cpu"
         and not torch.is_autocast_enabled("cpu")
-        and (torch.compiler.is_compiling() or not _is_transformed(x, weight))
+        and are_plain(x, weight)
     )
 
 
-def _is_transformed(*tensors: Tensor) -> bool:
-    """Return whether torch.func is at work: it knows how to map F.linear over examples."""
-    return any(torch._C._functorch.is_functorch_wrapped_tensor(tensor) for tensor in tensors)
+def are_plain(*tensors: Tensor) -> bool:
+    """Return whether a gradient written by hand may serve: not for tensors over processes, or inside torch.func."""
+    if not all(type(tensor) in (Tensor, nn.Parameter) for tensor in tensors):
+        return False
+    # (A compiler has unwrapped what it sees.)
+    is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+    return torch.compiler.is_compiling() or not any(is_wrapped(tensor) for tensor in tensors)
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
