@@ -54,7 +54,7 @@ class _RMSNorm(torch.autograd.Function):
         x, weight, r = ctx.saved_tensors
         n = x * r
         products = d_out * n
-        d_weight = products.sum_to_size(weight.shape)
+        d_weight = products.reshape(-1, weight.numel()).sum(0)  # a new array even of one token
         mean = products.mul_(weight).mean(-1, keepdim=True)
         return (d_out * weight).addcmul_(n, mean, value=-1).mul_(r), d_weight, None
 
