@@ -28,9 +28,10 @@ from transformers import LlamaForCausalLM
 
 from llama_minimal import cost
 from llama_minimal.checkpoint import save
+from llama_minimal.chunked_loss import chunked_loss
 from llama_minimal.config import LlamaConfig, preset
 from llama_minimal.generation import decode
-from llama_minimal.loss import next_token_loss
+from llama_minimal.loss import next_token
 from llama_minimal.model import Llama, build
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -105,7 +106,7 @@ def compare_training(shape: Shape, precision: str, repeats: int) -> tuple[Result
     inputs, targets = tokens[:, :-1], tokens[:, 1:].contiguous()
 
     def our_loss() -> torch.Tensor:
-        total, count = next_token_loss(ours(inputs), targets)
+        total, count = next_token(ours, (inputs, targets), loss=chunked_loss)
         return total / count
 
     def their_loss() -> torch.Tensor:
@@ -185,7 +186,7 @@ def peak_memory(shape: Shape, side: str, task: str) -> float:
                 model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=shape.new_tokens)
         else:
             if side == "ours":
-                total, count = next_token_loss(model(inputs), targets)
+                total, count = next_token(model, (inputs, targets), loss=chunked_loss)
                 loss = total / count
             else:
                 loss = model(inputs, labels=targets, shift_labels=targets, use_cache=False).loss

@@ -4,6 +4,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +75,7 @@ class Llama(nn.Module):
         positions: Tensor | None = None,
         cache: KVCache | None = None,
         documents: Tensor | None = None,
+        loss: Callable[[Tensor, nn.Module], Any] | None = None,
     ) -> Tensor:
         """Return the logits of each next token.
 
@@ -84,6 +86,7 @@ class Llama(nn.Module):
                 the prompt, and fill it from its first slot.
             documents: (B, T) which document of a packed row a token belongs to: it sees no other, and counts its
                 position from the document's beginning. Instead of positions and cache.
+            loss: of what ``output`` reads, (B, T, D), and ``output``: its result is returned instead of the logits.
 
         Returns:
             (B, T, V), or with a classification head (B, T, labels).
@@ -93,7 +96,7 @@ class Llama(nn.Module):
                 stops instead).
         """
         x = self.hidden_states(tokens, positions=positions, cache=cache, documents=documents)
-        return x if self.output is None else self.output(x)
+        return x if self.output is None else self.output(x) if loss is None else loss(x, self.output)
 
     def hidden_states(
         self,

@@ -42,6 +42,7 @@ LEVELS = {
     "mixed_precision": 2,
     "kv_cache": 1,
     "loss": 2,
+    "chunked_loss": 3,
     "muon": 1,
     "optim": 2,
     "cost": 1,
