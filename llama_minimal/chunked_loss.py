@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from llama_minimal.linear import Linear, Weight, cast_once
 from llama_minimal.loss import IGNORE, next_token_loss, refuse_unknown
+from llama_minimal.products import is_faster, product
 
 Compare = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 """(logits (n, V), targets (n, 1), out (n, V)) -> losses, columns of the targets and which of them are here, all (n, 1);
@@ -121,7 +122,7 @@ def _by_hand(
         losses, d = _differences(xs.to(dtype), matrix, targets[chunk], arrays, compare)
         total += (torch.where(ws == 0, 0, losses) * ws).sum()
         if dx is not None:
-            dx[chunk] = (d @ matrix) * ws
+            dx[chunk] = (product(d, matrix.t()) if is_faster(d, matrix.t()) else d @ matrix) * ws
         if dw is not None and dw.dtype == dtype:
             dw.addmm_(d.t(), (xs * ws).to(dtype))  # without an array for the product
         elif dw is not None:
@@ -134,7 +135,10 @@ def _differences(
 ) -> tuple[Tensor, Tensor]:
     """Return the losses of a chunk, (n, 1), and softmax(logits) − one-hot, (n, V), in one of two arrays for it."""
     logits, p = (array[: len(x)] for array in arrays)
-    torch.mm(x, matrix.t(), out=logits)
+    if is_faster(x, matrix):
+        logits = product(x, matrix)
+    else:
+        torch.mm(x, matrix.t(), out=logits)
     try:
         losses, column, is_here = compare(logits, targets, p)
     except (IndexError, RuntimeError):  # looked at only when something is wrong: it would cost every step
