@@ -126,8 +126,7 @@ class Llama(nn.Module):
         elif self.config.position == "sinusoidal" and self.tok_embeddings is not None:
             x = x + self.positions(where)[0].type_as(x)
         for name, layer in self.layers.items():
-            index = 0 if cache is None else int(name)  # a compiler makes new code for each number that it is given
-            x = layer(x, rope, cache=cache, layer=index, positions=positions, mask=mask)
+            x = layer(x, rope, cache=cache, layer=0 if cache is None else int(name), positions=positions, mask=mask)
         return x if self.norm is None else self.norm(x)
 
     def next_logits(
