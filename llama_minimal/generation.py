@@ -3,6 +3,7 @@
 # B batch, T time, S slots, V vocabulary
 
 import functools
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from llama_minimal.devices import float64_device
 from llama_minimal.kv_cache import KVCache
+from llama_minimal.linear import LARGE
 from llama_minimal.model import Llama
 from llama_minimal.prompts import as_ids, check_prompts, check_stop
 from llama_minimal.sampling import check_choice, choose, filter_logits, seen_tokens, uniform_numbers
@@ -56,7 +58,7 @@ def generate(
         stop_ids: tokens that end a row; None means those that end a text by the checkpoint, else by the tokenizer.
         stop: texts that end a row; what is written ends before them. The name of a special token, such as
             ``<|eot_id|>``, means that token too.
-        compile: compile the step of one token: slow at first, then fast.
+        compile: compile the step of one token, for a GPU or a tiny model: slow at first, then fast.
 
     Raises:
         ValueError: if a prompt is empty, has unknown ids or leaves no room in the context, or an argument is odd.
@@ -231,6 +233,12 @@ def encode_prompt(tokenizer: TextCodec, text: str | bytes) -> list[int]:
 def _step_of(model: Llama, *, compile: bool) -> Callable[..., Tensor]:
     if compile and not isinstance(model, Llama):
         raise ValueError("compile=True is for a model in one process; leave it out")
+    if compile and model.device.type == "cpu" and max(p.numel() for p in model.parameters()) >= LARGE:
+        warnings.warn(
+            f"not compiled: on a CPU that pays only for models whose matrices all have fewer than {LARGE:,} numbers",
+            stacklevel=3,
+        )
+        return _step
     return _compiled_step() if compile else _step
 
 

@@ -21,11 +21,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from llama_minimal.products import is_faster, product
+
 Weight = Tensor | nn.Module
 
 _BLOCKS = 8
 _FEW_VECTORS = 8
-_LARGE = 1 << 16  # smaller weights stay in the cache, and the detour costs more than it saves
+LARGE = 1 << 16
+"""Numbers of a weight from which the ways here pay: smaller ones stay in the processor's cache."""
 
 
 def linear(x: Tensor, w: Weight, b: Tensor | None = None) -> Tensor:
@@ -69,6 +72,8 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         out = in_one_product(x, (self,))
+        if out is None and self.bias is None and is_faster(x, self.weight):
+            out = product(x, self.weight)
         return F.linear(x, self.weight, self.bias) if out is None else out
 
 
@@ -110,7 +115,7 @@ def in_one_product(x: Tensor, layers: Sequence[Weight]) -> Tensor | None:
 def _by_blocks(x: Tensor, weights: Sequence[nn.Parameter]) -> Tensor | None:
     """Return x wᵀ, computed block of rows by block of rows."""
     n_in, n_out = x.size(-1), sum([w.size(0) for w in weights])
-    if n_out * n_in < _LARGE or n_out % _BLOCKS or (weight := _side_by_side(weights, n_out, n_in)) is None:
+    if n_out * n_in < LARGE or n_out % _BLOCKS or (weight := _side_by_side(weights, n_out, n_in)) is None:
         return None
     blocks = weight.view(_BLOCKS, -1, n_in)  # (blocks, out / blocks, in)
     columns = x.reshape(-1, n_in).t()  # (in, n)
@@ -154,7 +159,7 @@ def _is_alone(weight: nn.Parameter) -> bool:
 
 
 def _may_pack(layer: Linear) -> bool:
-    return layer.packs and layer.weight.numel() >= _LARGE and _is_alone(layer.weight)
+    return layer.packs and layer.weight.numel() >= LARGE and _is_alone(layer.weight)
 
 
 @functools.cache

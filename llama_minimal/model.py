@@ -127,7 +127,7 @@ class Llama(nn.Module):
         elif self.config.position == "sinusoidal" and self.tok_embeddings is not None:
             x = x + self.positions(where)[0].type_as(x)
         for name, layer in self.layers.items():
-            x = layer(x, rope, cache=cache, layer=int(name), positions=positions, mask=mask)
+            x = layer(x, rope, cache=cache, layer=0 if cache is None else int(name), positions=positions, mask=mask)
         return x if self.norm is None else self.norm(x)
 
     def next_logits(
