@@ -3,7 +3,6 @@
 # B batch, T time, S slots, V vocabulary
 
 import functools
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from llama_minimal.devices import float64_device
 from llama_minimal.kv_cache import KVCache
-from llama_minimal.linear import LARGE
+from llama_minimal.linear import compiling_pays
 from llama_minimal.model import Llama
 from llama_minimal.prompts import as_ids, check_prompts, check_stop
 from llama_minimal.sampling import check_choice, choose, filter_logits, seen_tokens, uniform_numbers
@@ -127,8 +126,7 @@ def decode(
     Rows whose context is full go on with meaningless tokens: ``generate`` ends them in time.
     """
     check_prompts(model.config, prompts, max_new_tokens)
-    seed = check_choice(sampling, seed)
-    device = model.device
+    seed, device = check_choice(sampling, seed), model.device
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
     size = min(int(lengths.max()) + max_new_tokens, model.config.max_seq_len)
     if compile:  # few cache sizes, so that few need compiling: powers of two
@@ -233,13 +231,7 @@ def encode_prompt(tokenizer: TextCodec, text: str | bytes) -> list[int]:
 def _step_of(model: Llama, *, compile: bool) -> Callable[..., Tensor]:
     if compile and not isinstance(model, Llama):
         raise ValueError("compile=True is for a model in one process; leave it out")
-    if compile and model.device.type == "cpu" and max(p.numel() for p in model.parameters()) >= LARGE:
-        warnings.warn(
-            f"not compiled: on a CPU that pays only for models whose matrices all have fewer than {LARGE:,} numbers",
-            stacklevel=3,
-        )
-        return _step
-    return _compiled_step() if compile else _step
+    return _compiled_step() if compile and compiling_pays(model) else _step
 
 
 def _step(model: Llama, tokens: Tensor, positions: Tensor, cache: KVCache) -> Tensor:

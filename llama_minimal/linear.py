@@ -13,6 +13,8 @@ figures). So at its first step without gradients a layer on a CPU lays its weigh
 
 import copy
 import functools
+import operator
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,6 +66,20 @@ def cast_once(x: Tensor) -> Tensor:
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
+def compiling_pays(model: nn.Module) -> bool:
+    """Return whether a compiled step of one token is the faster one, and warn where it is not.
+
+    PyTorch's compiler makes better steps of small kernels, but on a CPU worse products of a large matrix and a vector.
+    """
+    pays = any(p.device.type != "cpu" for p in model.parameters()) or all(p.numel() < LARGE for p in model.parameters())
+    if not pays:
+        warnings.warn(
+            f"not compiled: on a CPU that pays only for models whose matrices all have fewer than {LARGE:,} numbers",
+            stacklevel=2,
+        )
+    return pays
+
+
 class Linear(nn.Linear):
     """Be ``nn.Linear``, and faster on a CPU when few tokens come at a time."""
 
@@ -96,7 +112,7 @@ def in_one_product(x: Tensor, layers: Sequence[Weight]) -> Tensor | None:
         weights.append(layer._parameters.get("weight"))
     if type(weights[0]) is PackedWeight:
         pack = weights[0].pack
-        return pack.product(x) if pack.weights == weights and x.dtype == torch.bfloat16 else None
+        return pack.product(x) if x.dtype == torch.bfloat16 and pack.holds(weights) else None
     if not 0 < x.numel() <= _FEW_VECTORS * x.size(-1):
         return None
     for layer, weight in zip(layers, weights, strict=True):
@@ -104,7 +120,7 @@ def in_one_product(x: Tensor, layers: Sequence[Weight]) -> Tensor | None:
             return None
     if x.dtype == torch.float32:
         return _by_blocks(x, weights)
-    if x.dtype == torch.bfloat16 and _can_pack() and all(map(_may_pack, layers)):
+    if x.dtype == torch.bfloat16 and _may_pack(layers):
         return Pack(weights).product(x)
     return None
 
@@ -158,8 +174,10 @@ def _is_alone(weight: nn.Parameter) -> bool:
 # ---- bfloat16: packed
 
 
-def _may_pack(layer: Linear) -> bool:
-    return layer.packs and layer.weight.numel() >= LARGE and _is_alone(layer.weight)
+def _may_pack(layers: Sequence[Linear]) -> bool:
+    if not _can_pack() or sum([layer.weight.numel() for layer in layers]) < LARGE:
+        return False
+    return all([layer.packs and _is_alone(layer.weight) for layer in layers])
 
 
 @functools.cache
@@ -183,6 +201,10 @@ class Pack:
                 weight.data = weight.new_zeros(()).expand(weight.shape)  # a shape without memory
                 weight.__class__ = PackedWeight
                 weight.pack = self
+
+    def holds(self, weights: Sequence[Tensor]) -> bool:
+        """Return whether it holds these weights, no more and no fewer."""
+        return len(weights) == len(self.weights) and all(map(operator.is_, weights, self.weights))
 
     def product(self, x: Tensor) -> Tensor:
         """Return x wᵀ of all the weights, (..., in) -> (..., sum of outs)."""

@@ -93,8 +93,7 @@ class Llama(nn.Module):
             (B, T, V), or with a classification head (B, T, labels).
 
         Raises:
-            ValueError: if there are more tokens than ``max_seq_len``, or one has no embedding (on a GPU the device
-                stops instead).
+            ValueError: if there are more tokens than ``max_seq_len``, or one has no embedding (a GPU stops instead).
         """
         x = self.hidden_states(tokens, positions=positions, cache=cache, documents=documents)
         return x if self.output is None else self.output(x) if loss is None else loss(x, self.output)
@@ -119,7 +118,6 @@ class Llama(nn.Module):
             if not (positions is cache is None):
                 raise ValueError("documents say where tokens stand; leave out positions and cache")
             where, mask = document_positions(documents), document_mask(documents)
-
         x = tokens if self.tok_embeddings is None else self._embed(tokens)  # (B, T, D)
         rope = None
         if self.config.position == "rope":
