@@ -177,7 +177,7 @@ def _is_alone(weight: nn.Parameter) -> bool:
 def _may_pack(layers: Sequence[Linear]) -> bool:
     if not _can_pack() or sum([layer.weight.numel() for layer in layers]) < LARGE:
         return False
-    return all([layer.packs and _is_alone(layer.weight) for layer in layers])
+    return all(layer.packs and _is_alone(layer.weight) for layer in layers)
 
 
 @functools.cache

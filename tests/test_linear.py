@@ -26,7 +26,7 @@ needs_packing = pytest.mark.skipif(not _can_pack(), reason="oneDNN packs no bflo
 
 
 def make(dtype=torch.bfloat16, **changes):
-    """A model whose matrices are large enough for the ways of linear.py, and whose text is not always the same token."""
+    """Draw a model whose matrices are large enough for the ways of linear.py, and whose text is lively."""
     model = build(CONFIG.replace(**changes), seed=0).to(dtype)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -67,7 +67,8 @@ def test_any_shape_gives_pytorchs_product(dtype, outs, multiple, n_in, shape):
     with torch.inference_mode():
         for _ in range(2):  # laid out anew, then read as laid out
             for out, right in zip(linears(x, *layers), expected, strict=True):
-                assert out.dtype == dtype and out.shape == right.shape
+                assert out.dtype == dtype
+                assert out.shape == right.shape
                 torch.testing.assert_close(out.double(), right, rtol=tolerance, atol=tolerance)
 
 
@@ -97,11 +98,14 @@ def test_packed_text_is_what_plain_weights_write(changes, monkeypatch):
     expected = plainly(model, monkeypatch)
     assert tokens(model) == expected
     packed = is_packed(model)
-    assert "layers.0.attention.wk.weight" in packed and "layers.0.feed_forward.w2.weight" in packed
+    assert "layers.0.attention.wk.weight" in packed
+    assert "layers.0.feed_forward.w2.weight" in packed
     assert ("output.weight" in packed) == ("tie_embeddings" not in changes)
-    assert tokens(model) == expected and is_packed(model) == packed
+    assert tokens(model) == expected
+    assert is_packed(model) == packed
     assert all(value.equal(before[name]) for name, value in model.state_dict().items())
-    assert is_packed(model) == [] and tokens(model) == expected
+    assert is_packed(model) == []
+    assert tokens(model) == expected
 
 
 def step_of_an_optimizer(model):
@@ -168,7 +172,8 @@ CHANGES += [new_parameter, from_a_vector, foreach, initialized]
 def test_a_change_of_a_packed_weight_is_seen(change, monkeypatch):
     model, untouched = make(), make()
     first = tokens(model)
-    assert is_packed(model) and not is_packed(untouched)
+    assert is_packed(model)
+    assert not is_packed(untouched)
     change(model)
     change(untouched)
     assert tokens(model) == plainly(untouched, monkeypatch) != first
@@ -180,10 +185,16 @@ def test_who_held_the_weight_before_still_holds_it():
     model = make()
     weight, values = model.layers["0"].attention.wo.weight, model.layers["0"].attention.wo.weight.tolist()
     tokens(model)
-    assert type(weight) is PackedWeight and weight.shape == (256, 256) and weight.dtype == torch.bfloat16
-    assert weight.requires_grad and weight.grad is None and weight.device.type == "cpu" and weight.numel() == 65536
+    assert type(weight) is PackedWeight
+    assert weight.shape == (256, 256)
+    assert weight.dtype == torch.bfloat16
+    assert weight.requires_grad
+    assert weight.grad is None
+    assert weight.device.type == "cpu"
+    assert weight.numel() == 65536
     assert type(weight) is PackedWeight, "a question about its shape must not unpack it"
-    assert weight.tolist() == values and type(weight) is nn.Parameter
+    assert weight.tolist() == values
+    assert type(weight) is nn.Parameter
 
 
 @needs_packing
@@ -255,7 +266,8 @@ print((resident() - empty) / plain, type(layers[0].weight).__name__)
 def test_packed_weights_take_no_more_memory():
     done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, timeout=120, check=True)
     ratio, name = done.stdout.split()
-    assert name == "PackedWeight" and float(ratio) <= 1.1
+    assert name == "PackedWeight"
+    assert float(ratio) <= 1.1
 
 
 def test_layers_of_one_vector_share_memory_after_the_first_token_and_are_saved_as_before(tmp_path):
