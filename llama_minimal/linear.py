@@ -12,6 +12,7 @@ figures). So at its first step without gradients a layer on a CPU lays its weigh
 """
 
 import copy
+import ctypes
 import functools
 import operator
 import warnings
@@ -83,8 +84,10 @@ def compiling_pays(model: nn.Module) -> bool:
 class Linear(nn.Linear):
     """Be ``nn.Linear``, and faster on a CPU when few tokens come at a time."""
 
+    is_table = False
+    """Whether rows of the weight are looked up, too, as those of an embedding that is tied to the output."""
     packs = True
-    """Whether the weight may be packed: a table whose rows are looked up, too, would be unpacked for each token."""
+    """Whether the weight may be packed."""
 
     def forward(self, x: Tensor) -> Tensor:
         out = in_one_product(x, (self,))
@@ -121,7 +124,12 @@ def in_one_product(x: Tensor, layers: Sequence[Weight]) -> Tensor | None:
     if x.dtype == torch.float32:
         return _by_blocks(x, weights)
     if x.dtype == torch.bfloat16 and _may_pack(layers):
-        return Pack(weights).product(x)
+        pack = Pack(weights, is_table=layers[0].is_table)
+        out = pack.product(x)
+        if layers[0].is_table and pack.rows is None:  # else each look-up would open it
+            layers[0].packs = False
+            pack.open()
+        return out
     return None
 
 
@@ -190,13 +198,15 @@ class Pack:
 
     Args:
         weights: each (out, in).
+        is_table: also look up rows.
     """
 
-    def __init__(self, weights: Sequence[nn.Parameter]) -> None:
+    def __init__(self, weights: Sequence[nn.Parameter], *, is_table: bool = False) -> None:
         self.weights = list(weights)
         with torch.inference_mode(False), torch.no_grad():
             together = torch.cat(self.weights) if len(self.weights) > 1 else self.weights[0].detach()
             self.packed = torch.ops.mkldnn._reorder_linear_weight(together.contiguous(), 1)
+            self.rows = _rows_of(self.packed, together) if is_table else None
             for weight in self.weights:
                 weight.data = weight.new_zeros(()).expand(weight.shape)  # a shape without memory
                 weight.__class__ = PackedWeight
@@ -210,6 +220,17 @@ class Pack:
         """Return x wᵀ of all the weights, (..., in) -> (..., sum of outs)."""
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, None, "none", [], "")
 
+    def look_up(self, ids: Tensor) -> Tensor:
+        """Return rows of the weight, (...) -> (..., in).
+
+        Raises:
+            IndexError: if there is no such row.
+        """
+        if bool(((ids < 0) | (ids >= self.weights[0].size(0))).any()):
+            raise IndexError("no such row")
+        n = self.rows.size(2)
+        return self.rows[ids // n, :, ids % n].flatten(-2)  # (..., in / 2, 2) -> (..., in)
+
     def open(self) -> None:
         """Give every weight its own memory again."""
         with torch.inference_mode(False), torch.no_grad():
@@ -220,11 +241,31 @@ class Pack:
                 weight.data = part.clone() if len(parts) > 1 else part
 
 
+def _rows_of(packed: Tensor, weight: Tensor) -> Tensor | None:
+    """Return packed numbers as a tensor (blocks, in / 2, rows of a block, 2), or None if they lie in another order.
+
+    Where they lie is not documented, so the order is tried, on rows from everywhere.
+    """
+    n_rows, n_in = weight.shape
+    sample = torch.linspace(0, n_rows - 1, 100).long()
+    size = int(torch.ops.mkldnn._nbytes(packed))
+    buffer = (ctypes.c_char * size).from_address(int(torch.ops.mkldnn.data_ptr(packed)))
+    numbers = torch.frombuffer(buffer, dtype=weight.dtype)  # the same memory, which lives as long as ``packed``
+    for n in (64, 48, 32, 16):
+        if n_in % 2 == 0 and size % (2 * n * n_in) == 0:
+            rows = numbers.view(-1, n_in // 2, n, 2)
+            if len(rows) * n >= n_rows and rows[sample // n, :, sample % n].flatten(1).equal(weight[sample]):
+                return rows
+    return None
+
+
 class PackedWeight(nn.Parameter):
     """Be a parameter whose numbers are in a ``Pack``, which is opened as soon as anyone asks for them."""
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.embedding and not torch.is_grad_enabled() and args[1].pack.rows is not None:
+            return args[1].pack.look_up(args[0])
         if func not in _OUTSIDE:
             for leaf in tree_leaves((args, kwargs)):
                 if type(leaf) is PackedWeight:
