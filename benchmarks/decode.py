@@ -256,7 +256,7 @@ def engines(stack: ExitStack, args: argparse.Namespace, folder: Path, task: tupl
     for name, root in roots.items():
         for precision in args.precisions:
             for way in args.ways:
-                if prompt > 1 and way == "compiled":
+                if way == "compiled" and (prompt > 1 or (name != "transformers" and not args.compile_ours)):
                     continue
                 side = "theirs" if name == "transformers" else "ours"
                 start = python_engine(root, args.threads, side, folder, precision, way, batch, tokens, prompt)
@@ -323,6 +323,8 @@ def main() -> None:
     args = parser.parse_args()
     import torch
     import transformers
+
+    args.compile_ours = torch.cuda.is_available() or set(args.shapes) <= {"tiny", "small"}  # elsewhere it is refused
 
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}"
