@@ -310,7 +310,7 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", default=["stories-15m", "stories-110m"], metavar="PRESET")
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
+    parser.add_argument("--batches", nargs="*", type=int, default=[1, 8])
     parser.add_argument("--tokens", type=int, default=128, help="tokens to write after a prompt of one")
     parser.add_argument("--prompt", type=int, default=512, help="tokens before a first one; 0 leaves that out")
     parser.add_argument("--threads", type=int, default=2)
