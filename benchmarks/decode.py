@@ -180,7 +180,12 @@ def _write_gguf(model, folder: Path) -> None:  # noqa: ANN001
     import torch
 
     c = model.config
-    names = {"attention.wq": "attn_q", "attention.wk": "attn_k", "attention.wv": "attn_v", "attention.wo": "attn_output"}
+    names = {
+        "attention.wq": "attn_q",
+        "attention.wk": "attn_k",
+        "attention.wv": "attn_v",
+        "attention.wo": "attn_output",
+    }
     names |= {"attention_norm": "attn_norm", "ffn_norm": "ffn_norm"}
     names |= {"feed_forward.w1": "ffn_gate", "feed_forward.w2": "ffn_down", "feed_forward.w3": "ffn_up"}
     for kind in ("F32", "BF16", "Q8_0", "Q4_0"):

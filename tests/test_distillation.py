@@ -1,11 +1,13 @@
 """Distillation: formulas against PyTorch's own, objectives against whole logits, and what must be refused."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from distillation_worker import RECIPE, TOKENS, V, draw_teacher
 from tiny_models import draw_model
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -31,9 +33,6 @@ from llama_minimal.settings import TrainConfig
 from llama_minimal.tokenizer import Tokenizer
 from llama_minimal.training import Trainer
 
-V = 61
-TOKENS = np.random.default_rng(0).integers(1, 4, 3000).cumsum() % V
-RECIPE = TrainConfig(steps=6, batch_size=4, seq_len=8, lr=3e-3, warmup_steps=2, validate_every=3, snapshot_every=3)
 KLS = {"forward": forward_kl, "reverse": reverse_kl}
 
 
@@ -48,7 +47,7 @@ def student():
 
 @pytest.fixture
 def teacher():
-    return draw_model(seed=2, n_layers=4, dim=48, n_heads=3, n_kv_heads=3, hidden_dim=64)
+    return draw_teacher()
 
 
 @pytest.fixture
@@ -365,9 +364,7 @@ def test_a_resumed_run_goes_on_to_the_bit(teacher, tmp_path, micro_batch_size):
     def trainer(out):
         student = draw_model(seed=1)
         objective = Distillation(teacher, student, config, projections=projections)
-        recipe = TrainConfig(
-            **{**{n: getattr(RECIPE, n) for n in RECIPE.__slots__}, "micro_batch_size": micro_batch_size}
-        )
+        recipe = replace(RECIPE, micro_batch_size=micro_batch_size)
         return Trainer(student, TOKENS, recipe, out=out, objective=objective)
 
     whole, broken, resumed = trainer(tmp_path / "a"), trainer(tmp_path / "b"), trainer(tmp_path / "b")

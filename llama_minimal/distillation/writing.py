@@ -79,7 +79,8 @@ class OnPolicyDistillation:
     A student that has only read good text does not know how to go on from its own mistakes. Here it sees them. The
     gradient goes through the student's distributions, not through its choice of tokens.
 
-    Which texts it writes depends on seed, prompt and weights alone: not on how a batch is divided, nor on a resumption.
+    Which prompts it continues, and with what random numbers, depends on seed and prompt alone: not on how a batch is
+    divided among micro-batches and processes, nor on a resumption. A prompt that comes again gets the same numbers.
 
     Args:
         distillation: how teacher and student are compared; of what the student writes, the teacher alone counts.
@@ -152,11 +153,10 @@ class OnPolicyDistillation:
 
     def _choose(self, student: Llama, batch: Batch) -> list[tuple[int, slice, list[int], int]]:
         """Return what the student is to write itself: row, place, prompt, and a seed."""
-        state = _some_weights(student)
         chosen = []
         for row, place, prompt in self._prompts(*batch[:3]):
             text = f"{self.seed} {prompt}".encode()
-            draw, number = (int.from_bytes(hashlib.blake2b(text + state, digest_size=7, key=k).digest()) for k in _KEYS)
+            draw, number = (int.from_bytes(hashlib.blake2b(text, digest_size=7, key=k).digest()) for k in _KEYS)
             if draw < self.share * (1 << 56) and len(prompt) < student.config.max_seq_len:
                 chosen.append((row, place, prompt, number))
         return chosen
@@ -230,9 +230,3 @@ def _runs(numbers: list[int]) -> Iterator[tuple[int, int, int]]:
     start = 0
     for number, run in groupby(numbers):
         yield number, start, (start := start + len(tuple(run)))
-
-
-def _some_weights(model: Llama) -> bytes:
-    """Return the smallest weights that learn: they change at every step, and are the same on every process."""
-    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return min(learned, key=torch.Tensor.numel).detach().cpu().float().numpy().tobytes()
