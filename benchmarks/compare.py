@@ -101,9 +101,17 @@ def alternate(ours: Callable[[], object], theirs: Callable[[], object], *, repea
     return result
 
 
-def compare_training(shape: Shape, precision: str, repeats: int) -> tuple[Result, int]:
-    """Time whole training steps: forward, backward, clipping, fused AdamW."""
+def compare_training(shape: Shape, precision: str, repeats: int, *, compile: bool) -> tuple[Result, int]:
+    """Time whole training steps: forward, backward, clipping, fused AdamW.
+
+    Compiled, ours is what the trainer compiles, each block, and theirs is the whole model.
+    """
     ours, theirs = pair(shape.config, torch.float32)
+    if compile:
+        torch.compiler.reset()  # it keeps only so much code of a function, of the models before too
+        theirs.compile(dynamic=False)
+        for block in ours.blocks():
+            block.compile(dynamic=False)
     tokens = torch.randint(shape.config.vocab_size, (shape.train_batch[0], shape.train_batch[1] + 1), device=DEVICE)
     inputs, targets = tokens[:, :-1], tokens[:, 1:].contiguous()
 
@@ -115,7 +123,7 @@ def compare_training(shape: Shape, precision: str, repeats: int) -> tuple[Result
         return theirs(inputs, labels=targets, shift_labels=targets, use_cache=False).loss
 
     def step(model: torch.nn.Module, loss: Callable[[], torch.Tensor]) -> Callable[[], None]:
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)  # as our trainer's
 
         def work() -> None:
             with torch.autocast(DEVICE.type, torch.bfloat16, enabled=precision == "bf16"):
@@ -318,7 +326,7 @@ class Table:
 
 def main() -> None:
     """Run what was asked for."""
-    tasks = ("train", "decode", "compiled", "prefill", "memory", "load", "import")
+    tasks = ("train", "train-compiled", "decode", "compiled", "prefill", "memory", "load", "import")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--only", nargs="+", choices=tasks, default=list(tasks))
@@ -346,9 +354,12 @@ def compare_shape(name: str, args: argparse.Namespace, table: Table, limits: tup
     shape = SHAPES[name]
     n = sum(cost.parameters(shape.config).values())
     for precision in DTYPES:
-        if "train" in args.only:
-            result, tokens = compare_training(shape, precision, args.repeats)
-            table.row(f"train, batch {shape.train_batch}", name, precision, result, work=tokens, unit="tokens/s")
+        for compile, task in ((False, "train"), (True, "train-compiled")):
+            if task not in args.only:
+                continue
+            result, tokens = compare_training(shape, precision, args.repeats, compile=compile)
+            what = f"train{', compiled' if compile else ''}, batch {shape.train_batch}"
+            table.row(what, name, precision, result, work=tokens, unit="tokens/s")
             if limits:
                 flops = 3 * sum(cost.flops_per_token(shape.config, context=shape.train_batch[1] / 2).values())
                 print(f"  MFU {flops * tokens / statistics.median(result.ours) / limits[1]:.1%}")

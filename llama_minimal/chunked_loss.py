@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from llama_minimal.linear import Linear, Weight, cast_once
 from llama_minimal.loss import IGNORE, next_token_loss, refuse_unknown
+from llama_minimal.products import is_faster, product
 
 Compare = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 """(logits (n, V), targets (n, 1), out (n, V)) -> losses, columns of the targets and which of them are here, all (n, 1);
@@ -58,7 +59,7 @@ def chunked_loss(
     parts = {"targets": targets.flatten(), "weights": weights.flatten()}
     if matrix is None:
         return sum_by_chunks(x, w, partial(_sum_losses, **parts), rows=rows), count
-    parts["rows"] = rows or chunk_rows(*x.shape, len(matrix))
+    parts["rows"] = rows or _rows(x, len(matrix))
     return _compute(partial(_by_hand, compare=compare or compare_whole, **parts), x, [matrix]), count
 
 
@@ -76,21 +77,26 @@ def sum_by_chunks(
         rows: tokens of a chunk; None means so many that a chunk is small beside what training holds anyway.
     """
     x = x.flatten(0, -2)
-    rows = rows or chunk_rows(*x.shape, getattr(output, "out_features", _UNKNOWN_VOCABULARY))
+    rows = rows or _rows(x, getattr(output, "out_features", _UNKNOWN_VOCABULARY))
     learned = [parameter for parameter in output.parameters() if parameter.requires_grad]
     return _compute(partial(_differentiate, module=output, loss=loss, rows=rows), x, learned)
 
 
-def chunk_rows(n_tokens: int, dim: int, vocab_size: int) -> int:
+def chunk_rows(n_tokens: int, dim: int, vocab_size: int, dtype: torch.dtype = torch.float32) -> int:
     """Return how many tokens make a chunk: so many that its logits take no more memory than the largest of three.
 
     That is 2²¹ logits; N·D, the hidden states (Liger-Kernel's choice); and V·D/4, a part of the weight's gradient,
-    through which each chunk must go once: with fewer rows that would take as long as the products. Chunks are
-    then made about equal.
+    through which each chunk must go once: with fewer rows that would take as long as the products. In 16 bits it is
+    all of V·D, since each chunk's part is made, widened and added. Chunks are then made about equal.
     """
-    most = max(1, max(_FEW_LOGITS, n_tokens * dim, vocab_size * dim // 4) // vocab_size)
+    share = 4 if dtype.itemsize >= 4 else 1
+    most = max(1, max(_FEW_LOGITS, n_tokens * dim, vocab_size * dim // share) // vocab_size)
     n_chunks = max(1, -(-n_tokens // most))
     return max(1, -(-n_tokens // n_chunks))
+
+
+def _rows(x: Tensor, vocab_size: int) -> int:
+    return chunk_rows(*x.shape, vocab_size, cast_once(x[:0]).dtype)
 
 
 def compare_whole(logits: Tensor, targets: Tensor, out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -143,7 +149,7 @@ def _by_hand(
         losses, d = _differences(xs.to(dtype), matrix, targets[chunk], arrays, compare)
         total += (torch.where(ws == 0, 0, losses) * ws).sum()
         if dx is not None:
-            dx[chunk] = (d @ matrix) * ws
+            dx[chunk] = (product(d, matrix.t()) if is_faster(d, matrix.t()) else d @ matrix) * ws
         if dw is not None and dw.dtype == dtype:
             dw.addmm_(d.t(), (xs * ws).to(dtype))  # without an array for the product
         elif dw is not None:
@@ -156,7 +162,10 @@ def _differences(
 ) -> tuple[Tensor, Tensor]:
     """Return the losses of a chunk, (n, 1), and softmax(logits) − one-hot, (n, V), in one of two arrays for it."""
     logits, p = (array[: len(x)] for array in arrays)
-    torch.mm(x, matrix.t(), out=logits)
+    if is_faster(x, matrix):
+        logits = product(x, matrix)
+    else:
+        torch.mm(x, matrix.t(), out=logits)
     try:
         losses, column, is_here = compare(logits, targets, p)
     except (IndexError, RuntimeError):  # looked at only when something is wrong: it would cost every step

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from llama_minimal.devices import float64_device
 from llama_minimal.kv_cache import KVCache
+from llama_minimal.linear import compiling_pays
 from llama_minimal.model import Llama
 from llama_minimal.prompts import as_ids, check_prompts, check_stop
 from llama_minimal.sampling import check_choice, choose, filter_logits, seen_tokens, uniform_numbers
@@ -56,7 +57,7 @@ def generate(
         stop_ids: tokens that end a row; None means those that end a text by the checkpoint, else by the tokenizer.
         stop: texts that end a row; what is written ends before them. The name of a special token, such as
             ``<|eot_id|>``, means that token too.
-        compile: compile the step of one token: slow at first, then fast.
+        compile: compile the step of one token, for a GPU or a tiny model: slow at first, then fast.
 
     Raises:
         ValueError: if a prompt is empty, has unknown ids or leaves no room in the context, or an argument is odd.
@@ -126,8 +127,7 @@ def decode(
     Rows whose context is full go on with meaningless tokens: ``generate`` ends them in time.
     """
     check_prompts(model.config, prompts, max_new_tokens)
-    seed = check_choice(sampling, seed)
-    device = model.device
+    seed, device = check_choice(sampling, seed), model.device
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
     size = min(int(lengths.max()) + max_new_tokens, model.config.max_seq_len)
     if compile:  # few cache sizes, so that few need compiling: powers of two
@@ -232,7 +232,7 @@ def encode_prompt(tokenizer: TextCodec, text: str | bytes) -> list[int]:
 def _step_of(model: Llama, *, compile: bool) -> Callable[..., Tensor]:
     if compile and not isinstance(model, Llama):
         raise ValueError("compile=True is for a model in one process; leave it out")
-    return _compiled_step() if compile else _step
+    return _compiled_step() if compile and compiling_pays(model) else _step
 
 
 def _step(model: Llama, tokens: Tensor, positions: Tensor, cache: KVCache) -> Tensor:

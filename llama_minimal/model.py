@@ -93,8 +93,7 @@ class Llama(nn.Module):
             (B, T, V), or with a classification head (B, T, labels).
 
         Raises:
-            ValueError: if there are more tokens than ``max_seq_len``, or one has no embedding (on a GPU the device
-                stops instead).
+            ValueError: if there are more tokens than ``max_seq_len``, or one has no embedding (a GPU stops instead).
         """
         x = self.hidden_states(tokens, positions=positions, cache=cache, documents=documents)
         return x if self.output is None else self.output(x) if loss is None else loss(x, self.output)
@@ -119,7 +118,6 @@ class Llama(nn.Module):
             if not (positions is cache is None):
                 raise ValueError("documents say where tokens stand; leave out positions and cache")
             where, mask = document_positions(documents), document_mask(documents)
-
         x = tokens if self.tok_embeddings is None else self._embed(tokens)  # (B, T, D)
         rope = None
         if self.config.position == "rope":
@@ -127,7 +125,7 @@ class Llama(nn.Module):
         elif self.config.position == "sinusoidal" and self.tok_embeddings is not None:
             x = x + self.positions(where)[0].type_as(x)
         for name, layer in self.layers.items():
-            x = layer(x, rope, cache=cache, layer=int(name), positions=positions, mask=mask)
+            x = layer(x, rope, cache=cache, layer=0 if cache is None else int(name), positions=positions, mask=mask)
         return x if self.norm is None else self.norm(x)
 
     def next_logits(
@@ -199,7 +197,7 @@ class Llama(nn.Module):
 
     def _tie(self) -> None:
         if self.config.tie_embeddings and self.output is not None and self.tok_embeddings is not None:
-            self.output.weight, self.output.packs = self.tok_embeddings.weight, False
+            self.output.weight, self.output.is_table = self.tok_embeddings.weight, True
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Llama":
         super()._apply(fn, recurse)

@@ -116,7 +116,7 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
     Source: Su et al. 2021, §3.4.2; Meta's interleaved layout.
     """
-    pairs = x.to(cos.dtype).unflatten(-1, (-1, 2))  # (..., Dh/2, 2)
+    pairs = x.to(cos.dtype).view(*x.shape[:-1], -1, 2)  # (..., Dh/2, 2)
     # A compiler fuses real arithmetic, and knows no complex numbers.
     if torch.compiler.is_compiling() or not has_complex(x.device):
         x0, x1 = pairs.unbind(-1)

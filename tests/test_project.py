@@ -26,6 +26,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LEVELS = {
     "config": 0,
     "devices": 0,
+    "products": 0,
     "files": 0,
     "plugins": 0,
     "running": 0,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 
 from llama_minimal.chunked_loss import chunk_rows, chunked_loss
+from llama_minimal.linear import cast_once
 
 
 def parallel_chunked_loss(
@@ -34,12 +35,14 @@ def parallel_chunked_loss(
     layout = Shard(1) if x.size(1) < targets.size(1) else Replicate()
     whole = DTensor.from_local(x, mesh, [layout], run_check=False).redistribute(placements=[Replicate()])
     compare = partial(compare_split, first=mesh.get_local_rank() * width, group=mesh.get_group())
+    # The last process may have fewer columns.
+    rows = rows or chunk_rows(targets.numel(), x.size(-1), width, cast_once(x[:0]).dtype)
     return chunked_loss(
         whole.to_local(grad_placements=[Partial()]),  # each process finds what its own columns ask for
         matrix.to_local(),
         targets,
         weights,
-        rows=rows or chunk_rows(targets.numel(), x.size(-1), width),  # the last process may have fewer columns
+        rows=rows,
         compare=compare,
     )
 
