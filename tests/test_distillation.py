@@ -394,6 +394,11 @@ def test_a_teacher_that_does_not_fit_is_refused(student, teacher):
     Distillation(teacher, student, tokenizer=ours, teacher_tokenizer=ours)
 
 
+def test_rows_longer_than_the_teachers_context_are_refused(student, batch):
+    with pytest.raises(ValueError, match="rows of 8 tokens do not fit the teacher's context of 7"):
+        Distillation(draw_model(max_seq_len=7), student)(student, batch)
+
+
 def test_hidden_states_that_cannot_be_compared_are_refused(student, teacher, batch):
     def config(*layers):
         return DistillationConfig(layers=layers, hidden_weight=1.0)

@@ -22,6 +22,7 @@ from llama_minimal.config import read_json
 from llama_minimal.config.checks import check_integer, check_number
 from llama_minimal.data import PackedExamples
 from llama_minimal.distillation.divergences import keep_top
+from llama_minimal.distillation.hidden import reading
 from llama_minimal.files import atomic_folder
 from llama_minimal.model import Llama
 
@@ -140,7 +141,6 @@ def open_cache(
     return CachedExamples(examples.inputs, examples.targets, examples.documents, ids, log_probs, **settings)
 
 
-@torch.no_grad()
 def _write_arrays(
     teacher: Llama, examples: PackedExamples, folder: Path, *, k: int, temperature: float, batch_size: int
 ) -> None:
@@ -148,18 +148,15 @@ def _write_arrays(
     small = np.uint16 if n_outputs <= 1 << 16 else np.uint32
     ids = np.lib.format.open_memmap(folder / _IDS, mode="w+", dtype=small, shape=(*shape, k))
     log_probs = np.lib.format.open_memmap(folder / _LOG_PROBS, mode="w+", dtype=np.float32, shape=(*shape, k + 1))
-    was_training = teacher.training
-    teacher.eval()
     for start in range(0, len(ids), check_integer("batch_size", batch_size)):
         rows = slice(start, start + batch_size)
         inputs, _, documents = (
             torch.from_numpy(part).to(teacher.device) for part in PackedExamples.rows(examples, rows)
         )
-        states = teacher.hidden_states(inputs, documents=documents).flatten(0, 1)  # (N, E)
-        ids[rows], log_probs[rows] = (
-            part.cpu().numpy().reshape(*inputs.shape, -1) for part in _keep_top(teacher, states, k, temperature)
-        )
-    teacher.train(was_training)
+        with reading(teacher):
+            states = teacher.hidden_states(inputs, documents=documents).flatten(0, 1)  # (N, E)
+            top = _keep_top(teacher, states, k, temperature)
+        ids[rows], log_probs[rows] = (part.cpu().numpy().reshape(*inputs.shape, -1) for part in top)
     for array in (ids, log_probs):
         array.flush()
 

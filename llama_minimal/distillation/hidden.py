@@ -13,6 +13,18 @@ from llama_minimal.model import Llama
 
 
 @contextmanager
+def reading(model: Llama) -> Iterator[None]:
+    """Have a model in eval mode, and without gradients, until the block ends."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+
+
+@contextmanager
 def watching(model: Llama, layers: Collection[int]) -> Iterator[dict[int, Tensor]]:
     """Yield a dictionary that one forward pass inside the block fills: layer → what it gives, (B, T, D)."""
     seen: dict[int, Tensor] = {}
@@ -33,7 +45,6 @@ def watching(model: Llama, layers: Collection[int]) -> Iterator[dict[int, Tensor
             handle.remove()
 
 
-@torch.no_grad()
 def principal_projections(
     teacher: Llama, batches: Iterable[Tensor], layers: Sequence[int], dim: int
 ) -> tuple[Tensor, ...]:
@@ -58,15 +69,12 @@ def principal_projections(
             f"your own, ({dim}, {width})"
         )
     moments = {layer: torch.zeros(width, width, dtype=torch.float64) for layer in layers}
-    was_training = teacher.training
-    teacher.eval()
     for tokens in batches:
-        with watching(teacher, layers) as seen:
+        with reading(teacher), watching(teacher, layers) as seen:
             teacher.hidden_states(tokens.to(teacher.device))
         for layer, moment in moments.items():
             states = seen[layer].flatten(0, 1).cpu().double()
             moment += states.t() @ states
-    teacher.train(was_training)
     return tuple(_first_directions(moments[layer], dim) for layer in layers)
 
 

@@ -2,8 +2,7 @@
 
 # B batch, T time, N = B·T tokens, V vocabulary, D and E widths of student and teacher
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from llama_minimal.distillation.divergences import (
     reverse_kl,
     reverse_kl_top,
 )
-from llama_minimal.distillation.hidden import watching
+from llama_minimal.distillation.hidden import reading, watching
 from llama_minimal.loss import IGNORE, Batch, next_token
 from llama_minimal.model import Llama
 from llama_minimal.tokenizer import TextCodec
@@ -112,11 +111,13 @@ class Distillation:
         config, targets = self.config, batch[1].flatten()
         weights = config.weight if weights is None else weights.flatten()
         ours, theirs = (tuple(pair[i] for pair in config.layers) for i in (0, 1))
-        with _reading(self.teacher), watching(self.teacher, theirs) as taught:
+        if batch[0].size(1) > (most := self.teacher.config.max_seq_len):
+            raise ValueError(f"rows of {batch[0].size(1)} tokens do not fit the teacher's context of {most}; cut them")
+        with reading(self.teacher), watching(self.teacher, theirs) as taught:
             states = _forward(self.teacher.hidden_states, batch).flatten(0, -2)  # (N, E)
 
         def loss(logits: Tensor, chunk: slice) -> Tensor:
-            with _reading(self.teacher):
+            with reading(self.teacher):
                 teacher_logits = self.teacher.output(states[None, chunk])[0]
             kl = _WHOLE[config.divergence](logits, teacher_logits, config.temperature)
             return mix(logits, targets[chunk], kl, _part(weights, chunk), config.temperature)[0]
@@ -201,17 +202,6 @@ def _forward(model: Callable[..., Tensor], batch: Batch, **options: Any) -> Tens
 
 def _part(weights: float | Tensor, chunk: slice) -> float | Tensor:
     return weights[chunk] if isinstance(weights, Tensor) else weights
-
-
-@contextmanager
-def _reading(teacher: Llama) -> Iterator[None]:
-    """Have the teacher in eval mode, and without gradients, until the block ends."""
-    was_training = teacher.training
-    teacher.eval()
-    with torch.no_grad():
-        yield
-    if was_training:
-        teacher.train()
 
 
 def _checked_projections(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from llama_minimal.beams import beam_search
 from llama_minimal.config.checks import check_integer, check_number, check_seed
 from llama_minimal.data import EncodedExample
+from llama_minimal.distillation.hidden import reading
 from llama_minimal.distillation.objectives import Distillation, whole
 from llama_minimal.generation import decode
 from llama_minimal.loss import IGNORE, Batch
@@ -193,10 +194,8 @@ def _write(
     unfinished = set(range(len(prompts)))
     if not prompts:
         return texts
-    was_training = model.training
-    model.eval()
     # Autocast keeps each weight that it has cast; one cast here, without gradients, would get none in training.
-    with torch.autocast(model.device.type, enabled=False):
+    with reading(model), torch.autocast(model.device.type, enabled=False):
         for tokens in decode(model, prompts, max_new_tokens=max(limits), sampling=sampling, seed=seeds):
             for i in tuple(unfinished):
                 texts[i].append(tokens[i])
@@ -204,7 +203,6 @@ def _write(
                     unfinished.remove(i)
             if not unfinished:
                 break
-    model.train(was_training)
     return texts
 
 
