@@ -194,7 +194,7 @@ def _write(
     unfinished = set(range(len(prompts)))
     if not prompts:
         return texts
-    # Autocast keeps each weight that it has cast; one cast here, without gradients, would get none in training.
+    # In the precision of the weights, as whoever uses the model has it write, whatever training multiplies in.
     with reading(model), torch.autocast(model.device.type, enabled=False):
         for tokens in decode(model, prompts, max_new_tokens=max(limits), sampling=sampling, seed=seeds):
             for i in tuple(unfinished):
