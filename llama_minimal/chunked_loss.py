@@ -57,17 +57,29 @@ def chunked_loss(
     weights = (real if weights is None else weights * real).to(torch.promote_types(x.dtype, torch.float32))
     count, matrix, x = weights.sum(), _plain_matrix(w), x.flatten(0, -2)
     parts = {"targets": targets.flatten(), "weights": weights.flatten()}
-    vocab_size = getattr(w, "out_features", _UNKNOWN_VOCABULARY) if matrix is None else len(matrix)
-    parts["rows"] = rows or chunk_rows(*x.shape, vocab_size, cast_once(x[:0]).dtype)
     if matrix is None:
-        learned = [parameter for parameter in w.parameters() if parameter.requires_grad]
-        compute = partial(_differentiate, module=w, **parts)
-    else:
-        learned = [matrix]
-        compute = partial(_by_hand, compare=compare or compare_whole, **parts)
-    if torch.is_grad_enabled():
-        return _WithGradients.apply(compute, x, *learned), count
-    return compute([False] * (1 + len(learned)), x, *learned)[0], count
+        return sum_by_chunks(x, w, partial(_sum_losses, **parts), rows=rows), count
+    parts["rows"] = rows or _rows(x, len(matrix))
+    return _compute(partial(_by_hand, compare=compare or compare_whole, **parts), x, [matrix]), count
+
+
+def sum_by_chunks(
+    x: Tensor, output: nn.Module, loss: Callable[[Tensor, slice], Tensor], *, rows: int | None = None
+) -> Tensor:
+    """Return Σ loss over all tokens, a chunk of tokens at a time: only a chunk's logits are ever there.
+
+    The gradients are computed with the losses, by PyTorch, and only scaled later.
+
+    Args:
+        x: what the output layer reads, (..., D).
+        output: maps (1, n, D) to (1, n, V).
+        loss: of a chunk's logits (n, V), and which of the N tokens they are for: a scalar.
+        rows: tokens of a chunk; None means so many that a chunk is small beside what training holds anyway.
+    """
+    x = x.flatten(0, -2)
+    rows = rows or _rows(x, getattr(output, "out_features", _UNKNOWN_VOCABULARY))
+    learned = [parameter for parameter in output.parameters() if parameter.requires_grad]
+    return _compute(partial(_differentiate, module=output, loss=loss, rows=rows), x, learned)
 
 
 def chunk_rows(n_tokens: int, dim: int, vocab_size: int, dtype: torch.dtype = torch.float32) -> int:
@@ -83,11 +95,25 @@ def chunk_rows(n_tokens: int, dim: int, vocab_size: int, dtype: torch.dtype = to
     return max(1, -(-n_tokens // n_chunks))
 
 
+def _rows(x: Tensor, vocab_size: int) -> int:
+    return chunk_rows(*x.shape, vocab_size, cast_once(x[:0]).dtype)
+
+
 def compare_whole(logits: Tensor, targets: Tensor, out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Do what ``Compare`` says with logits for the whole vocabulary."""
     torch.log_softmax(logits, -1, dtype=out.dtype, out=out)
     losses = -out.gather(-1, targets)
     return losses, targets, torch.ones_like(losses)
+
+
+def _compute(compute: Callable[..., _Known], x: Tensor, learned: Sequence[Tensor]) -> Tensor:
+    if torch.is_grad_enabled():
+        return _WithGradients.apply(compute, x, *learned)
+    return compute([False] * (1 + len(learned)), x, *learned)[0]
+
+
+def _sum_losses(logits: Tensor, chunk: slice, *, targets: Tensor, weights: Tensor) -> Tensor:
+    return next_token_loss(logits, targets[chunk], weights[chunk])[0]
 
 
 class _WithGradients(torch.autograd.Function):
@@ -154,19 +180,18 @@ def _differentiate(
     x: Tensor,
     *learned: Tensor,
     module: nn.Module,
-    targets: Tensor,
-    weights: Tensor,
+    loss: Callable[[Tensor, slice], Tensor],
     rows: int,
 ) -> _Known:
-    """Return Σ w·loss and, where they are needed, dx and the gradients of what a module learns."""
-    total = weights.new_zeros(())
+    """Return Σ loss and, where they are needed, dx and the gradients of what a module learns."""
+    total = x.new_zeros((), dtype=torch.promote_types(x.dtype, torch.float32))
     dx = torch.empty_like(x) if needs[0] else None
     sums: list[Tensor | None] = [None] * len(learned)
     for start in range(0, len(x), rows):
         chunk = slice(start, start + rows)
         with torch.set_grad_enabled(any(needs)):
             xs = x[chunk].detach().requires_grad_(needs[0])
-            part, _ = next_token_loss(module(xs[None]), targets[chunk][None], weights[chunk][None])
+            part = loss(module(xs[None])[0], chunk)
         total += part.detach().to(total.device)
         if not part.requires_grad:
             continue

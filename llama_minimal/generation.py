@@ -114,13 +114,14 @@ def decode(
     *,
     max_new_tokens: int,
     sampling: Sampling = GREEDY,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     compile: bool = False,
     vocab_size: int | None = None,
 ) -> Iterator[list[int]]:
     """Yield the next token id of every row, ``max_new_tokens`` times; the caller may stop before.
 
     Args:
+        seed: row i draws with seed + i, or with a seed of its own.
         vocab_size: ids from here on are never chosen: some models have more embeddings than their tokenizer.
 
     Rows whose context is full go on with meaningless tokens: ``generate`` ends them in time.

@@ -115,17 +115,18 @@ def _check_finite(of_each_row: Tensor) -> None:
         )
 
 
-def check_choice(sampling: Sampling, seed: int) -> int:
-    """Return the seed as an int; raise ValueError if it or the way of choosing is not what it must be."""
+def check_choice(sampling: Sampling, seed: int | Sequence[int]) -> int | list[int]:
+    """Return seeds as ints; raise ValueError if one, or the way of choosing, is not what it must be."""
     if not isinstance(sampling, Sampling):
         raise ValueError(f"sampling={sampling!r} must be a Sampling, such as Sampling(temperature=0.8)")
-    return check_seed(seed)
+    return [check_seed(one) for one in seed] if isinstance(seed, Sequence) else check_seed(seed)
 
 
-def uniform_numbers(n_rows: int, n_tokens: int, *, seed: int) -> Tensor:
-    """Draw each row's numbers from a generator of its own, seeded with seed + row: (B, n) in [0, 1)."""
+def uniform_numbers(n_rows: int, n_tokens: int, *, seed: int | Sequence[int]) -> Tensor:
+    """Draw each row's numbers from a generator of its own, seeded with seed + row or its own seed: (B, n) in [0, 1)."""
+    seeds = [seed + row for row in range(n_rows)] if isinstance(seed, int) else seed
     # float32 draws are below 1 by more than float64 rounding can eat.
-    draws = [torch.rand(n_tokens, generator=torch.Generator().manual_seed(seed + row)) for row in range(n_rows)]
+    draws = [torch.rand(n_tokens, generator=torch.Generator().manual_seed(one)) for one in seeds]
     return torch.stack(draws).double()
 
 

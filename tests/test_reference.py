@@ -65,6 +65,37 @@ def torch_chunked(x, w, targets, weights=None):
     return torch_loss(F.linear(x, w), targets, weights)
 
 
+def torch_forward_kl(student, teacher, temperature=1.0):
+    log_q, log_p = ((z / temperature).log_softmax(-1) for z in (student, teacher))
+    return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
+
+
+def torch_grouped(logits, ids, temperature):
+    q = (logits / temperature).softmax(-1)
+    kept = q.gather(-1, ids)
+    return torch.cat((kept, 1 - kept.sum(-1, keepdim=True)), -1)
+
+
+def torch_forward_kl_top(student, ids, log_probs, temperature=1.0):
+    q = torch_grouped(student, ids, temperature)
+    return (log_probs.exp() * (log_probs - q.log())).sum(-1)
+
+
+def torch_reverse_kl_top(student, ids, log_probs, temperature=1.0):
+    q = torch_grouped(student, ids, temperature)
+    return (q * (q.log() - log_probs)).sum(-1)
+
+
+def torch_distillation(student, teacher, targets, weight=0.5, temperature=1.0):
+    kl = torch_forward_kl(student, teacher, temperature)[targets != -100].sum()
+    return (1 - weight) * torch_loss(student, targets) + weight * temperature**2 * kl
+
+
+def torch_hidden(student, teacher, projection=None):
+    teacher = teacher if projection is None else teacher @ projection.T
+    return F.mse_loss(student, teacher, reduction="none").mean(-1)
+
+
 def torch_swiglu(x, w1, w2, w3, b1=None, b2=None, b3=None):
     return F.linear(F.silu(F.linear(x, w1, b1)) * F.linear(x, w3, b3), w2, b2)
 
@@ -85,6 +116,7 @@ def torch_lora_update(x, a, b, scale, keep=None):
     return torch_lora(x, torch.zeros(len(b), x.size(-1), dtype=x.dtype), a, b, scale, keep)
 
 
+TOP = reference.keep_top(draw(2, 3, 7), 3, 2.0)
 FFN = (draw(2, 3, 4), draw(6, 4), draw(4, 6))
 KEEP = RNG.integers(0, 2, (2, 3, 4)) / 0.5
 SPREAD = np.concatenate([draw(2, 7), 30 * draw(2, 7)])
@@ -119,6 +151,15 @@ CASES = [
     Case("next_token_loss", torch_loss, (draw(2, 3, 7), TARGETS, WEIGHTS), (2,)),
     Case("chunked_loss", torch_chunked, (draw(2, 3, 4), draw(7, 4), TARGETS)),
     Case("chunked_loss", torch_chunked, (draw(2, 3, 4), draw(7, 4), TARGETS, WEIGHTS), (3,)),
+    Case("forward_kl", torch_forward_kl, (draw(2, 3, 7), draw(2, 3, 7)), (1,)),
+    Case("forward_kl", torch_forward_kl, (draw(2, 3, 7), draw(2, 3, 7), 2.5), (1,)),
+    Case("reverse_kl", lambda s, t, T: torch_forward_kl(t, s, T), (draw(2, 3, 7), draw(2, 3, 7), 2.5), (1,)),
+    Case("forward_kl_top", torch_forward_kl_top, (draw(2, 3, 7), *TOP, 2.0), (2,)),
+    Case("reverse_kl_top", torch_reverse_kl_top, (draw(2, 3, 7), *TOP, 2.0), (2,)),
+    Case("distillation_loss", torch_distillation, (draw(2, 3, 7), draw(2, 3, 7), TARGETS), (1,)),
+    Case("distillation_loss", torch_distillation, (draw(2, 3, 7), draw(2, 3, 7), TARGETS, 0.3, 4.0), (1,)),
+    Case("hidden_loss", torch_hidden, (draw(2, 3, 4), draw(2, 3, 4))),
+    Case("hidden_loss", torch_hidden, (draw(2, 3, 4), draw(2, 3, 5), draw(4, 5))),
 ]
 
 # Held by tests/test_reference_model.py against transformers, torch.nn.TransformerEncoder and central differences.
@@ -136,6 +177,7 @@ NOT_DIFFERENTIABLE = {
     "encode_float": "bits",
     "generate": "integers",
     "init_params": "random",
+    "keep_top": "a choice",
     "loss_and_gradients": "returns its gradients itself",
     "muon_step": "an update",
     "named": "composes backwards",

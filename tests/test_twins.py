@@ -8,6 +8,7 @@ import torch
 
 import llama_minimal.attention
 import llama_minimal.chunked_loss
+import llama_minimal.distillation
 import llama_minimal.feedforward
 import llama_minimal.lora
 import llama_minimal.loss
@@ -109,6 +110,13 @@ def test_both_start_with_the_same_names_and_shapes(changes):
         (llama_minimal.lora, "lora_update"),
         (llama_minimal.loss, "next_token_loss"),
         (llama_minimal.chunked_loss, "chunked_loss"),
+        (llama_minimal.distillation, "forward_kl"),
+        (llama_minimal.distillation, "reverse_kl"),
+        (llama_minimal.distillation, "keep_top"),
+        (llama_minimal.distillation, "forward_kl_top"),
+        (llama_minimal.distillation, "reverse_kl_top"),
+        (llama_minimal.distillation, "distillation_loss"),
+        (llama_minimal.distillation, "hidden_loss"),
     ],
 )
 def test_a_function_has_the_same_arguments_on_both_storeys(module, name):
