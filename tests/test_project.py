@@ -59,6 +59,7 @@ LEVELS = {
     "checkpoint": 4,
     "generation": 4,
     "evaluation": 4,
+    "pruning": 4,
     "beams": 5,
     "parallel": 5,
     "snapshot": 6,

@@ -12,6 +12,7 @@ import llama_minimal.lora
 import llama_minimal.loss
 import llama_minimal.normalization
 import llama_minimal.positions
+import llama_minimal.pruning
 from llama_minimal import reference
 from llama_minimal.config import LlamaConfig, RopeScaling
 from llama_minimal.generation import generate
@@ -107,6 +108,11 @@ def test_both_start_with_the_same_names_and_shapes(changes):
         (llama_minimal.attention, "document_positions"),
         (llama_minimal.lora, "lora_update"),
         (llama_minimal.loss, "next_token_loss"),
+        (llama_minimal.pruning, "keep_mask"),
+        (llama_minimal.pruning, "magnitude_mask"),
+        (llama_minimal.pruning, "n_of_m_mask"),
+        (llama_minimal.pruning, "sparsegpt"),
+        (llama_minimal.pruning, "wanda_score"),
     ],
 )
 def test_a_function_has_the_same_arguments_on_both_storeys(module, name):
