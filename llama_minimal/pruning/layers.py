@@ -1,5 +1,7 @@
 """Which layers of a model can be pruned."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -10,15 +12,15 @@ from llama_minimal.linear import Linear
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def find_layers(model: nn.Module, layers: tuple[str, ...] | None = None) -> dict[str, nn.Linear]:
+def find_layers(model: nn.Module, layers: str | Iterable[str] | None = None) -> dict[str, nn.Linear]:
     """Return the linear layers that names mean, each once, in the model's order.
 
     Embeddings and the output layer are not among them unless ``output`` is named: they are looked up, or tied to what
     is looked up.
 
     Args:
-        layers: such as ``("w1", "w2")`` for those of every block, or ``("layers.0.attention.wq",)`` for one; None
-            means every linear layer of the blocks.
+        layers: such as ``("w1", "w2")`` for those of every block, or ``"layers.0.attention.wq"`` for one; None means
+            every linear layer of the blocks.
 
     Raises:
         ValueError: if there is no such layer, or it is no plain one: quantized, spread over processes, or one matrix

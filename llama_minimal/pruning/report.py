@@ -1,6 +1,6 @@
 """What is zero in a model."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -43,7 +43,7 @@ class SparsityReport:
         return "\n".join([*lines, total])
 
 
-def sparsity_report(model: nn.Module, layers: tuple[str, ...] | None = None) -> SparsityReport:
+def sparsity_report(model: nn.Module, layers: str | Iterable[str] | None = None) -> SparsityReport:
     """Count the zeros of a model.
 
     Args:

@@ -34,7 +34,7 @@ def prune(
     sparsity: float | None = None,
     pattern: tuple[int, int] | None = None,
     calibration: Batches | None = None,
-    layers: Iterable[str] | None = None,
+    layers: str | Iterable[str] | None = None,
 ) -> SparsityReport:
     """Set weights of a model to zero, in place.
 
@@ -68,7 +68,7 @@ def prune(
         0.5
     """
     check_one_of("method", method, get_args(Method))
-    layers = tuple(layers) if layers is not None and not isinstance(layers, str) else layers
+    layers = layers if layers is None or isinstance(layers, str) else tuple(layers)  # it is read twice
     found = find_layers(model, layers)
     _check(found, method, sparsity, pattern)
     how = {"sparsity": sparsity, "pattern": pattern}
