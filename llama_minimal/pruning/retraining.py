@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import nn
 
 from llama_minimal.model import Llama
 from llama_minimal.pruning.layers import linear_layers
@@ -23,8 +23,14 @@ def keep_zeros(model: Llama) -> Callable[[], None]:
     Raises:
         ValueError: if there is no zero in any linear layer of the blocks: nothing was pruned.
     """
-    masks = [(layer.weight, layer.weight.detach() == 0) for layer in linear_layers(model).values()]
-    if not any(_local(gone).any() for _, gone in masks):
+    layers = linear_layers(model)
+    if model.config.tie_embeddings:
+        layers.pop("output", None)  # whose zeros are the embedding's: nobody pruned it
+    plain = [layer for layer in layers.values() if isinstance(layer, nn.Linear)]
+    masks = [(layer.weight, layer.weight.detach() == 0) for layer in plain]
+    # A process may have a part without a zero, and the others the rest.
+    is_part = len(model.layers) < model.config.n_layers or any(hasattr(weight, "to_local") for weight, _ in masks)
+    if not is_part and not any(gone.any() for _, gone in masks):
         raise ValueError("the model has no zeros to keep; prune it before it is trained with after_step=keep_zeros")
 
     @torch.no_grad()
@@ -33,8 +39,3 @@ def keep_zeros(model: Llama) -> Callable[[], None]:
             weight.masked_fill_(gone, 0)
 
     return after_step
-
-
-def _local(tensor: Tensor) -> Tensor:
-    """Return this process's part of a tensor: of one that is spread, ``any`` would ask all processes."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
