@@ -105,7 +105,7 @@ class Trainer:
         self.source_losses: dict[str, float] = {}  # of the latest validation, where there are several sources
         self.best = BestLoss()
         self._make_after_step, self._after_step = after_step or (lambda model: lambda: None), None
-        self._description = describe_run(model, config, tokens)
+        self._description = describe_run(model, config, tokens, after_step)
         self.snapshot_folder = out / SNAPSHOTS if out else None
         self._log = MetricsLog(out, tensorboard=tensorboard) if out and self.mesh.is_main else None
 

@@ -554,6 +554,8 @@ def test_a_resumed_run_keeps_the_zeros_and_repeats_the_unbroken_one(tmp_path, mo
     for metrics in first.run():
         start.append(metrics["loss"])
         first.stop_requested = len(start) == 4
+    with pytest.raises(ValueError, match="after_step was 'keep_zeros', is None"):
+        make_trainer(tmp_path, model=build(SHAPE), after_step=None).resume()
     second = make_trainer(tmp_path, model=build(SHAPE, seed=9))  # dense: the zeros are in the snapshot
     assert second.resume()
     assert start + [metrics["loss"] for metrics in second.run()] == unbroken

@@ -38,7 +38,9 @@ def prune(
 ) -> SparsityReport:
     """Set weights of a model to zero, in place.
 
-    The zeros are the mask: they are in the file that ``save`` writes, and ``keep_zeros`` finds them again.
+    The zeros are the mask: they are in the file that ``save`` writes, and ``keep_zeros`` finds them again. (They are
+    stored like other numbers, so the file is no smaller, and a dense product no faster.) While it works, the former
+    weights are kept, for as much memory again.
 
     - ``"magnitude"``: the smallest of every layer. ``"global"``: the smallest of all layers together.
     - ``"wanda"``: in every row those that matter least for the inputs that come.
@@ -47,7 +49,8 @@ def prune(
     The last two look at the model's own inputs, block after block: each sees what the pruned blocks before it give.
 
     Args:
-        model: whole, not quantized, in any floating-point dtype. Adapters beside its weights stay as they are.
+        model: whole, not quantized, in any floating-point dtype. Adapters beside its weights stay as they are, and
+            whoever merges one fills the zeros again.
         sparsity: the share of weights to remove, in [0, 1).
         pattern: (n, m) instead, such as (2, 4): keep n of every m neighbors in a row.
         calibration: token ids of ordinary text, (B, T) or several such batches; for wanda and sparsegpt.
