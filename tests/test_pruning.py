@@ -17,7 +17,7 @@ from llama_minimal import reference
 from llama_minimal.checkpoint import load, save
 from llama_minimal.config import LlamaConfig
 from llama_minimal.generation import generate
-from llama_minimal.linear import Linear
+from llama_minimal.linear import Linear, PackedWeight, _can_pack
 from llama_minimal.lora import LoRAConfig, add_adapter, merge, merge_and_unload, unmerge
 from llama_minimal.model import build
 from llama_minimal.pruning import (
@@ -268,7 +268,6 @@ def test_layers_that_share_a_block_are_measured_and_pruned_together(make_model):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_a_model_loses_the_share_that_was_asked_for(make_model, method, dtype, tmp_path):
     model = make_model(tie_embeddings=True, n_kv_heads=2).to(dtype)
-    generate(model, None, [[3, 1, 4]], max_new_tokens=3)  # the weights may lie packed since
     embedding, dense = model.tok_embeddings.weight.detach().clone(), weights_of(model)
     report = prune(model, method, sparsity=0.5, calibration=CALIBRATION)
     assert report.sparsity == pytest.approx(0.5, abs=1e-3)
@@ -284,6 +283,24 @@ def test_a_model_loses_the_share_that_was_asked_for(make_model, method, dtype, t
     again, _ = load(tmp_path)
     assert torch.equal(again(TOKENS), model(TOKENS))
     assert sparsity_report(again) == report
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("method", METHODS)
+def test_weights_that_were_laid_out_anew_for_writing_are_pruned_like_others(dtype, method):
+    """Side by side in float32, packed in bfloat16: what writes, writes with the pruned weights after it."""
+    shape = {"dim": 256, "n_layers": 2, "n_heads": 4, "vocab_size": 61, "hidden_dim": 272, "max_seq_len": 32}
+    fresh, used = (build(LlamaConfig(**shape), dtype=dtype, seed=3).eval() for _ in range(2))
+    generate(used, None, [[3, 1, 4]], max_new_tokens=4)
+    layer = used.layers["0"].attention.wq
+    assert (type(layer._parameters["weight"]) is PackedWeight) == (dtype == torch.bfloat16 and _can_pack())
+    reports = [prune(model, method, sparsity=0.5, calibration=CALIBRATION) for model in (fresh, used)]
+    assert reports[0] == reports[1]
+    assert all(torch.equal(weight, weights_of(fresh)[name]) for name, weight in weights_of(used).items())
+    small = [remove_heads(model, [[1], [2]]) for model in (fresh, used)]
+    for pair in ((fresh, used), small):
+        ours, theirs = (generate(model, None, [[3, 1, 4]], max_new_tokens=4) for model in pair)
+        assert ours == theirs
 
 
 @pytest.mark.parametrize("method", ["magnitude", "wanda", "sparsegpt"])
@@ -703,6 +720,8 @@ def test_what_is_no_number_leaves_the_model_as_it_was(make_model):
         ([[0], [1]], r"block 0 would keep \[1, 2\] query heads of its 2 groups of 2"),
         ([[0, 1], [0, 2]], r"blocks would keep different \(query, kv\) heads"),
         ([[0, 1]], r"heads of blocks \[0\] are given, but the model has blocks 0 to 1"),
+        (2, r"heads=2 must be a list for each of the 2 blocks"),
+        ([0, 1], "0 must be a list of the heads of block 0 that are to go"),
         ({0: [0, 1], 5: [0, 1]}, r"heads of blocks \[0, 5\]"),
     ],
 )

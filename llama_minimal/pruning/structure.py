@@ -140,6 +140,8 @@ def _checked(model: Llama, chosen: Chosen, n: int, *, what: str) -> list[list[in
     """Return what each block keeps."""
     refuse_unlike(model, _REMEDY)
     n_blocks = len(model.blocks())
+    if not isinstance(chosen, Mapping | Sequence | Tensor):
+        raise ValueError(f"{what}s={chosen!r} must be a list for each of the {n_blocks} blocks, such as [[0], [2]]")
     by_block = dict(chosen) if isinstance(chosen, Mapping) else dict(enumerate(chosen))
     if set(by_block) != set(range(n_blocks)):
         raise ValueError(
@@ -156,7 +158,9 @@ def _checked(model: Llama, chosen: Chosen, n: int, *, what: str) -> list[list[in
 
 
 def _numbers(given: Collection[int], n: int, *, what: str, where: str) -> set[int]:
-    numbers = given.tolist() if isinstance(given, Tensor) else list(given) if isinstance(given, Collection) else [given]
+    if not isinstance(given, Collection | Tensor):
+        raise ValueError(f"{given!r} must be a list of the {what}s of {where} that are to go, such as [0]")
+    numbers = given.tolist() if isinstance(given, Tensor) else given
     gone = {check_integer(what, number, at_least=0) for number in numbers}
     if gone and max(gone) >= n:
         raise ValueError(f"{where} has no {what} {max(gone)}; its {what}s are 0 to {n - 1}")
