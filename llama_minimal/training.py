@@ -3,7 +3,7 @@
 # B batch, T time
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -56,6 +56,8 @@ class Trainer:
         mesh: the processes that take part.
         tensorboard: also write TensorBoard's event files to ``out``.
         objective: what to make smaller, ``(model, batch) -> (sum, count)``; None is the next token's, in chunks.
+        after_step: makes from the model, before the first step and after ``resume``, what is called after every step,
+            such as ``pruning.keep_zeros``.
 
     Raises:
         ValueError: if model, text and config do not fit each other.
@@ -79,6 +81,7 @@ class Trainer:
         mesh: Mesh | None = None,
         tensorboard: bool = False,
         objective: Objective | None = None,
+        after_step: Callable[[Llama], Callable[[], None]] | None = None,
     ) -> None:
         self.model, self.config, self.validation = model, config, validation
         self.mesh = mesh or Mesh(device=next(model.parameters()).device)
@@ -101,7 +104,8 @@ class Trainer:
         self.validation_loss: float | None = None  # the latest
         self.source_losses: dict[str, float] = {}  # of the latest validation, where there are several sources
         self.best = BestLoss()
-        self._description = describe_run(model, config, tokens)
+        self._make_after_step, self._after_step = after_step or (lambda model: lambda: None), None
+        self._description = describe_run(model, config, tokens, after_step)
         self.snapshot_folder = out / SNAPSHOTS if out else None
         self._log = MetricsLog(out, tensorboard=tensorboard) if out and self.mesh.is_main else None
 
@@ -137,38 +141,34 @@ class Trainer:
     def train_step(self) -> dict[str, float]:
         """Do one optimizer step and return its metrics; loss in nats per token."""
         started = time.perf_counter()
+        self._after_step = self._after_step or self._make_after_step(self.model)
         batch = tuple(map(torch.from_numpy, self.batches.batch(self.step)))  # inputs, targets …, (B, T)
         n_tokens = float(batch[0].numel() * self.mesh.size_of("data"))
         # Gradients are averaged along ``data``; we want their sum. How many targets count is not known yet.
         factor = self.mesh.size_of("data") / n_tokens
         was_training = self.model.training
         self.model.train()  # adapters may have dropout
-        size = self.config.micro_batch_size
         sums = self.parallel.forward_backward(
-            batch, scale=lambda part: self.scaler.scale(part * factor), micro_batch_size=size
+            batch, scale=lambda part: self.scaler.scale(part * factor), micro_batch_size=self.config.micro_batch_size
         )
         self.model.train(was_training)
         total, count = self.mesh.sum_of_data(*sums)
         count = count or 1.0
-        (wishes_to_stop,) = self.mesh.sum(float(self.stop_requested))
-        self._stopping = wishes_to_stop > 0
+        self._stopping = self.mesh.sum(float(self.stop_requested))[0] > 0
         self.scaler.unscale_(self.optimizer)
         scale_gradients(self.model.parameters(), n_tokens / count)
         norm = self.parallel.clip_gradients(self.config.clip_norm)
-        lr = self._learning_rate()
+        names = ("lr", "steps", "warmup_steps", "min_lr_ratio", "schedule")
+        lr = learning_rate(self.step, **{name: getattr(self.config, name) for name in names})
         check_finite(total / count, norm, self.step + 1, lr, scaler=self.scaler, snapshots_in=self.snapshot_folder)
         set_learning_rate(self.optimizer, lr)
         self.scaler.step(self.optimizer)  # skips the step if float16 gradients overflowed
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
+        self._after_step()
         self.step += 1
-        seconds = time.perf_counter() - started
-        speed = n_tokens / seconds
+        speed = n_tokens / (time.perf_counter() - started)
         return {"step": self.step, "loss": total / count, "lr": lr, "grad_norm": norm, "tokens_per_second": speed}
-
-    def _learning_rate(self) -> float:
-        names = ("lr", "steps", "warmup_steps", "min_lr_ratio", "schedule")
-        return learning_rate(self.step, **{name: getattr(self.config, name) for name in names})
 
     def validate(self) -> float:
         """Return the mean loss over the validation text, in nats per token, in sequences as long as the last ones.
@@ -223,7 +223,7 @@ class Trainer:
         state = read_state(saved[-1])
         check_same_run(state, self._description, steps=self.config.steps)
         self.mesh.every(lambda: load_snapshot(saved[-1], self.model, self.optimizer, self.scaler, self.mesh))
-        self.step, self.best = state["step"], BestLoss(**state.get("best", {}))
+        self.step, self.best, self._after_step = state["step"], BestLoss(**state.get("best", {})), None
         if self.config.keep_best and not self._best_snapshot():
             self.best = BestLoss(since=self.best.since)  # it was not kept, so the next best is looked for
         return True

@@ -111,9 +111,10 @@ def _check_text(config: LlamaConfig, text: Any, *, what: str) -> Text:
     return text
 
 
-def describe_run(model: Llama, config: TrainConfig, tokens: Texts) -> dict[str, Any]:
+def describe_run(model: Llama, config: TrainConfig, tokens: Texts, after_step: Any = None) -> dict[str, Any]:
     """Return what may not change when a run goes on: the model's shape, the recipe, and the size of each text."""
     train = {name: value for name, value in asdict(config).items() if name not in FREE_ON_RESUME}
+    train["after_step"] = getattr(after_step, "__name__", after_step and type(after_step).__name__)
     data: dict[str, Any] = {"n_tokens": len(tokens)}
     if isinstance(tokens, Mapping):
         sizes = [(name, len(part)) for name, part in tokens.items()]

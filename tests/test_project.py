@@ -63,6 +63,7 @@ LEVELS = {
     "generation": 4,
     "sharing": 4,
     "evaluation": 4,
+    "pruning": 4,
     "beams": 5,
     "distillation": 6,
     "parallel": 5,

@@ -167,6 +167,7 @@ WHOLE_MODEL = {"attention_block", "block", "feed_forward", "llama", "normalize"}
 NOT_DIFFERENTIABLE = {
     "adamw_step": "an update",
     "add_gradients": "acts on gradients",
+    "best_for_mask": "a solution",
     "bind": "returns a function",
     "causal_mask": "boolean",
     "chain": "composes backwards",
@@ -178,17 +179,23 @@ NOT_DIFFERENTIABLE = {
     "generate": "integers",
     "init_params": "random",
     "keep_top": "a choice",
+    "keep_mask": "boolean",
     "loss_and_gradients": "returns its gradients itself",
+    "magnitude_mask": "boolean",
     "muon_step": "an update",
     "named": "composes backwards",
+    "n_of_m_mask": "boolean",
     "orthogonalize": "acts on gradients",
+    "output_error": "a measure",
     "parameter_shapes": "integers",
     "residual": "composes backwards",
     "rope_frequencies": "a table",
     "rope_table": "a table",
     "round_float": "steps",
     "sinusoidal_table": "a table",
+    "sparsegpt": "a search",
     "store_float8": "bits",
+    "wanda_score": "a score",
 }
 
 

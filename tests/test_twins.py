@@ -14,6 +14,7 @@ import llama_minimal.lora
 import llama_minimal.loss
 import llama_minimal.normalization
 import llama_minimal.positions
+import llama_minimal.pruning
 from llama_minimal import reference
 from llama_minimal.config import LlamaConfig, RopeScaling
 from llama_minimal.generation import generate
@@ -117,6 +118,11 @@ def test_both_start_with_the_same_names_and_shapes(changes):
         (llama_minimal.distillation, "reverse_kl_top"),
         (llama_minimal.distillation, "distillation_loss"),
         (llama_minimal.distillation, "hidden_loss"),
+        (llama_minimal.pruning, "keep_mask"),
+        (llama_minimal.pruning, "magnitude_mask"),
+        (llama_minimal.pruning, "n_of_m_mask"),
+        (llama_minimal.pruning, "sparsegpt"),
+        (llama_minimal.pruning, "wanda_score"),
     ],
 )
 def test_a_function_has_the_same_arguments_on_both_storeys(module, name):

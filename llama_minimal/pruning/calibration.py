@@ -1,0 +1,115 @@
+"""Calibration: what a layer's inputs look like on real tokens, seen by hooks while the model reads them."""
+
+# B batch, T time
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from llama_minimal.model import Llama
+
+Batches = Tensor | Iterable[Tensor]
+"""Token ids, (B, T): one batch, or several."""
+
+
+def hessians(model: Llama, calibration: Batches, layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """Return H = Σ x·xᵀ of every layer's inputs, over all tokens: half the Hessian of its squared output error.
+
+    Args:
+        model: reads the tokens, in ``eval`` mode.
+        calibration: token ids, (B, T), or several such batches.
+        layers: linear layers of the model, by name; see ``find_layers``.
+
+    Returns:
+        (in, in) for each layer, in float32, or float64 for a float64 model.
+
+    Raises:
+        ValueError: if there are no tokens, or the model cannot read them, or an input is not finite.
+    """
+
+    def add(total: Tensor | float, x: Tensor) -> Tensor:
+        return total + x.T @ x
+
+    return _sums(model, calibration, layers, add)
+
+
+def input_norms(model: Llama, calibration: Batches, layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """Return ‖x_j‖₂ of every layer's inputs, over all tokens: the root of the diagonal of ``hessians``.
+
+    Args:
+        model, calibration, layers: as for ``hessians``.
+
+    Returns:
+        (in,) for each layer.
+
+    Raises:
+        ValueError: as ``hessians``.
+    """
+
+    def add(total: Tensor | float, x: Tensor) -> Tensor:
+        return total + x.square().sum(0)
+
+    return {name: total.sqrt() for name, total in _sums(model, calibration, layers, add).items()}
+
+
+def _sums(
+    model: Llama,
+    calibration: Batches,
+    layers: Mapping[str, nn.Module],
+    add: Callable[[Tensor | float, Tensor], Tensor],
+) -> dict[str, Tensor]:
+    totals: dict[str, Tensor | float] = dict.fromkeys(layers, 0.0)
+
+    def watch(name: str) -> Callable:
+        def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            x = inputs[0]  # half precision would lose most of a long sum
+            totals[name] = add(totals[name], x.flatten(0, -2).to(torch.promote_types(x.dtype, torch.float32)))
+
+        return hook
+
+    with watching({layer: watch(name) for name, layer in layers.items()}):
+        read(model, calibration)
+    for name, total in totals.items():
+        if not isinstance(total, Tensor) or not total.isfinite().all():
+            raise ValueError(f"the inputs of {name} are not finite on the calibration tokens; use float32 or bfloat16")
+    return totals
+
+
+@contextmanager
+def watching(hooks: Mapping[nn.Module, Callable], *, after: bool = False) -> Iterator[None]:
+    """Let hooks see the inputs of modules, or with ``after`` also the outputs, until the block ends."""
+    kind = nn.Module.register_forward_hook if after else nn.Module.register_forward_pre_hook
+    handles = [kind(module, hook) for module, hook in hooks.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def read(model: Llama, calibration: Batches) -> None:
+    """Let the model read token ids, without dropout, and forget what it says."""
+    was_training = model.training
+    model.eval()
+    try:
+        for tokens in check_calibration(calibration):
+            model(tokens.to(model.device))
+    finally:
+        model.train(was_training)
+
+
+def check_calibration(calibration: Batches | None) -> list[Tensor]:
+    """Return the batches as a list, which can be read more than once.
+
+    Raises:
+        ValueError: if there are no tokens.
+    """
+    batches = [calibration] if isinstance(calibration, Tensor) else list(calibration or ())
+    if wrong := [batch for batch in batches if not isinstance(batch, Tensor)]:
+        raise ValueError(f"calibration has a {type(wrong[0]).__name__} in it; give tensors of token ids, (B, T)")
+    if not sum(batch.numel() for batch in batches):
+        raise ValueError("there are no calibration tokens; give token ids of ordinary text, (B, T) or several of these")
+    return batches

@@ -1,0 +1,150 @@
+"""Single weights set to zero: the model keeps its shape."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from llama_minimal.config.checks import check_one_of
+from llama_minimal.model import Llama
+from llama_minimal.pruning.calibration import Batches, check_calibration, hessians, input_norms
+from llama_minimal.pruning.layers import find_layers
+from llama_minimal.pruning.masks import (
+    check_pattern,
+    check_sparsity,
+    keep_mask,
+    magnitude_mask,
+    n_of_m_mask,
+    wanda_score,
+)
+from llama_minimal.pruning.report import SparsityReport, sparsity_report
+from llama_minimal.pruning.second_order import sparsegpt
+
+Method = Literal["magnitude", "global", "wanda", "sparsegpt"]
+Layers = dict[str, nn.Linear]
+
+
+@torch.no_grad()
+def prune(
+    model: Llama,
+    method: Method = "magnitude",
+    *,
+    sparsity: float | None = None,
+    pattern: tuple[int, int] | None = None,
+    calibration: Batches | None = None,
+    layers: str | Iterable[str] | None = None,
+) -> SparsityReport:
+    """Set weights of a model to zero, in place.
+
+    The zeros are the mask: they are in the file that ``save`` writes, and ``keep_zeros`` finds them again. (They are
+    stored like other numbers, so the file is no smaller, and a dense product no faster.) While it works, the former
+    weights are kept, for as much memory again.
+
+    - ``"magnitude"``: the smallest of every layer. ``"global"``: the smallest of all layers together.
+    - ``"wanda"``: in every row those that matter least for the inputs that come.
+    - ``"sparsegpt"``: the same question by H⁻¹, and the others make up for what goes.
+
+    The last two look at the model's own inputs, block after block: each sees what the pruned blocks before it give.
+
+    Args:
+        model: whole, not quantized, in any floating-point dtype. Adapters beside its weights stay as they are, and
+            whoever merges one fills the zeros again.
+        sparsity: the share of weights to remove, in [0, 1).
+        pattern: (n, m) instead, such as (2, 4): keep n of every m neighbors in a row.
+        calibration: token ids of ordinary text, (B, T) or several such batches; for wanda and sparsegpt.
+        layers: as for ``find_layers``; None means every linear layer of the blocks.
+
+    Returns:
+        What is zero now.
+
+    Raises:
+        ValueError: if method, sparsity, pattern, layers or calibration cannot be; the model is as it was then, as
+            after every other interruption.
+
+    Source: Sun et al. 2023, "Wanda"; Frantar and Alistarh 2023, "SparseGPT"; block after block: both released codes.
+
+    Example:
+        >>> model = build(preset("tiny"))
+        >>> prune(model, "magnitude", sparsity=0.5).sparsity
+        0.5
+    """
+    check_one_of("method", method, get_args(Method))
+    layers = layers if layers is None or isinstance(layers, str) else tuple(layers)  # it is read twice
+    found = find_layers(model, layers)
+    _check(found, method, sparsity, pattern)
+    how = {"sparsity": sparsity, "pattern": pattern}
+    with undone_on_error(found):
+        if method == "global":
+            _prune_globally(found, sparsity)
+        elif method == "magnitude":
+            for layer in found.values():
+                score = layer.weight.abs()
+                zero(layer, n_of_m_mask(score, *pattern) if pattern else keep_mask(score, sparsity))
+        else:
+            batches = check_calibration(calibration)
+            for part in _by_block(found):
+                (_wanda if method == "wanda" else _sparsegpt)(model, part, batches, **how)
+    return sparsity_report(model, layers)
+
+
+def _prune_globally(layers: Layers, sparsity: float) -> None:
+    sizes = [layer.weight.numel() for layer in layers.values()]
+    mask = magnitude_mask(torch.cat([layer.weight.flatten() for layer in layers.values()]), sparsity)
+    for layer, part in zip(layers.values(), mask.split(sizes), strict=True):
+        zero(layer, part.view_as(layer.weight))
+
+
+def _wanda(
+    model: Llama, layers: Layers, batches: list[Tensor], *, sparsity: float | None, pattern: tuple[int, int] | None
+) -> None:
+    norms = input_norms(model, batches, layers)
+    for name, layer in layers.items():
+        score = wanda_score(layer.weight, norms[name])
+        zero(layer, n_of_m_mask(score, *pattern) if pattern else keep_mask(score, sparsity, per_row=True))
+
+
+def _sparsegpt(model: Llama, layers: Layers, batches: list[Tensor], **how: object) -> None:
+    statistics = hessians(model, batches, layers)
+    for name, layer in layers.items():
+        weight, _ = sparsegpt(layer.weight, statistics[name], **how)
+        layer.weight.copy_(weight)
+
+
+def zero(layer: nn.Linear, mask: Tensor) -> None:
+    """Set to zero what a mask does not keep: also what is not finite, which a product with 0 would leave."""
+    layer.weight.masked_fill_(~mask, 0)
+
+
+def _by_block(layers: Layers) -> list[Layers]:
+    """Return the layers of one block at a time, in the order in which tokens come to them."""
+    blocks: dict[str, Layers] = {}
+    for name, layer in layers.items():
+        block = ".".join(name.split(".")[:2]) if name.startswith("layers.") else name
+        blocks.setdefault(block, {})[name] = layer
+    return list(blocks.values())
+
+
+@contextmanager
+def undone_on_error(layers: Layers) -> Iterator[None]:
+    """Give the weights back as they were if the block does not come to its end."""
+    before = {name: layer.weight.detach().clone() for name, layer in layers.items()}
+    try:
+        yield
+    except BaseException:
+        for name, layer in layers.items():
+            layer.weight.copy_(before[name])
+        raise
+
+
+def _check(layers: Layers, method: Method, sparsity: float | None, pattern: tuple[int, int] | None) -> None:
+    if (sparsity is None) == (pattern is None):
+        raise ValueError(f"sparsity={sparsity!r} and pattern={pattern!r}: give one of them, and only one")
+    if pattern is None:
+        check_sparsity(sparsity)
+        return
+    if method == "global":
+        raise ValueError(f"pattern={pattern!r} is the same in every row, which 'global' is not; give 'magnitude'")
+    for name, layer in layers.items():
+        check_pattern(pattern, layer.in_features, what=name)
