@@ -146,7 +146,7 @@ def test_half_precision_is_compared_in_float32(kl):
 
 @pytest.mark.parametrize("kl", [forward_kl, reverse_kl])
 def test_hot_distributions_match_logits_with_the_factor(kl):
-    """T² times the gradient tends to the difference of the centered logits, over V: Hinton et al. 2015, §2.1."""
+    """T² times the gradient tends to the difference of the centered logits, over V (Hinton et al. 2015)."""
     q, p = draw(3, V).requires_grad_(), draw(3, V, seed=1)
     z, v = (x.detach() - x.detach().mean(-1, keepdim=True) for x in (q, p))
     for T, tolerance in ((100.0, 0.1), (1e4, 1e-3)):
