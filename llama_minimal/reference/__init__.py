@@ -7,6 +7,12 @@ place in the tuple; a bias left out as None has the gradient None. A dictionary 
 of gradients. Everything is computed in the dtype of its inputs.
 """
 
+from llama_minimal.reference.adaptive_computation import (
+    acceptance_probability,
+    residual_distribution,
+    speculative_distribution,
+    speculative_outcomes,
+)
 from llama_minimal.reference.attention import (
     attention,
     attention_vjp,
@@ -64,6 +70,7 @@ from llama_minimal.reference.positions import (
 )
 
 __all__ = [
+    "acceptance_probability",
     "adamw_step",
     "add_gradients",
     "apply_rope",
@@ -118,6 +125,7 @@ __all__ = [
     "relu_ffn_vjp",
     "relu_vjp",
     "residual",
+    "residual_distribution",
     "rms_norm",
     "rms_norm_vjp",
     "rope_frequencies",
@@ -128,6 +136,8 @@ __all__ = [
     "sinusoidal_table",
     "softmax",
     "softmax_vjp",
+    "speculative_distribution",
+    "speculative_outcomes",
     "split_heads",
     "split_heads_vjp",
     "store_float8",
