@@ -28,10 +28,13 @@ from transformers import LlamaForCausalLM
 
 from llama_minimal import cost
 from llama_minimal.checkpoint import save
+from llama_minimal.chunked_loss import chunked_loss
 from llama_minimal.config import LlamaConfig, preset
+from llama_minimal.data import documents
 from llama_minimal.generation import decode
-from llama_minimal.loss import next_token_loss
+from llama_minimal.loss import next_token
 from llama_minimal.model import Llama, build
+from llama_minimal.tokenizer import Tokenizer
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -98,21 +101,29 @@ def alternate(ours: Callable[[], object], theirs: Callable[[], object], *, repea
     return result
 
 
-def compare_training(shape: Shape, precision: str, repeats: int) -> tuple[Result, int]:
-    """Time whole training steps: forward, backward, clipping, fused AdamW."""
+def compare_training(shape: Shape, precision: str, repeats: int, *, compile: bool) -> tuple[Result, int]:
+    """Time whole training steps: forward, backward, clipping, fused AdamW.
+
+    Compiled, ours is what the trainer compiles, each block, and theirs is the whole model.
+    """
     ours, theirs = pair(shape.config, torch.float32)
+    if compile:
+        torch.compiler.reset()  # it keeps only so much code of a function, of the models before too
+        theirs.compile(dynamic=False)
+        for block in ours.blocks():
+            block.compile(dynamic=False)
     tokens = torch.randint(shape.config.vocab_size, (shape.train_batch[0], shape.train_batch[1] + 1), device=DEVICE)
     inputs, targets = tokens[:, :-1], tokens[:, 1:].contiguous()
 
     def our_loss() -> torch.Tensor:
-        total, count = next_token_loss(ours(inputs), targets)
+        total, count = next_token(ours, (inputs, targets), loss=chunked_loss)
         return total / count
 
     def their_loss() -> torch.Tensor:
         return theirs(inputs, labels=targets, shift_labels=targets, use_cache=False).loss
 
     def step(model: torch.nn.Module, loss: Callable[[], torch.Tensor]) -> Callable[[], None]:
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)  # as our trainer's
 
         def work() -> None:
             with torch.autocast(DEVICE.type, torch.bfloat16, enabled=precision == "bf16"):
@@ -185,7 +196,7 @@ def peak_memory(shape: Shape, side: str, task: str) -> float:
                 model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=shape.new_tokens)
         else:
             if side == "ours":
-                total, count = next_token_loss(model(inputs), targets)
+                total, count = next_token(model, (inputs, targets), loss=chunked_loss)
                 loss = total / count
             else:
                 loss = model(inputs, labels=targets, shift_labels=targets, use_cache=False).loss
@@ -217,6 +228,55 @@ def compare_import(repeats: int) -> Result:
         return lambda: subprocess.run([sys.executable, "-c", imports[side]], check=True, timeout=120)
 
     return alternate(run("ours"), run("theirs"), repeats=repeats)
+
+
+LOAD = {
+    "ours": ("from llama_minimal import load", "model, tokenizer = load(folder)"),
+    "theirs": (
+        "from transformers import AutoTokenizer, LlamaForCausalLM",
+        "model = LlamaForCausalLM.from_pretrained(folder, dtype='auto'); "
+        "tokenizer = AutoTokenizer.from_pretrained(folder)",
+    ),
+}
+TIMED_LOAD = """
+import sys, time
+folder = sys.argv[1]
+start = time.perf_counter()
+{imports}
+imported = time.perf_counter()
+{load}
+loaded = time.perf_counter()
+import torch
+with torch.inference_mode():
+    model(torch.zeros(1, 1, dtype=torch.long))
+print(loaded - start, loaded - imported, time.perf_counter() - imported)
+"""
+
+
+def compare_load(shape: Shape, precision: str, format: str, repeats: int) -> dict[str, Result]:
+    """Time model and tokenizer out of a folder, in fresh processes; the files are in the page cache.
+
+    Returns:
+        With the import, without it, and without it but with the logits of a first token: transformers maps the file
+        into memory, and reads it only then.
+    """
+    tokenizer = Tokenizer.train((text.text for text in documents("python-docs")), vocab_size=8000)
+    names = ("import and load", "load", "load, first logits")
+    results = {name: Result([], []) for name in names}
+    with tempfile.TemporaryDirectory() as place:
+        folders = {"ours": f"{place}/{format}", "theirs": f"{place}/huggingface"}
+        for kind in {format, "huggingface"}:
+            save(build(shape.config).to(DTYPES[precision]), f"{place}/{kind}", tokenizer, format=kind)
+        for repeat in range(-1, repeats):  # one to warm up
+            for side in ("ours", "theirs") if repeat % 2 else ("theirs", "ours"):
+                imports, load = LOAD[side]
+                code = TIMED_LOAD.format(imports=imports, load=load)
+                command = [sys.executable, "-c", code, folders[side]]
+                done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+                for name, value in zip(names, done.stdout.split()[-3:], strict=True):
+                    if repeat >= 0:
+                        getattr(results[name], side).append(float(value))
+    return results
 
 
 def machine_limits() -> tuple[float, float]:
@@ -266,7 +326,7 @@ class Table:
 
 def main() -> None:
     """Run what was asked for."""
-    tasks = ("train", "decode", "compiled", "prefill", "memory", "import")
+    tasks = ("train", "train-compiled", "decode", "compiled", "prefill", "memory", "load", "import")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--only", nargs="+", choices=tasks, default=list(tasks))
@@ -294,9 +354,12 @@ def compare_shape(name: str, args: argparse.Namespace, table: Table, limits: tup
     shape = SHAPES[name]
     n = sum(cost.parameters(shape.config).values())
     for precision in DTYPES:
-        if "train" in args.only:
-            result, tokens = compare_training(shape, precision, args.repeats)
-            table.row(f"train, batch {shape.train_batch}", name, precision, result, work=tokens, unit="tokens/s")
+        for compile, task in ((False, "train"), (True, "train-compiled")):
+            if task not in args.only:
+                continue
+            result, tokens = compare_training(shape, precision, args.repeats, compile=compile)
+            what = f"train{', compiled' if compile else ''}, batch {shape.train_batch}"
+            table.row(what, name, precision, result, work=tokens, unit="tokens/s")
             if limits:
                 flops = 3 * sum(cost.flops_per_token(shape.config, context=shape.train_batch[1] / 2).values())
                 print(f"  MFU {flops * tokens / statistics.median(result.ours) / limits[1]:.1%}")
@@ -312,6 +375,9 @@ def compare_shape(name: str, args: argparse.Namespace, table: Table, limits: tup
         if "prefill" in args.only:
             result, tokens = compare_prefill(shape, precision, args.repeats)
             table.row(f"prefill, {shape.prompt} tokens", name, precision, result, work=tokens, unit="tokens/s")
+        for format in ("native", "huggingface") if "load" in args.only else ():
+            for task, result in compare_load(shape, precision, format, args.repeats).items():
+                table.row(f"{task} ({format})", name, precision, result, work=None, unit="s")
     if "memory" in args.only:
         for task in ("training", "decode"):
             result = compare_memory(name, task, max(1, args.repeats // 3))

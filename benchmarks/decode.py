@@ -76,7 +76,7 @@ def work(side: str, folder: str, precision: str, compiled: str, batch: str, toke
         print((time.perf_counter() - start) / int(tokens), flush=True)
 
 
-def our_writer(folder, device, dtype, compiled, prompts, n):  # noqa: ANN001, ANN201
+def our_writer(folder, device, dtype, compiled, prompts, n):
     """Return a function that writes n tokens after each prompt."""
     from llama_minimal.checkpoint import load
     from llama_minimal.generation import decode
@@ -85,7 +85,7 @@ def our_writer(folder, device, dtype, compiled, prompts, n):  # noqa: ANN001, AN
     return lambda: list(decode(model, prompts.tolist(), max_new_tokens=n, compile=compiled))
 
 
-def their_writer(folder, device, dtype, compiled, prompts, n):  # noqa: ANN001, ANN201
+def their_writer(folder, device, dtype, compiled, prompts, n):
     """Do the same with transformers: compiled is its static cache and a compiled forward, as its documentation says."""
     import torch
     from transformers import LlamaForCausalLM
@@ -155,7 +155,7 @@ def write_models(folder: Path, shape: str, with_gguf: bool) -> None:
         _write_gguf(model, folder)
 
 
-def _write_llama2c(model, path: Path) -> None:  # noqa: ANN001
+def _write_llama2c(model, path: Path) -> None:
     """Write its first format: seven integers, then float32 tensors, each kind over all layers; and a vocabulary."""
     c, state = model.config, model.state_dict()
     layers = [f"layers.{i}." for i in range(c.n_layers)]
@@ -175,13 +175,13 @@ def _write_llama2c(model, path: Path) -> None:  # noqa: ANN001
             file.write(struct.pack("fi", 0.0, len(word)) + word)
 
 
-def _write_gguf(model, folder: Path) -> None:  # noqa: ANN001
+def _write_gguf(model, folder: Path) -> None:
     import gguf
     import torch
 
     c = model.config
-    names = {"attention.wq": "attn_q", "attention.wk": "attn_k", "attention.wv": "attn_v", "attention.wo": "attn_output"}
-    names |= {"attention_norm": "attn_norm", "ffn_norm": "ffn_norm"}
+    names = {f"attention.w{letter}": f"attn_{letter}" for letter in "qkv"}
+    names |= {"attention.wo": "attn_output", "attention_norm": "attn_norm", "ffn_norm": "ffn_norm"}
     names |= {"feed_forward.w1": "ffn_gate", "feed_forward.w2": "ffn_down", "feed_forward.w3": "ffn_up"}
     for kind in ("F32", "BF16", "Q8_0", "Q4_0"):
         writer = gguf.GGUFWriter(folder / f"{kind}.gguf", "llama")

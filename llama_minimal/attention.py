@@ -2,13 +2,15 @@
 
 # B batch, T time, S keys, D model width, H heads, K kv heads, Dh head width
 
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llama_minimal.config import LlamaConfig
 from llama_minimal.kv_cache import KVCache
-from llama_minimal.linear import Linear, cast_once, linears
+from llama_minimal.linear import Linear, cast_once, in_one_product
 from llama_minimal.positions import apply_rope
 
 
@@ -85,6 +87,15 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, is
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal, enable_gqa=grouped)
 
 
+def _is_wide_faster(x: Tensor) -> bool:
+    """Return whether what autocast made bfloat16 should attend in float32: PyTorch's kernel for CPUs is faster there.
+
+    Those with matrix units of Intel's (AMX) are the exception.
+    """
+    is_cast = x.dtype == torch.bfloat16 and x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+    return is_cast and not torch.cpu._is_amx_tile_supported()
+
+
 class Attention(nn.Module):
     """Apply causal self-attention with H query heads and K key/value heads."""
 
@@ -118,16 +129,30 @@ class Attention(nn.Module):
         """
         B, T, _ = x.shape
         x = cast_once(x)
-        # -1: under tensor parallelism a rank holds only some of the heads.
-        parts = linears(x, self.wq, self.wk, self.wv)
-        q, k, v = (part.view(B, T, -1, self.head_dim) for part in parts)  # (B, T, H, Dh), (B, T, K, Dh) twice
-        if rope is not None:
-            q, k = apply_rope(q, *rope), apply_rope(k, *rope)
+        q, k, v = self._project(x, rope, is_trained=cache is None)
+        wide = q.dtype != x.dtype
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, heads, T, Dh)
         if cache is not None:
             cached = cache.write(layer, k, v, positions)
             if mask is not None:
                 k, v = (kept[:, :, : mask.size(-1)] for kept in cached)  # (B, K, S, Dh)
                 q = q.type_as(k)
-        out = attention(q, k, v, mask, is_causal=mask is None)
+        with torch.autocast("cpu", enabled=False) if wide else nullcontext():
+            out = attention(q, k, v, mask, is_causal=mask is None)
         return self.wo(out.transpose(1, 2).reshape(B, T, -1).type_as(x))  # (B, T, D)
+
+    def _project(
+        self, x: Tensor, rope: tuple[Tensor, Tensor] | None, *, is_trained: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries (B, T, H, Dh), keys and values (B, T, K, Dh), the first two rotated."""
+        layers, heads = (self.wq, self.wk, self.wv), (*x.shape[:2], -1, self.head_dim)
+        if (together := in_one_product(x, layers)) is not None:
+            # A few tokens, which many small steps cost more than arithmetic: one rotation for both.
+            n_kv = self.wk.out_features // self.head_dim
+            both, v = together.view(heads).tensor_split((-n_kv,), dim=2)
+            return *(both if rope is None else apply_rope(both, *rope)).tensor_split((-n_kv,), dim=2), v
+        # -1: under tensor parallelism a rank holds only some of the heads.
+        q, k, v = (layer(x).view(heads) for layer in layers)
+        if is_trained and _is_wide_faster(q):  # before the rotation, which computes in float32 anyway
+            q, k, v = q.float(), k.float(), v.float()
+        return (q, k, v) if rope is None else (apply_rope(q, *rope), apply_rope(k, *rope), v)

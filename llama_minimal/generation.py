@@ -19,6 +19,7 @@ from llama_minimal.adaptive_computation.speculative import (
 )
 from llama_minimal.completion import Completion, Row, Written
 from llama_minimal.kv_cache import KVCache
+from llama_minimal.linear import compiling_pays
 from llama_minimal.model import Llama
 from llama_minimal.prompts import as_ids, check_prompts, check_stop
 from llama_minimal.sampling import Choice
@@ -53,7 +54,7 @@ def generate(
         stop_ids: tokens that end a row; None means those that end a text by the checkpoint, else by the tokenizer.
         stop: texts that end a row; what is written ends before them. The name of a special token, such as
             ``<|eot_id|>``, means that token too.
-        compile: compile the step of one token: slow at first, then fast.
+        compile: compile the step of one token, for a GPU or a tiny model: slow at first, then fast.
         draft: proposes tokens, so that a pass of the model may write several: a small model of the same vocabulary, a
             ``ModelDraft`` or a ``PromptLookup``. Greedy, the tokens stay the same; sampled, their distribution does.
 
@@ -136,10 +137,7 @@ def decode(
         size = min(1 << (size - 1).bit_length(), context)
     cache = model.make_cache(batch_size=len(prompts), max_seq_len=size)
 
-    # Prefill: prompts padded on the right; each row's next token comes from its own last one.
-    padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(prompt) for prompt in prompts], batch_first=True).to(device)
-    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    logits = model.next_logits(padded, lengths - 1, cache=cache)[:, None]  # (B, 1, V)
+    logits = _read_prompts(model, prompts, cache)  # (B, 1, V)
     nothing = proposal = Proposal(torch.empty(len(prompts), 0, dtype=torch.long, device=device), [0] * len(prompts))
     while True:
         places = torch.tensor([len(text) - len(prompt) for text, prompt in zip(texts, prompts, strict=True)])
@@ -155,11 +153,24 @@ def decode(
         proposal = nothing
         if proposer and max(rooms) > 1:
             proposal = proposer.propose(texts, [max(0, room - 1) for room in rooms])
-        last = torch.tensor([text[-1:] for text in texts], device=device)
-        # What comes too far for a row is none of its candidates: it goes to the last slot, which nobody reads.
-        ahead = range(-1, proposal.tokens.size(1))
-        positions = torch.tensor([[min(len(text) + t, size - 1) for t in ahead] for text in texts], device=device)
-        logits = step(model, torch.cat((last, proposal.tokens.to(device)), dim=1), positions, cache)
+        logits = step(model, *_next_input(texts, proposal, size=size, device=device), cache)
+
+
+def _read_prompts(model: Llama, prompts: Sequence[Ids], cache: KVCache) -> Tensor:
+    """Return the logits of what follows each prompt, (B, 1, V): padded on the right, each row's come from its last."""
+    rows = [torch.tensor(prompt) for prompt in prompts]
+    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(model.device)
+    last = torch.tensor([len(row) - 1 for row in rows], device=model.device)
+    return model.next_logits(padded, last, cache=cache)[:, None]
+
+
+def _next_input(texts: Sequence[Ids], proposal: Proposal, *, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return each row's last token and its candidates, and their positions, each (B, K + 1)."""
+    last = torch.tensor([text[-1:] for text in texts], device=device)
+    # What comes too far for a row is none of its candidates: it goes to the last slot, which nobody reads then.
+    ahead = range(-1, proposal.tokens.size(1))
+    positions = torch.tensor([[min(len(text) + t, size - 1) for t in ahead] for text in texts], device=device)
+    return torch.cat((last, proposal.tokens.to(device)), dim=1), positions
 
 
 def _row(
@@ -207,7 +218,7 @@ def _step_of(model: Llama, *, compile: bool, draft: ModelDraft | PromptLookup | 
         raise ValueError(
             "compile=True compiles the step of one token, and with a draft a step has several; leave it out"
         )
-    return _compiled_step() if compile else _step
+    return _compiled_step() if compile and compiling_pays(model) else _step
 
 
 def _step(model: Llama, tokens: Tensor, positions: Tensor, cache: KVCache) -> Tensor:

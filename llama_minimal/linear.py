@@ -12,7 +12,10 @@ figures). So at its first step without gradients a layer on a CPU lays its weigh
 """
 
 import copy
+import ctypes
 import functools
+import operator
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,11 +24,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from llama_minimal.products import is_faster, product
+
 Weight = Tensor | nn.Module
 
 _BLOCKS = 8
 _FEW_VECTORS = 8
-_LARGE = 1 << 16  # smaller weights stay in the cache, and the detour costs more than it saves
+LARGE = 1 << 16
+"""Numbers of a weight from which the ways here pay: smaller ones stay in the processor's cache."""
 
 
 def linear(x: Tensor, w: Weight, b: Tensor | None = None) -> Tensor:
@@ -49,7 +55,7 @@ def linears(x: Tensor, *weights: Weight) -> tuple[Tensor, ...]:
         x: (..., in).
         weights: each (out, in), or a module in its place, as for ``linear``.
     """
-    out = None if torch.is_grad_enabled() else _product(x, weights)
+    out = in_one_product(x, weights)
     return tuple(linear(x, w) for w in weights) if out is None else out.split([w.out_features for w in weights], dim=-1)
 
 
@@ -61,23 +67,46 @@ def cast_once(x: Tensor) -> Tensor:
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
+def compiling_pays(model: nn.Module) -> bool:
+    """Return whether a compiled step of one token is the faster one, and warn where it is not.
+
+    PyTorch's compiler makes better steps of small kernels, but on a CPU worse products of a large matrix and a vector.
+    """
+    pays = any(p.device.type != "cpu" for p in model.parameters()) or all(p.numel() < LARGE for p in model.parameters())
+    if not pays:
+        warnings.warn(
+            f"not compiled: on a CPU that pays only for models whose matrices all have fewer than {LARGE:,} numbers",
+            stacklevel=2,
+        )
+    return pays
+
+
 class Linear(nn.Linear):
     """Be ``nn.Linear``, and faster on a CPU when few tokens come at a time."""
 
+    is_table = False
+    """Whether rows of the weight are looked up, too, as those of an embedding that is tied to the output."""
     packs = True
-    """Whether the weight may be packed: one whose rows are looked up, too, would be unpacked at each token."""
+    """Whether the weight may be packed."""
 
     def forward(self, x: Tensor) -> Tensor:
-        out = None if torch.is_grad_enabled() else _product(x, (self,))
+        out = in_one_product(x, (self,))
+        if out is None and self.bias is None and is_faster(x, self.weight):
+            out = product(x, self.weight)
         return F.linear(x, self.weight, self.bias) if out is None else out
 
 
-def _product(x: Tensor, layers: Sequence[Weight]) -> Tensor | None:
-    """Return x wᵀ of the layers' weights, one beside the other; None if the plain way is as good.
+def in_one_product(x: Tensor, layers: Sequence[Weight]) -> Tensor | None:
+    """Return x wᵀ of all the layers, one beside the other; None where each for itself is as good, or needed.
 
-    It stands in the way of every token, so it is written for speed.
-    """
-    if torch.compiler.is_compiling() or type(x) is not Tensor or x.device.type != "cpu":
+    Args:
+        x: (..., in).
+        layers: each ``Linear`` (out, in); anything else is for itself.
+
+    Returns:
+        (..., sum of outs).
+    """  # It stands in the way of every token, so it is written for speed.
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or type(x) is not Tensor or x.device.type != "cpu":
         return None
     weights = []
     for layer in layers:
@@ -86,7 +115,7 @@ def _product(x: Tensor, layers: Sequence[Weight]) -> Tensor | None:
         weights.append(layer._parameters.get("weight"))
     if type(weights[0]) is PackedWeight:
         pack = weights[0].pack
-        return pack.product(x) if pack.weights == weights and x.dtype == torch.bfloat16 else None
+        return pack.product(x) if x.dtype == torch.bfloat16 and pack.holds(weights) else None
     if not 0 < x.numel() <= _FEW_VECTORS * x.size(-1):
         return None
     for layer, weight in zip(layers, weights, strict=True):
@@ -94,8 +123,13 @@ def _product(x: Tensor, layers: Sequence[Weight]) -> Tensor | None:
             return None
     if x.dtype == torch.float32:
         return _by_blocks(x, weights)
-    if x.dtype == torch.bfloat16 and _can_pack() and all(map(_may_pack, layers)):
-        return Pack(weights).product(x)
+    if x.dtype == torch.bfloat16 and _may_pack(layers):
+        pack = Pack(weights, is_table=layers[0].is_table)
+        out = pack.product(x)
+        if layers[0].is_table and pack.rows is None:  # else each look-up would open it
+            layers[0].packs = False
+            pack.open()
+        return out
     return None
 
 
@@ -105,7 +139,7 @@ def _product(x: Tensor, layers: Sequence[Weight]) -> Tensor | None:
 def _by_blocks(x: Tensor, weights: Sequence[nn.Parameter]) -> Tensor | None:
     """Return x wᵀ, computed block of rows by block of rows."""
     n_in, n_out = x.size(-1), sum([w.size(0) for w in weights])
-    if n_out * n_in < _LARGE or n_out % _BLOCKS or (weight := _side_by_side(weights, n_out, n_in)) is None:
+    if n_out * n_in < LARGE or n_out % _BLOCKS or (weight := _side_by_side(weights, n_out, n_in)) is None:
         return None
     blocks = weight.view(_BLOCKS, -1, n_in)  # (blocks, out / blocks, in)
     columns = x.reshape(-1, n_in).t()  # (in, n)
@@ -148,8 +182,10 @@ def _is_alone(weight: nn.Parameter) -> bool:
 # ---- bfloat16: packed
 
 
-def _may_pack(layer: Linear) -> bool:
-    return layer.packs and layer.weight.numel() >= _LARGE and _is_alone(layer.weight)
+def _may_pack(layers: Sequence[Linear]) -> bool:
+    if not _can_pack() or sum([layer.weight.numel() for layer in layers]) < LARGE:
+        return False
+    return all(layer.packs and _is_alone(layer.weight) for layer in layers)
 
 
 @functools.cache
@@ -158,21 +194,42 @@ def _can_pack() -> bool:
 
 
 class Pack:
-    """Hold the weights of layers that read the same vector, in oneDNN's order, one beside the other."""
+    """Hold the weights of layers that read the same vector, in oneDNN's order, one beside the other.
 
-    def __init__(self, weights: Sequence[nn.Parameter]) -> None:
+    Args:
+        weights: each (out, in).
+        is_table: also look up rows.
+    """
+
+    def __init__(self, weights: Sequence[nn.Parameter], *, is_table: bool = False) -> None:
         self.weights = list(weights)
         with torch.inference_mode(False), torch.no_grad():
             together = torch.cat(self.weights) if len(self.weights) > 1 else self.weights[0].detach()
             self.packed = torch.ops.mkldnn._reorder_linear_weight(together.contiguous(), 1)
+            self.rows = _rows_of(self.packed, together) if is_table else None
             for weight in self.weights:
                 weight.data = weight.new_zeros(()).expand(weight.shape)  # a shape without memory
                 weight.__class__ = PackedWeight
                 weight.pack = self
 
+    def holds(self, weights: Sequence[Tensor]) -> bool:
+        """Return whether it holds these weights, no more and no fewer."""
+        return len(weights) == len(self.weights) and all(map(operator.is_, weights, self.weights))
+
     def product(self, x: Tensor) -> Tensor:
         """Return x wᵀ of all the weights, (..., in) -> (..., sum of outs)."""
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, None, "none", [], "")
+
+    def look_up(self, ids: Tensor) -> Tensor:
+        """Return rows of the weight, (...) -> (..., in).
+
+        Raises:
+            IndexError: if there is no such row.
+        """
+        if bool(((ids < 0) | (ids >= self.weights[0].size(0))).any()):
+            raise IndexError("no such row")
+        n = self.rows.size(2)
+        return self.rows[ids // n, :, ids % n].flatten(-2)  # (..., in / 2, 2) -> (..., in)
 
     def open(self) -> None:
         """Give every weight its own memory again."""
@@ -184,11 +241,31 @@ class Pack:
                 weight.data = part.clone() if len(parts) > 1 else part
 
 
+def _rows_of(packed: Tensor, weight: Tensor) -> Tensor | None:
+    """Return packed numbers as a tensor (blocks, in / 2, rows of a block, 2), or None if they lie in another order.
+
+    Where they lie is not documented, so the order is tried, on rows from everywhere.
+    """
+    n_rows, n_in = weight.shape
+    sample = torch.linspace(0, n_rows - 1, 100).long()
+    size = int(torch.ops.mkldnn._nbytes(packed))
+    buffer = (ctypes.c_char * size).from_address(int(torch.ops.mkldnn.data_ptr(packed)))
+    numbers = torch.frombuffer(buffer, dtype=weight.dtype)  # the same memory, which lives as long as ``packed``
+    for n in (64, 48, 32, 16):
+        if n_in % 2 == 0 and size % (2 * n * n_in) == 0:
+            rows = numbers.view(-1, n_in // 2, n, 2)
+            if len(rows) * n >= n_rows and rows[sample // n, :, sample % n].flatten(1).equal(weight[sample]):
+                return rows
+    return None
+
+
 class PackedWeight(nn.Parameter):
-    """Be a parameter whose numbers are in a ``Pack``; whatever else than its shape is asked for, it opens the pack."""
+    """Be a parameter whose numbers are in a ``Pack``, which is opened as soon as anyone asks for them."""
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.embedding and not torch.is_grad_enabled() and args[1].pack.rows is not None:
+            return args[1].pack.look_up(args[0])
         if func not in _OUTSIDE:
             for leaf in tree_leaves((args, kwargs)):
                 if type(leaf) is PackedWeight:

@@ -15,6 +15,8 @@ Batch = tuple[Tensor, ...]
 """Inputs, targets (B, T), and what else an objective reads; the first axis of each counts sequences."""
 Objective = Callable[[nn.Module, Batch], tuple[Tensor, Tensor]]
 """(model, batch) -> the sum of the losses, which training makes smaller, and how many there are."""
+HeadLoss = Callable[[Tensor, nn.Module, Tensor], tuple[Tensor, Tensor]]
+"""(hidden states (B, T, D), output layer, targets) -> the sum of the losses, and how many there are."""
 
 
 def next_token_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -40,27 +42,34 @@ def next_token_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = No
     try:
         losses, _ = _CrossEntropy.apply(logits.flatten(0, -2), rows)
     except (IndexError, RuntimeError):  # looked at only when something is wrong: it would cost every step
-        _refuse_unknown(rows, logits.size(-1))
+        refuse_unknown(rows, logits.size(-1))
         raise
     losses = losses.view(targets.shape)
     weights = (real if weights is None else weights * real).to(losses.dtype)
     return (torch.where(real, losses, 0) * weights).sum(), weights.sum()
 
 
-def next_token(
-    model: nn.Module, batch: Batch, *, loss: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = next_token_loss
-) -> tuple[Tensor, Tensor]:
+def next_token(model: nn.Module, batch: Batch, *, loss: HeadLoss | None = None) -> tuple[Tensor, Tensor]:
     """Return total and count of the next-token loss of a batch: the objective of pretraining and supervised tuning.
 
     Args:
         batch: inputs and targets, (B, T), and where rows are packed the documents of their tokens, (B, T).
-        loss: of logits and targets.
+        loss: of hidden states, output layer and targets, such as ``chunked_loss``; the model calls it with the first
+            two. None means ``next_token_loss`` of all logits.
     """
     inputs, targets, *documents = batch
-    return loss(model(inputs, documents=documents[0]) if documents else model(inputs), targets)
+    options: dict[str, Any] = {"documents": documents[0]} if documents else {}
+    if loss is None:
+        return next_token_loss(model(inputs, **options), targets)
+    return model(inputs, **options, loss=lambda x, output: loss(x, output, targets))
 
 
-def _refuse_unknown(targets: Tensor, vocab_size: int) -> None:
+def refuse_unknown(targets: Tensor, vocab_size: int) -> None:
+    """Refuse targets that no logit is for.
+
+    Raises:
+        ValueError: if there is one.
+    """
     unknown = targets[(targets < 0) | (targets >= vocab_size)]
     if len(unknown):
         raise ValueError(

@@ -4,6 +4,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +57,8 @@ class Llama(nn.Module):
         super().__init__()
         self.config = config
         self.eos_ids: tuple[int, ...] | None = None  # tokens that end a text, where a checkpoint names them
-        self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
+        # Not drawn here: on the meta device PyTorch would import its compiler for that.
+        self.tok_embeddings = nn.Embedding.from_pretrained(torch.empty(config.vocab_size, config.dim), freeze=False)
         blocks = [Block(config) for _ in range(config.n_layers // config.share_layers)]
         self.layers = nn.ModuleDict({str(i): blocks[i // config.share_layers] for i in range(config.n_layers)})
         # A post-norm block ends with a norm already (Vaswani et al. 2017, §3.1).
@@ -74,6 +76,7 @@ class Llama(nn.Module):
         positions: Tensor | None = None,
         cache: KVCache | None = None,
         documents: Tensor | None = None,
+        loss: Callable[[Tensor, nn.Module], Any] | None = None,
     ) -> Tensor:
         """Return the logits of each next token.
 
@@ -84,16 +87,16 @@ class Llama(nn.Module):
                 the prompt, and fill it from its first slot.
             documents: (B, T) which document of a packed row a token belongs to: it sees no other, and counts its
                 position from the document's beginning. Instead of positions and cache.
+            loss: of what ``output`` reads, (B, T, D), and ``output``: its result is returned instead of the logits.
 
         Returns:
             (B, T, V), or with a classification head (B, T, labels).
 
         Raises:
-            ValueError: if there are more tokens than ``max_seq_len``, or one has no embedding (on a GPU the device
-                stops instead).
+            ValueError: if there are more tokens than ``max_seq_len``, or one has no embedding (a GPU stops instead).
         """
         x = self.hidden_states(tokens, positions=positions, cache=cache, documents=documents)
-        return x if self.output is None else self.output(x)
+        return x if self.output is None else self.output(x) if loss is None else loss(x, self.output)
 
     def hidden_states(
         self,
@@ -115,7 +118,6 @@ class Llama(nn.Module):
             if not (positions is cache is None):
                 raise ValueError("documents say where tokens stand; leave out positions and cache")
             where, mask = document_positions(documents), document_mask(documents)
-
         x = tokens if self.tok_embeddings is None else self._embed(tokens)  # (B, T, D)
         rope = None
         if self.config.position == "rope":
@@ -123,7 +125,7 @@ class Llama(nn.Module):
         elif self.config.position == "sinusoidal" and self.tok_embeddings is not None:
             x = x + self.positions(where)[0].type_as(x)
         for name, layer in self.layers.items():
-            x = layer(x, rope, cache=cache, layer=int(name), positions=positions, mask=mask)
+            x = layer(x, rope, cache=cache, layer=0 if cache is None else int(name), positions=positions, mask=mask)
         return x if self.norm is None else self.norm(x)
 
     def next_logits(
@@ -195,7 +197,7 @@ class Llama(nn.Module):
 
     def _tie(self) -> None:
         if self.config.tie_embeddings and self.output is not None and self.tok_embeddings is not None:
-            self.output.weight, self.output.packs = self.tok_embeddings.weight, False
+            self.output.weight, self.output.is_table = self.tok_embeddings.weight, True
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Llama":
         super()._apply(fn, recurse)
@@ -241,7 +243,8 @@ def build(
         model = Llama(config).to(dtype)
     if is_meta:
         return model
-    model.to_empty(device=device)
+    # What ``to_empty`` does, without the half second in which it imports a computer algebra system.
+    model._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device=device))
     if seed is not None:
         model.init_weights(torch.Generator(device).manual_seed(seed))
     return model

@@ -2,10 +2,14 @@
 
 # B batch, T time, D model width
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from llama_minimal.config import LlamaConfig
+from llama_minimal.products import are_plain
 
 
 def _at_least_float32(x: Tensor) -> Tensor:
@@ -27,7 +31,32 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     Source: Zhang and Sennrich 2019, eq. 4.
     """
     wide = _at_least_float32(x)
+    if wide.dtype == x.dtype == weight.dtype and are_plain(x, weight) and not torch.compiler.is_compiling():
+        return _RMSNorm.apply(x, weight, eps)
     return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)).type_as(x) * weight
+
+
+class _RMSNorm(torch.autograd.Function):
+    """``rms_norm`` with the gradient that one can write down, in fewer passes over memory.
+
+    With r = 1/√(mean(x²) + ε), n = r·x and g = d_out·weight: d_x = r·(g − n·mean(g·n)), d_weight = Σ d_out·n.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        r = torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)
+        ctx.save_for_backward(x, weight, r)
+        return (x * r).mul_(weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, weight, r = ctx.saved_tensors
+        n = x * r
+        products = d_out * n
+        d_weight = products.reshape(-1, weight.numel()).sum(0)  # a new array even of one token
+        mean = products.mul_(weight).mean(-1, keepdim=True)
+        return (d_out * weight).addcmul_(n, mean, value=-1).mul_(r), d_weight, None
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:

@@ -116,7 +116,7 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
     Source: Su et al. 2021, §3.4.2; Meta's interleaved layout.
     """
-    pairs = x.to(cos.dtype).unflatten(-1, (-1, 2))  # (..., Dh/2, 2)
+    pairs = x.to(cos.dtype).view(*x.shape[:-1], -1, 2)  # (..., Dh/2, 2)
     # A compiler fuses real arithmetic, and knows no complex numbers.
     if torch.compiler.is_compiling() or not has_complex(x.device):
         x0, x1 = pairs.unbind(-1)
@@ -139,17 +139,22 @@ class PositionTable(nn.Module):
         self._fill(torch.get_default_device(), torch.float32)
 
     def _fill(self, device: torch.device, dtype: torch.dtype) -> None:
-        tables = self._make(dtype=dtype, device=device)
-        self.tables = tables if isinstance(tables, tuple) else (tables,)
+        self._probe = torch.empty(0, dtype=dtype, device=device)
+        # On the meta device, where a model begins that is loaded, this would import half a second of compiler.
+        self.tables = () if device.type == "meta" else self._compute()
+
+    def _compute(self) -> tuple[Tensor, ...]:
+        tables = self._make(dtype=self._probe.dtype, device=self._probe.device)
+        return tables if isinstance(tables, tuple) else (tables,)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PositionTable":
         super()._apply(fn, recurse)
-        probe = fn(torch.empty(0, dtype=self.tables[0].dtype, device=self.tables[0].device))
+        probe = fn(self._probe)
         dtype = torch.promote_types(probe.dtype, torch.float32)
-        if (probe.device, dtype) != (self.tables[0].device, self.tables[0].dtype):
+        if (probe.device, dtype) != (self._probe.device, self._probe.dtype):
             self._fill(probe.device, dtype)
         return self
 
     def forward(self, positions: Tensor) -> tuple[Tensor, ...]:
         """Look up the rows of each table: positions (...) -> (..., width) each."""
-        return tuple(table[positions] for table in self.tables)
+        return tuple(table[positions] for table in self.tables or self._compute())

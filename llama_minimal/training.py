@@ -55,7 +55,7 @@ class Trainer:
         validation: ids of the validation text, or several by name; each has its own loss then, beside the whole.
         mesh: the processes that take part.
         tensorboard: also write TensorBoard's event files to ``out``.
-        objective: what to make smaller, ``(model, batch) -> (sum, count)``; None means the next-token loss.
+        objective: what to make smaller, ``(model, batch) -> (sum, count)``; None is the next token's, in chunks.
 
     Raises:
         ValueError: if model, text and config do not fit each other.

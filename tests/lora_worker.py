@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch.distributed as dist
-from parallel_worker import RECIPE, SHAPE, TOKENS, whole
+from parallel_worker import RECIPE, SHAPE, TOKENS, in_small_chunks, whole
 from safetensors.torch import save_file
 
 from llama_minimal.lora import LoRAConfig, add_adapter
@@ -36,6 +36,7 @@ def train(mesh, **changes):
 
 def main(out):
     dist.init_process_group("gloo")
+    in_small_chunks()
     curves = {}
     for name, (layout, changes) in LAYOUTS.items():
         with open_mesh("cpu", **layout) as mesh:

@@ -7,23 +7,28 @@ One process group serves all layouts. The first process writes, for each layout,
 
 import itertools
 import json
+import math
 import os
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from safetensors.torch import save_file
-from torch.distributed.tensor import DTensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
+from llama_minimal import chunked_loss
 from llama_minimal.config import LlamaConfig
 from llama_minimal.data import EncodedExample, PackedExamples
 from llama_minimal.loss import IGNORE, next_token_loss
 from llama_minimal.model import build
-from llama_minimal.parallel import open_mesh
-from llama_minimal.parallel.loss import parallel_next_token_loss
+from llama_minimal.parallel import loss, open_mesh
+from llama_minimal.parallel.loss import parallel_chunked_loss
 from llama_minimal.parallel.stages import whole_name
 from llama_minimal.settings import TrainConfig
 from llama_minimal.training import Trainer
@@ -107,25 +112,37 @@ def whole(trainer, mesh):
 
 
 def check_loss():
-    """The loss of split logits and its gradient, against the whole ones: targets that do not count, weights, bf16."""
+    """The loss of a split output layer and its gradients, against the whole ones: targets that do not count, weights,
+    bf16, chunks, sequences whole and split."""
     size, rank = dist.get_world_size(), dist.get_rank()
+    mesh = init_device_mesh("cpu", (size,))
     generator = torch.Generator().manual_seed(0)
-    for vocab_size, dtype, tolerance in ((61, torch.float64, 1e-12), (4 * size, torch.bfloat16, 1e-2)):
-        logits = (30 * torch.randn(2, 5, vocab_size, generator=generator)).to(dtype).requires_grad_()
-        targets = torch.randint(vocab_size, (2, 5), generator=generator)
-        targets[0, 1:3] = IGNORE
-        weights = torch.rand(2, 5, generator=generator, dtype=torch.float64)
-        width = -(-vocab_size // size)
-        mine = logits.detach()[..., rank * width : (rank + 1) * width].requires_grad_()
-        total, count = parallel_next_token_loss(mine, targets, weights, first=rank * width, group=dist.group.WORLD)
-        expected, expected_count = next_token_loss(logits, targets, weights)
-        (total / count).backward()
-        (expected / expected_count).backward()
-        torch.testing.assert_close(total, expected, rtol=tolerance, atol=0)
-        assert count == expected_count
-        torch.testing.assert_close(
-            mine.grad, logits.grad[..., rank * width : (rank + 1) * width], rtol=tolerance, atol=tolerance
-        )
+    for vocab_size, dtype, tolerance in ((61, torch.float64, 1e-12), (4 * size, torch.bfloat16, 2e-2)):
+        x, matrix = (torch.randn(*shape, generator=generator).to(dtype) for shape in ((2, size, 9), (vocab_size, 9)))
+        matrix = 10 * matrix
+        targets = torch.randint(vocab_size, (2, size), generator=generator)
+        targets[0, 1] = IGNORE
+        weights = torch.rand(2, size, generator=generator, dtype=torch.float64)
+        whole = [x.clone().requires_grad_(), matrix.clone().requires_grad_()]
+        expected, expected_count = next_token_loss(F.linear(*whole).to(torch.float64), targets, weights)
+        expected = torch.autograd.grad(expected / expected_count, whole), expected
+        for split, rows in itertools.product((False, True), (None, 3)):
+            mine = slice(rank, rank + 1) if split else slice(None)
+            part = x[:, mine].clone().requires_grad_()
+            output = torch.nn.Module()
+            output.weight = torch.nn.Parameter(distribute_tensor(matrix, mesh, [Shard(0)]))
+            total, count = parallel_chunked_loss(part, output, targets, weights, rows=rows)
+            dx, dw = torch.autograd.grad(total / count, (part, output.weight))
+            assert math.isclose(count, expected_count, rel_tol=1e-6)
+            close = partial(torch.testing.assert_close, rtol=tolerance, atol=tolerance, check_dtype=False)
+            close(total, expected[1])
+            close(dx, expected[0][0][:, mine])
+            close(dw.full_tensor(), expected[0][1])
+
+
+def in_small_chunks():
+    """Cut the few tokens of a micro-batch into chunks as well; one process, in the tests, takes them whole."""
+    chunked_loss.chunk_rows = loss.chunk_rows = lambda *_: 5
 
 
 def losses(out):
@@ -140,6 +157,7 @@ def main(out, shapes):
     dist.init_process_group("nccl" if device == "cuda" else "gloo")
     if device == "cpu":
         check_loss()
+    in_small_chunks()
     curves = {}
     for key, shape, tensor, pipeline, changes in runs(dist.get_world_size(), shapes):
         with open_mesh(device, tensor=tensor, pipeline=pipeline) as mesh:

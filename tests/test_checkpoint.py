@@ -312,6 +312,17 @@ def write_as_meta(model, folder: Path, n_ranks: int, *, embedding_axis: int = 1,
     (folder / "params.json").write_text(json.dumps(params | {"multiple_of": 16, "ffn_dim_multiplier": 1.3}))
 
 
+@pytest.mark.parametrize("format", ["native", "huggingface"])
+def test_a_file_copied_over_a_checkpoint_leaves_a_loaded_model_alone(tmp_path, make_model, format):
+    """Weights that are the file, mapped into memory, would change with it."""
+    save(make_model(), tmp_path, format=format)
+    model = load(tmp_path)[0]
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(bytes(weights.stat().st_size))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
 @pytest.mark.parametrize("n_kv_heads", [4, 2, 1])
 @pytest.mark.parametrize("n_ranks", [1, 2, 4])
 @pytest.mark.parametrize("embedding_axis", [1, 0], ids=["llama-2", "llama-3"])

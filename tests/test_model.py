@@ -2,6 +2,8 @@
 
 import copy
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -99,7 +101,18 @@ def test_a_seed_gives_the_same_weights_and_leaves_the_global_generator_alone():
 def test_a_model_of_65_billion_parameters_is_built_without_memory():
     model = build(PRESETS["llama-65b"], device="meta", dtype=torch.bfloat16)
     assert all(parameter.is_meta and parameter.dtype == torch.bfloat16 for parameter in model.parameters())
-    assert all(table.is_meta for table in model.positions.tables)
+    assert model.positions.tables == ()
+    assert all(table.is_meta for table in model.positions(torch.zeros(1, 2, dtype=torch.long, device="meta")))
+
+
+def test_a_model_is_loaded_without_importing_the_compiler():
+    """It would take half a second, and a model on the meta device asks for it at many a turn."""
+    code = (
+        "import sys; from llama_minimal import load; load('course');"
+        "print({'torch._dynamo', 'sympy'}.intersection(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.strip() == "set()"
 
 
 @pytest.mark.parametrize(

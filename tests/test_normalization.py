@@ -46,6 +46,28 @@ def test_values_and_gradients_are_those_of_torch(kind, shape, dim, scale, offset
     torch.testing.assert_close(*results, rtol=1e-6, atol=1e-9)
 
 
+def test_the_gradient_written_down_is_that_of_the_formula(monkeypatch):
+    """Of strided inputs too, and when only one of the two learns."""
+    inputs = draw(5, 3, DIM).transpose(0, 1), draw(DIM, seed=1)
+    assert torch.autograd.gradcheck(rms_norm, (*(part.requires_grad_() for part in inputs), 1e-5))
+    for learning in (0, 1):
+        results = []
+        for way in (True, False):
+            monkeypatch.setattr("llama_minimal.normalization.are_plain", lambda *_, way=way: way)
+            parts = [part.detach().requires_grad_(i == learning) for i, part in enumerate(inputs)]
+            out = rms_norm(*parts, 1e-5)
+            results.append((out, *torch.autograd.grad(out.sin().sum(), parts[learning])))
+        assert torch.equal(results[0][0], results[1][0])
+        torch.testing.assert_close(*results, rtol=1e-9, atol=1e-12)
+
+
+def test_a_gradient_of_its_gradient_is_refused():
+    x, weight = draw(3, DIM).requires_grad_(), draw(DIM, seed=1)
+    (first,) = torch.autograd.grad(rms_norm(x, weight, 1e-5).pow(2).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("kind", ["rms", "layer"])
 def test_statistics_of_half_precision_are_float32(kind, dtype):

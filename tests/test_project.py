@@ -26,6 +26,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LEVELS = {
     "config": 0,
     "devices": 0,
+    "products": 0,
     "files": 0,
     "plugins": 0,
     "running": 0,
@@ -41,6 +42,7 @@ LEVELS = {
     "mixed_precision": 2,
     "kv_cache": 1,
     "loss": 2,
+    "chunked_loss": 3,
     "muon": 1,
     "optim": 2,
     "cost": 1,

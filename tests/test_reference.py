@@ -61,6 +61,10 @@ def torch_loss(logits, targets, weights=None):
     return losses.sum() if weights is None else (losses * weights.flatten()).sum()
 
 
+def torch_chunked(x, w, targets, weights=None):
+    return torch_loss(F.linear(x, w), targets, weights)
+
+
 def torch_swiglu(x, w1, w2, w3, b1=None, b2=None, b3=None):
     return F.linear(F.silu(F.linear(x, w1, b1)) * F.linear(x, w3, b3), w2, b2)
 
@@ -113,11 +117,14 @@ CASES = [
     Case("attention", torch_attention, (draw(2, 4, 3, 4), draw(2, 1, 5, 4), draw(2, 1, 5, 4), MASK)),
     Case("next_token_loss", torch_loss, (draw(2, 3, 7), TARGETS)),
     Case("next_token_loss", torch_loss, (draw(2, 3, 7), TARGETS, WEIGHTS), (2,)),
+    Case("chunked_loss", torch_chunked, (draw(2, 3, 4), draw(7, 4), TARGETS)),
+    Case("chunked_loss", torch_chunked, (draw(2, 3, 4), draw(7, 4), TARGETS, WEIGHTS), (3,)),
 ]
 
 # Held by tests/test_reference_model.py against transformers, torch.nn.TransformerEncoder and central differences.
 WHOLE_MODEL = {"attention_block", "block", "feed_forward", "llama", "normalize"}
 NOT_DIFFERENTIABLE = {
+    "acceptance_probability": "a rule",
     "adamw_step": "an update",
     "add_gradients": "acts on gradients",
     "bind": "returns a function",
@@ -136,8 +143,11 @@ NOT_DIFFERENTIABLE = {
     "orthogonalize": "acts on gradients",
     "parameter_shapes": "integers",
     "residual": "composes backwards",
+    "residual_distribution": "a rule",
     "rope_frequencies": "a table",
     "rope_table": "a table",
+    "speculative_distribution": "a rule played through",
+    "speculative_outcomes": "a rule played through",
     "round_float": "steps",
     "sinusoidal_table": "a table",
     "store_float8": "bits",

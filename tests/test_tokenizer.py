@@ -192,6 +192,33 @@ def test_training_equals_recounting_on_english():
     assert learn_merges(counts, 100) == brute_force_merges(counts, 100)
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.dictionaries(st.lists(st.sampled_from([0, 1, 0xFF]), max_size=30).map(bytes), st.integers(1, 3)))
+def test_training_equals_recounting_on_runs_of_the_same_token(counts):
+    assert learn_merges(counts, 40) == brute_force_merges(counts, 40)
+
+
+def test_the_rust_library_learns_the_same_merges():
+    """Of equally frequent pairs it takes the smallest, too, but numbers the bytes by its own alphabet."""
+    texts = [DOCS[:200_000], CHINESE, "".join(FRAGMENTS)]
+    library = tokenizers.Tokenizer(tokenizers.models.BPE())
+    library.pre_tokenizer = PLAIN_LIBRARY.pre_tokenizer
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=1500, min_frequency=2, initial_alphabet=BYTE_ALPHABET, show_progress=False
+    )
+    library.train_from_iterator(texts, trainer)
+    theirs = [tuple(merge) for merge in json.loads(library.to_str())["model"]["merges"]]
+    alphabet = sorted(BYTE_ALPHABET)
+    renumbered = bytes(map(alphabet.index, BYTE_ALPHABET))
+    counts = {piece.translate(renumbered): count for piece, count in count_pieces(texts).items()}
+    names, ours = list(alphabet), []
+    for left, right in learn_merges(counts, 1500 - 256):
+        ours.append((names[left], names[right]))
+        names.append(names[left] + names[right])
+    assert len(ours) == 1244
+    assert ours == theirs
+
+
 def test_merges_do_not_depend_on_the_hash_seed():
     code = (
         "from llama_minimal.tokenizer import Tokenizer; from llama_minimal.data import documents;"
@@ -209,7 +236,8 @@ def test_merges_do_not_depend_on_the_hash_seed():
 def test_training_touches_few_pieces_stops_early_and_reports_progress(monkeypatch):
     """A merge visits the pieces that hold its pair, not all of them: that is what makes it fast."""
     calls, visits = [], []
-    monkeypatch.setattr(bpe, "merge_pair", lambda *pair: visits.append(pair) or merge_pair(*pair))
+    changed_pairs = bpe._changed_pairs
+    monkeypatch.setattr(bpe, "_changed_pairs", lambda *args: visits.append(args) or changed_pairs(*args))
     trained = Tokenizer.train([DOCS[:130_000]], vocab_size=500, progress=lambda *call: calls.append(call))
     assert len(visits) < 0.05 * 241 * len(count_pieces([DOCS[:130_000]]))
     assert trained.vocab_size == 500
@@ -229,6 +257,7 @@ def test_compression_of_the_python_docs():
     [
         ({"vocab_size": 258}, "vocab_size=258 cannot hold"),
         ({"vocab_size": -1}, "use at least 259"),
+        ({"vocab_size": 2_000_000}, "vocab_size=2000000 is more than 1114112"),
         ({"vocab_size": 300.0}, "must be a whole number"),
         ({"vocab_size": "300"}, "must be a whole number"),
         ({"vocab_size": 300, "special_tokens": ["<s>"] * 2}, "occurs twice"),

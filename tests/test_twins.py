@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import llama_minimal.attention
+import llama_minimal.chunked_loss
 import llama_minimal.feedforward
 import llama_minimal.lora
 import llama_minimal.loss
@@ -107,6 +108,7 @@ def test_both_start_with_the_same_names_and_shapes(changes):
         (llama_minimal.attention, "document_positions"),
         (llama_minimal.lora, "lora_update"),
         (llama_minimal.loss, "next_token_loss"),
+        (llama_minimal.chunked_loss, "chunked_loss"),
     ],
 )
 def test_a_function_has_the_same_arguments_on_both_storeys(module, name):

@@ -95,9 +95,9 @@ def fill(slots: Llama | Slots, tensors: Iterable[tuple[str, Stored]], source: Pa
         if slot.shape != tuple(tensor.shape):
             raise ValueError(f"{source}: {name} has shape {tuple(tensor.shape)}, but the config asks for {slot.shape}")
         part = tensor[slot.where]
-        if not _is_finite(part):
-            raise ValueError(f"{source}: {name} holds NaN or infinity; the checkpoint is damaged, get it again")
         slot.memory.copy_(part.to(slot.memory.dtype))  # Apple's devices cannot read float64
+        if not _is_finite(part):  # now that it is in the processor's cache
+            raise ValueError(f"{source}: {name} holds NaN or infinity; the checkpoint is damaged, get it again")
         del part  # before the next one is read
     if missing or unknown:
         parts = [f"{what} {_shorten(names)}" for what, names in (("lacks", missing), ("has unknown", unknown)) if names]

@@ -1,65 +1,76 @@
-"""The next-token loss of logits that are split by vocabulary: no process ever holds them whole."""
+"""The next-token loss of an output layer that is split by vocabulary: no process ever holds all logits of a token."""
 
-# N = B·T tokens, V vocabulary, P processes
+# n tokens of a chunk, V vocabulary, P processes
 
-from typing import Any
+from functools import partial
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 
-from llama_minimal.loss import IGNORE
+from llama_minimal.chunked_loss import chunk_rows, chunked_loss
+from llama_minimal.linear import cast_once
 
 
-def parallel_next_token_loss(
-    logits: Tensor, targets: Tensor, weights: Tensor | None = None, *, first: int, group: dist.ProcessGroup
+def parallel_chunked_loss(
+    x: Tensor, w: nn.Module, targets: Tensor, weights: Tensor | None = None, *, rows: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return what ``next_token_loss`` returns, from logits of which each process has some columns.
-
-    −log softmax(z)[t] = m + log Σ exp(z − m) − z_t: the maximum m, the sum and the target's logit z_t are found part
-    by part, so N numbers are exchanged three times instead of N·V once.
+    """Return what ``chunked_loss`` returns, with an output layer of which each process has some rows.
 
     Args:
-        logits: (B, T, V_local), this process's columns.
+        x: (B, T, D), or this process's part of the sequence, (B, T/P, D).
+        w: the output layer, split by ``split_matrices``.
         targets: (B, T) ids of the whole vocabulary, the same on every process; ``IGNORE`` weighs nothing.
         weights: (B, T), or None for ones.
-        first: the id that this process's first column is for.
+        rows: tokens of a chunk.
 
     Returns:
         total and count, the same on every process.
 
     Source: Shoeybi et al. 2019, "Megatron-LM", §3 (parallel cross-entropy).
     """
-    real = targets != IGNORE
-    rows = torch.where(real, targets, 0).flatten()
-    losses = _ParallelCrossEntropy.apply(logits.flatten(0, -2), rows, first, group).view(targets.shape)
-    weights = (real if weights is None else weights * real).to(losses.dtype)
-    return (torch.where(real, losses, 0) * weights).sum(), weights.sum()
+    matrix = w.weight
+    mesh, width = matrix.device_mesh, -(-len(matrix) // matrix.device_mesh.size())
+    layout = Shard(1) if x.size(1) < targets.size(1) else Replicate()
+    whole = DTensor.from_local(x, mesh, [layout], run_check=False).redistribute(placements=[Replicate()])
+    compare = partial(compare_split, first=mesh.get_local_rank() * width, group=mesh.get_group())
+    # The last process may have fewer columns.
+    rows = rows or chunk_rows(targets.numel(), x.size(-1), width, cast_once(x[:0]).dtype)
+    return chunked_loss(
+        whole.to_local(grad_placements=[Partial()]),  # each process finds what its own columns ask for
+        matrix.to_local(),
+        targets,
+        weights,
+        rows=rows,
+        compare=compare,
+    )
 
 
-class _ParallelCrossEntropy(torch.autograd.Function):
-    """−log softmax(logits)[target] of each row; ∂ loss / ∂ logits = softmax(logits) − one-hot(target), part by part."""
+def compare_split(
+    logits: Tensor, targets: Tensor, out: Tensor, *, first: int, group: dist.ProcessGroup
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Do what ``compare_whole`` does, from logits of which each process has some columns.
 
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, targets: Tensor, first: int, group: dist.ProcessGroup) -> Tensor:
-        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))  # (N, V_local)
-        highest = wide.amax(-1)
-        dist.all_reduce(highest, op=dist.ReduceOp.MAX, group=group)
-        exponentials = (wide - highest[:, None]).exp()
-        column = (targets - first)[:, None]
-        is_mine = (column >= 0) & (column < wide.size(-1))  # (N, 1)
-        column = torch.where(is_mine, column, 0)
-        of_target = (wide.gather(-1, column) * is_mine).squeeze(-1)
-        sums = torch.stack((exponentials.sum(-1), of_target))  # (2, N)
-        dist.all_reduce(sums, group=group)
-        ctx.save_for_backward(exponentials.div_(sums[0][:, None]), column, is_mine)
-        ctx.dtype = logits.dtype
-        return highest + sums[0].log() - sums[1]
+    log Σ exp z over all columns is the same of what each process finds for its own. So two numbers of each token are
+    exchanged, that and the target's logit.
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, d_losses: Tensor) -> tuple[Tensor, None, None, None]:
-        probability, column, is_mine = ctx.saved_tensors
-        d_logits = probability.scatter_add(-1, column, -is_mine.to(probability.dtype))
-        return d_logits.mul_(d_losses[:, None]).to(ctx.dtype), None, None, None
+    Args:
+        logits: (n, V_local).
+        targets: (n, 1) ids of the whole vocabulary.
+        out: (n, V_local).
+        first: the id that this process's first column is for.
+    """
+    torch.log_softmax(logits, -1, dtype=out.dtype, out=out)
+    here = logits.amax(-1, keepdim=True) - out.amax(-1, keepdim=True)  # log Σ exp z of these columns, (n, 1)
+    column = targets - first
+    is_here = (column >= 0) & (column < logits.size(-1))
+    column = torch.where(is_here, column, 0)
+    of_target = torch.where(is_here, logits.gather(-1, column), -torch.inf)
+    mine = torch.stack((here, of_target.to(out.dtype)))
+    parts = [torch.empty_like(mine) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(parts, mine, group=group)
+    everywhere, found = torch.stack(parts).unbind(1)  # (P, n, 1) each
+    whole = everywhere.logsumexp(0)
+    out += here - whole
+    return whole - found.amax(0), column, is_here.to(out.dtype)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from llama_minimal.chunked_loss import chunked_loss
 from llama_minimal.config import Precision
 from llama_minimal.loss import IGNORE, Batch, Objective, next_token
 from llama_minimal.mixed_precision import autocast
@@ -17,9 +18,8 @@ from llama_minimal.model import Llama
 from llama_minimal.optim import clip_gradients
 from llama_minimal.parallel.data import accumulating, average_gradients, let_go
 from llama_minimal.parallel.gradients import add_up_partial_gradients, clip_spread_gradients
-from llama_minimal.parallel.loss import parallel_next_token_loss
+from llama_minimal.parallel.loss import parallel_chunked_loss
 from llama_minimal.parallel.mesh import Mesh
-from llama_minimal.parallel.tensor import first_id
 
 Scale = Callable[[Tensor], Tensor]
 Arrays = tuple[np.ndarray, ...]  # a batch before it goes to the device
@@ -32,7 +32,7 @@ class Parallel:
         model: this process's part; its parameters have the names that they have in a whole model.
         module: what to call; ``model`` itself, or a wrapper around it that exchanges gradients.
         averages_itself: whether calling ``module`` exchanges gradients along ``data``.
-        objective: what a step makes smaller; None means the next-token loss.
+        objective: what a step makes smaller; None means the next-token loss, in chunks (``chunked_loss``).
 
     Raises:
         ValueError: if another objective cannot be computed from a part of the logits.
@@ -56,11 +56,8 @@ class Parallel:
                 "an objective of your own needs a model that gives it all logits, and tensor and pipeline do not; "
                 "divide the work by sequences alone (data, shard)"
             )
-        self.objective = objective or next_token
-        if (n := mesh.size_of("tensor")) > 1:
-            first = first_id(model.config, n, mesh.rank_of("tensor"))
-            loss = partial(parallel_next_token_loss, first=first, group=mesh.group("tensor"))
-            self.objective = partial(next_token, loss=loss)
+        loss = parallel_chunked_loss if mesh.size_of("tensor") > 1 else chunked_loss
+        self.objective = objective or partial(next_token, loss=loss)
 
     def forward_backward(
         self, batch: Batch, *, scale: Scale, micro_batch_size: int | None = None

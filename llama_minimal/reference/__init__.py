@@ -56,7 +56,7 @@ from llama_minimal.reference.feedforward import (
 )
 from llama_minimal.reference.generation import generate
 from llama_minimal.reference.lora import lora_linear, lora_linear_vjp, lora_update, lora_update_vjp
-from llama_minimal.reference.loss import next_token_loss, next_token_loss_vjp
+from llama_minimal.reference.loss import chunked_loss, chunked_loss_vjp, next_token_loss, next_token_loss_vjp
 from llama_minimal.reference.mixed_precision import decode_float, encode_float, round_float, store_float8
 from llama_minimal.reference.model import init_params, llama, llama_vjp, loss_and_gradients, parameter_shapes
 from llama_minimal.reference.normalization import layer_norm, layer_norm_vjp, rms_norm, rms_norm_vjp
@@ -84,6 +84,8 @@ __all__ = [
     "block_vjp",
     "causal_mask",
     "chain",
+    "chunked_loss",
+    "chunked_loss_vjp",
     "clip_gradients",
     "decode_float",
     "document_mask",

@@ -11,7 +11,7 @@ from typing import Any
 
 from llama_minimal.config import read_json
 from llama_minimal.files import replace_file
-from llama_minimal.tokenizer.bpe import N_BYTES, Pair, encode_piece, learn_merges
+from llama_minimal.tokenizer.bpe import LARGEST_VOCABULARY, N_BYTES, Pair, encode_piece, learn_merges
 from llama_minimal.tokenizer.codec import BOS_NAMES, EOS_NAMES, PAD_NAMES, TextCodec, first_present, split_special
 from llama_minimal.tokenizer.json_format import from_json, is_ours, pattern_of, spell, to_json
 from llama_minimal.tokenizer.patterns import PatternName, splitter
@@ -94,7 +94,8 @@ class Tokenizer(TextCodec):
             progress: called with (merges learned, merges wanted).
 
         Raises:
-            ValueError: if ``vocab_size`` is no whole number or cannot hold the bytes and the special tokens.
+            ValueError: if ``vocab_size`` is no whole number, cannot hold the bytes and the special tokens, or is more
+                than 1,114,112.
 
         Example:
             >>> Tokenizer.train(["low lower lowest"], vocab_size=261).encode("lower")
@@ -108,6 +109,8 @@ class Tokenizer(TextCodec):
                 f"vocab_size={vocab_size} cannot hold {N_BYTES} bytes and {len(special_tokens)} special tokens; "
                 f"use at least {N_BYTES + len(special_tokens)}"
             )
+        if vocab_size > LARGEST_VOCABULARY:
+            raise ValueError(f"vocab_size={vocab_size} is more than {LARGEST_VOCABULARY}; ask for fewer tokens")
         if isinstance(texts, str):
             raise ValueError("texts is one string, which would be read letter by letter; pass a list: [text]")
         cls(special_tokens=special_tokens, pattern=pattern)  # refuse bad names before the work, not after
