@@ -135,6 +135,7 @@ NOT_DIFFERENTIABLE = {
     "document_mask": "boolean",
     "document_positions": "integers",
     "encode_float": "bits",
+    "exit_confidence": "a measure",
     "generate": "integers",
     "init_params": "random",
     "loss_and_gradients": "returns its gradients itself",

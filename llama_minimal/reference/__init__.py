@@ -9,6 +9,7 @@ of gradients. Everything is computed in the dtype of its inputs.
 
 from llama_minimal.reference.adaptive_computation import (
     acceptance_probability,
+    exit_confidence,
     residual_distribution,
     speculative_distribution,
     speculative_outcomes,
@@ -93,6 +94,7 @@ __all__ = [
     "embedding",
     "embedding_vjp",
     "encode_float",
+    "exit_confidence",
     "feed_forward",
     "feed_forward_vjp",
     "gelu",

@@ -1,10 +1,12 @@
-"""Speculative decoding by hand: the rule that keeps or replaces a candidate, and all that can come of it."""
+"""By hand: the rule that keeps or replaces a candidate, all that can come of it, and how sure an exit is."""
 
 # V vocabulary
 
 from collections.abc import Callable
 
 import numpy as np
+
+from llama_minimal.reference.attention import softmax
 
 Distribution = Callable[[tuple[int, ...]], np.ndarray]
 """From the tokens so far to the probabilities (V,) of the next."""
@@ -79,3 +81,16 @@ def speculative_outcomes(
 
     write((), 0, 1.0)  # the first token comes with the prompt
     return found
+
+
+def exit_confidence(logits: np.ndarray, measure: str = "margin") -> np.ndarray:
+    """Return how sure a distribution is of its first token, from 0 to 1, (…, V) -> (…).
+
+    ``top`` is the largest probability; ``margin`` what it is above the second; ``entropy`` 1 − H / log V.
+    """
+    p = softmax(logits)
+    if measure == "entropy":
+        entropy = -(p * np.log(np.where(p > 0, p, 1))).sum(-1)
+        return 1 - entropy / np.log(p.shape[-1], dtype=p.dtype)
+    ordered = np.sort(p, axis=-1)
+    return ordered[..., -1] if measure == "top" else ordered[..., -1] - ordered[..., -2]
