@@ -208,7 +208,7 @@ def encode_prompt(tokenizer: TextCodec, text: str | bytes) -> list[int]:
 def _known(model: Llama, tokenizer: TextCodec | None, draft: Draft | None) -> dict[str, Any]:
     """Return what the loop needs of tokenizer and draft, once they are found to suit the model."""
     known = tokenizer.vocab_size if tokenizer else None
-    return {"vocab_size": known, "draft": check_draft(draft, model.config, tokenizer)}
+    return {"vocab_size": known, "draft": check_draft(draft, model, tokenizer)}
 
 
 def _step_of(model: Llama, *, compile: bool, draft: ModelDraft | PromptLookup | None) -> Callable[..., Tensor]:

@@ -19,7 +19,10 @@ from llama_minimal.adaptive_computation import (
     residual_distribution,
 )
 from llama_minimal.adaptive_computation.speculative import Proposal, verify
+from llama_minimal.checkpoint import save
+from llama_minimal.cli import main
 from llama_minimal.generation import generate, stream
+from llama_minimal.model import build
 from llama_minimal.reference.adaptive_computation import speculative_distribution, speculative_outcomes
 from llama_minimal.sampling import Choice
 from llama_minimal.settings import GREEDY, Sampling
@@ -252,6 +255,7 @@ def test_drafts_that_do_not_suit_the_model_are_refused_in_words(make_model):
         ("tokenizer is not the model's", {"draft": ModelDraft(model=model, tokenizer=other)}),
         ("context of 16 tokens", {"draft": make_model(vocab_size=TOKENIZER.vocab_size, max_seq_len=16)}),
         ("must be a Llama, a ModelDraft", {"draft": "small"}),
+        ("draft is on meta and the model on cpu", {"draft": build(model.config, device="meta")}),
         ("compile=True", {"draft": PromptLookup(), "compile": True}),
     ]
     for says, options in cases:
@@ -262,3 +266,25 @@ def test_drafts_that_do_not_suit_the_model_are_refused_in_words(make_model):
             PromptLookup(**bad)
     same = ModelDraft(model=model, tokenizer=TOKENIZER)
     assert generate(model, TOKENIZER, prompt, draft=same, max_new_tokens=5)
+
+
+def test_the_command_line_writes_the_same_with_a_draft_and_says_why_one_does_not_suit(make_model, tmp_path, capsys):
+    sizes = {"vocab_size": TOKENIZER.vocab_size, "max_seq_len": 64}
+    other = Tokenizer.train(["x y xy xxy other words" * 9], vocab_size=TOKENIZER.vocab_size)
+    for name, seed, tokenizer in (("large", 0, TOKENIZER), ("small", 1, TOKENIZER), ("other", 1, other)):
+        save(make_model(seed=seed, **sizes), tmp_path / name, tokenizer=tokenizer)
+    command = ["generate", str(tmp_path / "large"), "-p", "a stop", "--max-new-tokens", "20", "--temperature", "0"]
+    command += ["--device", "cpu"]
+    printed = []
+    for flags in ([], ["--draft", "prompt-lookup"], ["--draft", str(tmp_path / "small"), "--draft-tokens", "2"]):
+        main([*command, *flags])
+        printed.append(capsys.readouterr().out)
+    assert printed[0].startswith("a stop")
+    assert printed[1:] == printed[:1] * 2
+    for flags, says in (
+        (["--draft", str(tmp_path / "other")], "tokenizer"),
+        (["--draft-tokens", "2"], "--draft-tokens"),
+    ):
+        with pytest.raises(SystemExit):
+            main([*command, *flags])
+        assert says in capsys.readouterr().err

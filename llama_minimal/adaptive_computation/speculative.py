@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from llama_minimal.adaptive_computation.rule import acceptance_probability, residual_distribution
-from llama_minimal.config import LlamaConfig
 from llama_minimal.config.checks import check_integer
 from llama_minimal.devices import as_float64
 from llama_minimal.model import Llama
@@ -171,18 +170,16 @@ class _ModelProposer:
 Draft = Llama | ModelDraft | PromptLookup
 
 
-def check_draft(
-    draft: Draft | None, config: LlamaConfig, tokenizer: TextCodec | None
-) -> ModelDraft | PromptLookup | None:
+def check_draft(draft: Draft | None, model: Llama, tokenizer: TextCodec | None) -> ModelDraft | PromptLookup | None:
     """Return a draft that suits a model, a plain model as ``ModelDraft``.
 
     Raises:
-        ValueError: if it does not: another vocabulary, another tokenizer, no draft at all.
+        ValueError: if it does not: another vocabulary, another tokenizer, another device, no draft at all.
     """
     if isinstance(draft, Llama):
         draft = ModelDraft(model=draft)
     if isinstance(draft, ModelDraft):
-        theirs = draft.model.config
+        theirs, config = draft.model.config, model.config
         if theirs.labels:
             raise ValueError("the draft tells labels apart and writes no text; give a model that does")
         if theirs.vocab_size != config.vocab_size:
@@ -194,6 +191,10 @@ def check_draft(
             raise ValueError(
                 "the draft's tokenizer is not the model's: the same ids mean other tokens; use a draft with the "
                 "model's own tokenizer"
+            )
+        if draft.model.device != model.device:
+            raise ValueError(
+                f"the draft is on {draft.model.device} and the model on {model.device}; move one of them with .to"
             )
     elif not isinstance(draft, PromptLookup | None):
         raise ValueError(f"draft={draft!r} must be a Llama, a ModelDraft or a PromptLookup")
