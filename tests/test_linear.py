@@ -16,13 +16,14 @@ from torch.nn.utils import parameters_to_vector, prune, vector_to_parameters
 
 from llama_minimal.config import LlamaConfig
 from llama_minimal.generation import generate
-from llama_minimal.linear import LARGE, Linear, PackedWeight, _can_pack, compiling_pays, linear, linears
+from llama_minimal.linear import LARGE, Linear, compiling_pays, linear, linears
 from llama_minimal.lora import LoRAConfig, add_adapter, merge_and_unload
 from llama_minimal.model import build
+from llama_minimal.packed_weights import PackedWeight, can_pack
 
 CONFIG = LlamaConfig(dim=256, n_layers=2, n_heads=4, n_kv_heads=2, hidden_dim=512, vocab_size=300, max_seq_len=64)
 PROMPTS = [[5, 6, 7, 8], [9]]
-needs_packing = pytest.mark.skipif(not _can_pack(), reason="oneDNN packs no bfloat16 on this processor")
+needs_packing = pytest.mark.skipif(not can_pack(), reason="oneDNN packs no bfloat16 on this processor")
 
 
 def make(dtype=torch.bfloat16, **changes):
