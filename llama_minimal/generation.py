@@ -140,7 +140,7 @@ def decode(
     logits = _read_prompts(model, prompts, cache)  # (B, 1, V)
     nothing = proposal = Proposal(torch.empty(len(prompts), 0, dtype=torch.long, device=device), [0] * len(prompts))
     while True:
-        places = torch.tensor([len(text) - len(prompt) for text, prompt in zip(texts, prompts, strict=True)])
+        places = [len(text) - len(prompt) for text, prompt in zip(texts, prompts, strict=True)]
         chosen, kept = verify(logits, proposal, choice, places)  # (B, K + 1)
         new = [row[: min(n + 1, room)] for row, n, room in zip(chosen.tolist(), kept, rooms, strict=True)]
         yield [Written(*one) for one in zip(new, proposal.counts, strict=True)]
@@ -170,7 +170,7 @@ def _next_input(texts: Sequence[Ids], proposal: Proposal, *, size: int, device: 
     # What comes too far for a row is none of its candidates: it goes to the last slot, which nobody reads then.
     ahead = range(-1, proposal.tokens.size(1))
     positions = torch.tensor([[min(len(text) + t, size - 1) for t in ahead] for text in texts], device=device)
-    return torch.cat((last, proposal.tokens.to(device)), dim=1), positions
+    return torch.cat((last, proposal.tokens.to(device)), dim=1) if len(ahead) > 1 else last, positions
 
 
 def _row(

@@ -203,13 +203,13 @@ class Choice:
                 seen[:, t:].scatter_(2, ahead[:, None, t - 1 : t].expand(-1, logits.size(1) - t, 1), True)
         return filter_logits(logits[..., : self.known], self.sampling, seen)
 
-    def choose(self, filtered: Tensor, places: Tensor, *, purpose: int = TOKEN) -> Tensor:
+    def choose(self, filtered: Tensor, places: Sequence[int] | Tensor, *, purpose: int = TOKEN) -> Tensor:
         """Return the token of each place, (B, T, V) -> (B, T); the first of row b is at ``places[b]``."""
         uniform = None if self.numbers is None else self.numbers_at(places, filtered.size(1), purpose).flatten()
         return choose(filtered.flatten(0, 1), uniform).view(filtered.shape[:2])
 
-    def numbers_at(self, places: Tensor, n: int, purpose: int) -> Tensor:
+    def numbers_at(self, places: Sequence[int] | Tensor, n: int, purpose: int) -> Tensor:
         """Return the numbers of n places of each row from ``places`` on, (B, n)."""
         numbers = self.numbers[purpose]
-        index = places.to(numbers.device)[:, None] + torch.arange(n, device=numbers.device)
+        index = torch.as_tensor(places, device=numbers.device)[:, None] + torch.arange(n, device=numbers.device)
         return numbers.gather(1, index.clamp(max=numbers.size(1) - 1))  # what comes after the last place is not kept

@@ -208,7 +208,9 @@ def _same(one: TextCodec, other: TextCodec) -> bool:
     return all(one.token_bytes(i) == other.token_bytes(i) for i in range(one.vocab_size))
 
 
-def verify(logits: Tensor, proposal: Proposal, choice: Choice, places: Tensor) -> tuple[Tensor, list[int]]:
+def verify(
+    logits: Tensor, proposal: Proposal, choice: Choice, places: Sequence[int] | Tensor
+) -> tuple[Tensor, list[int]]:
     """Choose the next tokens of every row: the candidates that are kept, and one more.
 
     Candidates that were not drawn are kept as long as they are what is chosen. Of those drawn from q, each is kept
@@ -239,7 +241,9 @@ def verify(logits: Tensor, proposal: Proposal, choice: Choice, places: Tensor) -
     rows, n = torch.arange(len(p), device=p.device), torch.tensor(kept, device=p.device)
     # Past its candidates a row draws from p itself: what is taken off is 0.
     taken = torch.where((n < torch.tensor(counts, device=p.device))[:, None], q[rows, n.clamp(max=n_candidates - 1)], 0)
-    last = choice.choose(residual_distribution(p[rows, n], taken).log()[:, None], places.to(n.device) + n)
+    last = choice.choose(
+        residual_distribution(p[rows, n], taken).log()[:, None], torch.as_tensor(places, device=n.device) + n
+    )
     tokens = torch.cat((candidates, last.to(p.device)), dim=1)
     return tokens.scatter(1, n[:, None], last.to(p.device)).to(logits.device), kept
 
