@@ -9,14 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llama_minimal.adaptive_computation.speculative import (
-    Draft,
-    ModelDraft,
-    PromptLookup,
-    Proposal,
-    check_draft,
-    verify,
-)
+from llama_minimal.adaptive_computation.speculative import Draft, ModelDraft, PromptLookup, check_draft
+from llama_minimal.adaptive_computation.verification import Proposal, verify
 from llama_minimal.completion import Completion, Row, Written
 from llama_minimal.kv_cache import KVCache
 from llama_minimal.linear import compiling_pays

@@ -18,7 +18,7 @@ from llama_minimal.adaptive_computation import (
     look_up,
     residual_distribution,
 )
-from llama_minimal.adaptive_computation.speculative import Proposal, verify
+from llama_minimal.adaptive_computation.verification import Proposal, verify
 from llama_minimal.checkpoint import save
 from llama_minimal.cli import main
 from llama_minimal.generation import generate, stream
