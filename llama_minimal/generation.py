@@ -4,34 +4,24 @@
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from llama_minimal.devices import float64_device
+from llama_minimal.adaptive_computation.speculative import Draft, ModelDraft, PromptLookup, check_draft
+from llama_minimal.adaptive_computation.verification import Proposal, verify
+from llama_minimal.completion import Completion, Row, Written
 from llama_minimal.kv_cache import KVCache
 from llama_minimal.linear import compiling_pays
 from llama_minimal.model import Llama
 from llama_minimal.prompts import as_ids, check_prompts, check_stop
-from llama_minimal.sampling import check_choice, choose, filter_logits, seen_tokens, uniform_numbers
+from llama_minimal.sampling import Choice
 from llama_minimal.settings import GREEDY, Sampling
 from llama_minimal.streaming import TextStream
 from llama_minimal.tokenizer import TextCodec
 
 Ids = Sequence[int]
-
-
-@dataclass(slots=True)
-class Completion:
-    """Hold what was written after one prompt."""
-
-    tokens: list[int] = field(default_factory=list)
-    """New token ids, without the prompt and without a stop id."""
-    text: str | None = None
-    """The new text, cut before a stop string; None without a tokenizer."""
-    finish_reason: str = ""
-    """``stop`` (a stop id or string came), ``length`` (enough tokens) or ``context`` (max_seq_len is full)."""
 
 
 def generate(
@@ -45,6 +35,7 @@ def generate(
     stop: Sequence[str] = (),
     seed: int = 0,
     compile: bool = False,
+    draft: Draft | None = None,
 ) -> list[Completion]:
     """Continue every prompt; row i writes exactly what its prompt alone would write with seed + i.
 
@@ -58,6 +49,8 @@ def generate(
         stop: texts that end a row; what is written ends before them. The name of a special token, such as
             ``<|eot_id|>``, means that token too.
         compile: compile the step of one token, for a GPU or a tiny model: slow at first, then fast.
+        draft: proposes tokens, so that a pass of the model may write several: a small model of the same vocabulary, a
+            ``ModelDraft`` or a ``PromptLookup``. Greedy, the tokens stay the same; sampled, their distribution does.
 
     Raises:
         ValueError: if a prompt is empty, has unknown ids or leaves no room in the context, or an argument is odd.
@@ -67,13 +60,11 @@ def generate(
     if not isinstance(prompts, Iterable):
         raise ValueError(f"prompts={prompts!r} must be a list of texts, or of lists of token ids")
     ids = [_encode(tokenizer, prompt) for prompt in prompts]
-    rows = [_Row(model, tokenizer, prompt, max_new_tokens, stop_ids, stop) for prompt in ids]
-    known = tokenizer.vocab_size if tokenizer else None
-    for tokens in decode(
-        model, ids, max_new_tokens=max_new_tokens, sampling=sampling, seed=seed, compile=compile, vocab_size=known
-    ):
-        for row, token in zip(rows, tokens, strict=True):
-            row.push(token)
+    rows = [_row(model, tokenizer, prompt, max_new_tokens, stop_ids, stop) for prompt in ids]
+    options = {"max_new_tokens": max_new_tokens, "sampling": sampling, "seed": seed, "compile": compile}
+    for step in decode(model, ids, **options, **_known(model, tokenizer, draft)):
+        for row, written in zip(rows, step, strict=True):
+            row.take(written)
         if all(row.done for row in rows):
             break
     return [row.completion for row in rows]
@@ -90,6 +81,7 @@ def stream(
     stop: Sequence[str] = (),
     seed: int = 0,
     compile: bool = False,
+    draft: Draft | None = None,
 ) -> Iterator[str]:
     """Continue one prompt and yield the text as it is written; joined, it is ``generate``'s text.
 
@@ -98,10 +90,10 @@ def stream(
     if tokenizer is None:
         raise ValueError("stream yields text, so it needs a tokenizer; without one, use generate")
     ids = _encode(tokenizer, prompt)
-    row = _Row(model, tokenizer, ids, max_new_tokens, stop_ids, stop)
+    row = _row(model, tokenizer, ids, max_new_tokens, stop_ids, stop)
     options = {"max_new_tokens": max_new_tokens, "sampling": sampling, "seed": seed, "compile": compile}
-    for (token,) in decode(model, [ids], **options, vocab_size=tokenizer.vocab_size):
-        if piece := row.push(token):
+    for (written,) in decode(model, [ids], **options, **_known(model, tokenizer, draft)):
+        if piece := row.take(written):
             yield piece
         if row.done:
             break
@@ -117,101 +109,80 @@ def decode(
     seed: int | Sequence[int] = 0,
     compile: bool = False,
     vocab_size: int | None = None,
-) -> Iterator[list[int]]:
-    """Yield the next token id of every row, ``max_new_tokens`` times; the caller may stop before.
+    draft: ModelDraft | PromptLookup | None = None,
+) -> Iterator[list[Written]]:
+    """Yield what every row writes, step by step, until all have ``max_new_tokens`` or a full context.
+
+    A step is one pass of the model, over each row's last token and what a draft proposes to follow it: without a
+    draft, nothing. The caller may stop before the end.
 
     Args:
         seed: row i draws with seed + i, or with a seed of its own.
         vocab_size: ids from here on are never chosen: some models have more embeddings than their tokenizer.
-
-    Rows whose context is full go on with meaningless tokens: ``generate`` ends them in time.
     """
     check_prompts(model.config, prompts, max_new_tokens)
-    seed, device = check_choice(sampling, seed), model.device
-    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    size = min(int(lengths.max()) + max_new_tokens, model.config.max_seq_len)
+    device, context = model.device, model.config.max_seq_len
+    texts, rooms = [list(prompt) for prompt in prompts], [min(max_new_tokens, context - len(p)) for p in prompts]
+    how = {"vocab_size": model.config.vocab_size, "known": vocab_size, "device": device}
+    choice = Choice(prompts, sampling, n_places=max_new_tokens, seed=seed, **how)
+    size = min(max(map(len, prompts)) + max_new_tokens, context)
+    step = _step_of(model, compile=compile, draft=draft)
+    proposer = draft.start(prompts, choice, size=size) if draft else None
     if compile:  # few cache sizes, so that few need compiling: powers of two
-        size = min(1 << (size - 1).bit_length(), model.config.max_seq_len)
+        size = min(1 << (size - 1).bit_length(), context)
     cache = model.make_cache(batch_size=len(prompts), max_seq_len=size)
-    step = _step_of(model, compile=compile)
-    uniform = None
-    if sampling.temperature > 0:
-        uniform = uniform_numbers(len(prompts), max_new_tokens, seed=seed).to(float64_device(device))
 
-    # Prefill: prompts padded on the right; each row's next token comes from its own last one.
-    padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(prompt) for prompt in prompts], batch_first=True).to(device)
-    rows = torch.arange(len(prompts), device=device)
-    logits = model.next_logits(padded, lengths - 1, cache=cache)  # (B, V)
-    seen = None
-    if sampling.repetition_penalty != 1:
-        seen = seen_tokens(prompts, model.config.vocab_size).to(device)[:, :vocab_size]
-    for i in range(max_new_tokens):
-        allowed = filter_logits(logits[:, :vocab_size], sampling, seen)
-        new = choose(allowed, None if uniform is None else uniform[:, i])  # (B,)
-        yield new.tolist()
-        if i == max_new_tokens - 1:
+    logits = _read_prompts(model, prompts, cache)  # (B, 1, V)
+    nothing = proposal = Proposal(torch.empty(len(prompts), 0, dtype=torch.long, device=device), [0] * len(prompts))
+    while True:
+        places = [len(text) - len(prompt) for text, prompt in zip(texts, prompts, strict=True)]
+        chosen, kept = verify(logits, proposal, choice, places)  # (B, K + 1)
+        new = [row[: min(n + 1, room)] for row, n, room in zip(chosen.tolist(), kept, rooms, strict=True)]
+        yield [Written(*one) for one in zip(new, proposal.counts, strict=True)]
+        rooms = [room - len(tokens) for room, tokens in zip(rooms, new, strict=True)]
+        if not any(rooms):
             break
-        if seen is not None:
-            seen[rows, new] = True
-        positions = (lengths + i).clamp(max=size - 1)  # a row whose context is full waits in the last slot
-        logits = step(model, new[:, None], positions[:, None], cache)
+        choice.see(new)
+        for text, tokens in zip(texts, new, strict=True):
+            text += tokens
+        proposal = nothing
+        if proposer and max(rooms) > 1:
+            proposal = proposer.propose(texts, [max(0, room - 1) for room in rooms])
+        logits = step(model, *_next_input(texts, proposal, size=size, device=device), cache)
 
 
-class _Row:
-    """Follow one row: collect its tokens and text, and see when it ends."""
+def _read_prompts(model: Llama, prompts: Sequence[Ids], cache: KVCache) -> Tensor:
+    """Return the logits of what follows each prompt, (B, 1, V): padded on the right, each row's come from its last."""
+    rows = [torch.tensor(prompt) for prompt in prompts]
+    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(model.device)
+    last = torch.tensor([len(row) - 1 for row in rows], device=model.device)
+    return model.next_logits(padded, last, cache=cache)[:, None]
 
-    def __init__(
-        self,
-        model: Llama,
-        tokenizer: TextCodec | None,
-        prompt: Ids,
-        limit: int,
-        stop_ids: Ids | None,
-        stop: Sequence[str],
-    ) -> None:
-        check_stop(stop)
-        if stop and tokenizer is None:
-            raise ValueError("stop strings need a tokenizer; give one, or use stop_ids")
-        if stop_ids is None:
-            stop_ids = tokenizer.eos_ids if tokenizer else model.eos_ids or ()
-        special = tokenizer.special_tokens if tokenizer else {}
-        # Special tokens decode to nothing, so their names never come up in the text.
-        named = {special[text.strip()] for text in stop if text.strip() in special}
-        self.stop_ids = named.union(as_ids(stop_ids, what="stop_ids"))
-        self.limit = limit
-        self.room = model.config.max_seq_len - len(prompt)
-        self.text = TextStream(tokenizer, prompt, stop) if tokenizer else None
-        self.completion = Completion(text="" if tokenizer else None)
 
-    @property
-    def done(self) -> bool:
-        return self.completion.finish_reason != ""
+def _next_input(texts: Sequence[Ids], proposal: Proposal, *, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return each row's last token and its candidates, and their positions, each (B, K + 1)."""
+    last = torch.tensor([text[-1:] for text in texts], device=device)
+    # What comes too far for a row is none of its candidates: it goes to the last slot, which nobody reads then.
+    ahead = range(-1, proposal.tokens.size(1))
+    positions = torch.tensor([[min(len(text) + t, size - 1) for t in ahead] for text in texts], device=device)
+    return torch.cat((last, proposal.tokens.to(device)), dim=1) if len(ahead) > 1 else last, positions
 
-    def push(self, token: int) -> str:
-        """Take the next token; return the text that is certain now."""
-        if self.done:
-            return ""
-        tokens = self.completion.tokens
-        if token in self.stop_ids:
-            return self._finish("stop")
-        tokens.append(token)
-        piece = self._add(self.text.push(token)) if self.text else ""
-        if self.text and self.text.stopped:
-            self.completion.finish_reason = "stop"
-        elif len(tokens) == self.limit:
-            piece += self._finish("length")
-        elif len(tokens) == self.room:
-            piece += self._finish("context")
-        return piece
 
-    def _finish(self, reason: str) -> str:
-        piece = self._add(self.text.finish()) if self.text else ""
-        self.completion.finish_reason = "stop" if self.text and self.text.stopped else reason
-        return piece
-
-    def _add(self, piece: str) -> str:
-        self.completion.text += piece
-        return piece
+def _row(
+    model: Llama, tokenizer: TextCodec | None, prompt: Ids, limit: int, stop_ids: Ids | None, stop: Sequence[str]
+) -> Row:
+    """Return what follows a row that continues this prompt."""
+    check_stop(stop)
+    if stop and tokenizer is None:
+        raise ValueError("stop strings need a tokenizer; give one, or use stop_ids")
+    if stop_ids is None:
+        stop_ids = tokenizer.eos_ids if tokenizer else model.eos_ids or ()
+    special = tokenizer.special_tokens if tokenizer else {}
+    # Special tokens decode to nothing, so their names never come up in the text.
+    named = {special[text.strip()] for text in stop if text.strip() in special}
+    text = TextStream(tokenizer, prompt, stop) if tokenizer else None
+    room = model.config.max_seq_len - len(prompt)
+    return Row(text, stop_ids=named.union(as_ids(stop_ids, what="stop_ids")), limit=limit, room=room)
 
 
 def _encode(tokenizer: TextCodec | None, prompt: str | Ids) -> list[int]:
@@ -229,15 +200,27 @@ def encode_prompt(tokenizer: TextCodec, text: str | bytes) -> list[int]:
     return ids if ids or tokenizer.bos_id is None else [tokenizer.bos_id]
 
 
-def _step_of(model: Llama, *, compile: bool) -> Callable[..., Tensor]:
+def _known(model: Llama, tokenizer: TextCodec | None, draft: Draft | None) -> dict[str, Any]:
+    """Return what the loop needs of tokenizer and draft, once they are found to suit the model."""
+    known = tokenizer.vocab_size if tokenizer else None
+    return {"vocab_size": known, "draft": check_draft(draft, model, tokenizer)}
+
+
+def _step_of(model: Llama, *, compile: bool, draft: ModelDraft | PromptLookup | None) -> Callable[..., Tensor]:
     if compile and not isinstance(model, Llama):
         raise ValueError("compile=True is for a model in one process; leave it out")
+    if compile and draft:
+        raise ValueError(
+            "compile=True compiles the step of one token, and with a draft a step has several; leave it out"
+        )
     return _compiled_step() if compile and compiling_pays(model) else _step
 
 
 def _step(model: Llama, tokens: Tensor, positions: Tensor, cache: KVCache) -> Tensor:
-    """Feed one token per row, (B, 1), and return its logits (B, V)."""
-    return model.next_logits(tokens, positions=positions, cache=cache)
+    """Feed tokens (B, T) and return the logits of what follows each, (B, T, V)."""
+    if tokens.size(1) == 1:
+        return model.next_logits(tokens, positions=positions, cache=cache)[:, None]
+    return model(tokens, positions=positions, cache=cache)
 
 
 @functools.cache

@@ -3,7 +3,6 @@
 # B batch, T time, D model width, V vocabulary
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from llama_minimal.feedforward import FeedForward
 from llama_minimal.kv_cache import KVCache, LayeredCache, make_cache
 from llama_minimal.linear import Linear
 from llama_minimal.normalization import make_norm
-from llama_minimal.positions import PositionTable, rope_table, sinusoidal_table
+from llama_minimal.positions import make_position_table
 
 
 class Block(nn.Module):
@@ -64,7 +63,7 @@ class Llama(nn.Module):
         # A post-norm block ends with a norm already (Vaswani et al. 2017, §3.1).
         self.norm = make_norm(config) if config.norm_placement == "pre" else None
         self.output = Linear(config.dim, config.n_outputs, bias=False)
-        self.positions = _position_table(config)
+        self.positions = make_position_table(config)
         self._tie()
         if not self.tok_embeddings.weight.is_meta:
             self.init_weights()
@@ -107,6 +106,15 @@ class Llama(nn.Module):
         documents: Tensor | None = None,
     ) -> Tensor:
         """Return what ``output`` reads, (B, T, D): generation needs the logits of the last token only."""
+        x, rope, where = self.begin(tokens, positions, cache, documents)
+        for name, layer in self.layers.items():
+            x = layer(x, rope, layer=0 if cache is None else int(name), **where)
+        return x if self.norm is None else self.norm(x)
+
+    def begin(
+        self, tokens: Tensor, positions: Tensor | None, cache: KVCache | None, documents: Tensor | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None, dict[str, Any]]:
+        """Return what the first layer reads, (B, T, D), and what every layer needs beside it: rope, mask and so on."""
         if tokens.dim() < 2:
             raise ValueError(f"tokens of shape {tuple(tokens.shape)} must be (B, T); give a single row as tokens[None]")
         T = tokens.size(1)
@@ -124,9 +132,7 @@ class Llama(nn.Module):
             rope = tuple(table.unsqueeze(-2) for table in self.positions(where))  # (1 or B, T, 1, Dh/2)
         elif self.config.position == "sinusoidal" and self.tok_embeddings is not None:
             x = x + self.positions(where)[0].type_as(x)
-        for name, layer in self.layers.items():
-            x = layer(x, rope, cache=cache, layer=0 if cache is None else int(name), positions=positions, mask=mask)
-        return x if self.norm is None else self.norm(x)
+        return x, rope, {"cache": cache, "positions": positions, "mask": mask}
 
     def next_logits(
         self,
@@ -203,16 +209,6 @@ class Llama(nn.Module):
         super()._apply(fn, recurse)
         self._tie()  # moving off the meta device makes new parameters, two where there was one
         return self
-
-
-def _position_table(config: LlamaConfig) -> PositionTable | None:
-    if config.position == "rope":
-        return PositionTable(
-            partial(rope_table, config.head_dim, config.max_seq_len, config.rope_theta, config.rope_scaling)
-        )
-    if config.position == "sinusoidal":
-        return PositionTable(partial(sinusoidal_table, config.dim, config.max_seq_len))
-    return None
 
 
 def build(

@@ -4,11 +4,12 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from llama_minimal.config import RopeScaling
+from llama_minimal.config import LlamaConfig, RopeScaling
 from llama_minimal.devices import has_complex
 
 
@@ -158,3 +159,14 @@ class PositionTable(nn.Module):
     def forward(self, positions: Tensor) -> tuple[Tensor, ...]:
         """Look up the rows of each table: positions (...) -> (..., width) each."""
         return tuple(table[positions] for table in self.tables or self._compute())
+
+
+def make_position_table(config: LlamaConfig) -> PositionTable | None:
+    """Build the table of a model's positions, or None if it has none."""
+    if config.position == "rope":
+        return PositionTable(
+            partial(rope_table, config.head_dim, config.max_seq_len, config.rope_theta, config.rope_scaling)
+        )
+    if config.position == "sinusoidal":
+        return PositionTable(partial(sinusoidal_table, config.dim, config.max_seq_len))
+    return None

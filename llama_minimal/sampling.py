@@ -10,13 +10,14 @@ a row of a batch then goes on, from there, otherwise than its prompt alone.
 # B batch, V vocabulary
 
 from collections.abc import Sequence
+from copy import copy
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from llama_minimal.config.checks import check_seed
-from llama_minimal.devices import as_float64
+from llama_minimal.devices import as_float64, float64_device
 from llama_minimal.settings import Sampling
 
 NEVER = float("-inf")  # the logit of probability 0
@@ -122,11 +123,15 @@ def check_choice(sampling: Sampling, seed: int | Sequence[int]) -> int | list[in
     return [check_seed(one) for one in seed] if isinstance(seed, Sequence) else check_seed(seed)
 
 
-def uniform_numbers(n_rows: int, n_tokens: int, *, seed: int | Sequence[int]) -> Tensor:
-    """Draw each row's numbers from a generator of its own, seeded with seed + row or its own seed: (B, n) in [0, 1)."""
+def uniform_numbers(n_rows: int, n_tokens: int, *, seed: int | Sequence[int], n_kinds: int = 1) -> Tensor:
+    """Draw each row's numbers from a generator of its own, in [0, 1): (kinds, B, n).
+
+    A row's seed is seed + row, or its own. The numbers of the first kind are the same however many kinds there are.
+    """
     seeds = [seed + row for row in range(n_rows)] if isinstance(seed, int) else seed
     # float32 draws are below 1 by more than float64 rounding can eat.
-    draws = [torch.rand(n_tokens, generator=torch.Generator().manual_seed(one)) for one in seeds]
+    generators = [torch.Generator().manual_seed(one) for one in seeds]
+    draws = [torch.stack([torch.rand(n_tokens, generator=g) for g in generators]) for _ in range(n_kinds)]
     return torch.stack(draws).double()
 
 
@@ -136,3 +141,76 @@ def seen_tokens(prompts: Sequence[Sequence[int]], vocab_size: int) -> Tensor:
     for row, prompt in enumerate(prompts):
         seen[row, torch.tensor(prompt)] = True
     return seen
+
+
+class Choice:
+    """Choose the tokens of a batch: by a ``Sampling``, by what each row holds already, and by its numbers.
+
+    Place j is that of a row's jth new token. Whatever is drawn there is drawn with the place's own numbers, one for
+    each purpose. So what comes to stand at a place depends on its row alone, and not on the rows beside it.
+
+    Args:
+        prompts: ids, whose tokens count as seen.
+        n_places: the most new tokens of a row.
+        vocab_size: embeddings of the model.
+        known: ids from here on are never chosen; None chooses among all.
+    """
+
+    TOKEN, CANDIDATE, ACCEPTANCE = range(3)  # what a number is for
+
+    def __init__(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        *,
+        n_places: int,
+        seed: int | Sequence[int],
+        vocab_size: int,
+        known: int | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        seed = check_choice(sampling, seed)
+        self.sampling, self.known = sampling, known
+        self.seen = self.numbers = None
+        if sampling.repetition_penalty != 1:
+            self.seen = seen_tokens(prompts, vocab_size)[:, :known].to(device)  # (B, V)
+        if sampling.temperature > 0:
+            numbers = uniform_numbers(len(prompts), n_places, seed=seed, n_kinds=3)
+            self.numbers = numbers.to(float64_device(device or torch.device("cpu")))
+
+    def copy(self) -> "Choice":
+        """Return one that may see other tokens from here on."""
+        other = copy(self)
+        other.seen = None if self.seen is None else self.seen.clone()
+        return other
+
+    def see(self, rows: Sequence[Sequence[int]]) -> None:
+        """Take note of what each row has written, for the repetition penalty."""
+        if self.seen is not None:
+            for seen, tokens in zip(self.seen, rows, strict=True):
+                seen[torch.tensor(tokens, dtype=torch.long, device=seen.device)] = True
+
+    def filter(self, logits: Tensor, ahead: Tensor | None = None) -> Tensor:
+        """Apply penalty, temperature and filters, (B, T, V) -> (B, T, V).
+
+        Args:
+            ahead: (B, T − 1), tokens that the rows would hold more: row b's logits t come after the first t of them.
+        """
+        seen = self.seen
+        if seen is not None:
+            seen = seen[:, None].repeat(1, logits.size(1), 1)
+            ahead = None if ahead is None else ahead.clamp(max=seen.size(-1) - 1)  # an unknown one is never kept
+            for t in range(1, logits.size(1)):
+                seen[:, t:].scatter_(2, ahead[:, None, t - 1 : t].expand(-1, logits.size(1) - t, 1), True)
+        return filter_logits(logits[..., : self.known], self.sampling, seen)
+
+    def choose(self, filtered: Tensor, places: Sequence[int] | Tensor, *, purpose: int = TOKEN) -> Tensor:
+        """Return the token of each place, (B, T, V) -> (B, T); the first of row b is at ``places[b]``."""
+        uniform = None if self.numbers is None else self.numbers_at(places, filtered.size(1), purpose).flatten()
+        return choose(filtered.flatten(0, 1), uniform).view(filtered.shape[:2])
+
+    def numbers_at(self, places: Sequence[int] | Tensor, n: int, purpose: int) -> Tensor:
+        """Return the numbers of n places of each row from ``places`` on, (B, n)."""
+        numbers = self.numbers[purpose]
+        index = torch.as_tensor(places, device=numbers.device)[:, None] + torch.arange(n, device=numbers.device)
+        return numbers.gather(1, index.clamp(max=numbers.size(1) - 1))  # what comes after the last place is not kept

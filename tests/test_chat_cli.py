@@ -7,6 +7,7 @@ import pytest
 from llama_minimal.chat import ChatTemplate, set_chat_template
 from llama_minimal.checkpoint import save
 from llama_minimal.cli import main
+from llama_minimal.completion import Written
 from llama_minimal.generation import generate
 from llama_minimal.tokenizer import Tokenizer
 
@@ -57,7 +58,7 @@ def answers(monkeypatch, talker):
         if isinstance(text, BaseException):
             raise text
         for token in tokenizer.encode(text, allow_special=True):
-            yield [token]
+            yield [Written([token])]
 
     def answer(*texts):
         nonlocal said

@@ -165,6 +165,7 @@ CASES = [
 # Held by tests/test_reference_model.py against transformers, torch.nn.TransformerEncoder and central differences.
 WHOLE_MODEL = {"attention_block", "block", "feed_forward", "llama", "normalize"}
 NOT_DIFFERENTIABLE = {
+    "acceptance_probability": "a rule",
     "adamw_step": "an update",
     "add_gradients": "acts on gradients",
     "best_for_mask": "a solution",
@@ -176,6 +177,7 @@ NOT_DIFFERENTIABLE = {
     "document_mask": "boolean",
     "document_positions": "integers",
     "encode_float": "bits",
+    "exit_confidence": "a measure",
     "generate": "integers",
     "init_params": "random",
     "keep_top": "a choice",
@@ -189,8 +191,11 @@ NOT_DIFFERENTIABLE = {
     "output_error": "a measure",
     "parameter_shapes": "integers",
     "residual": "composes backwards",
+    "residual_distribution": "a rule",
     "rope_frequencies": "a table",
     "rope_table": "a table",
+    "speculative_distribution": "a rule played through",
+    "speculative_outcomes": "a rule played through",
     "round_float": "steps",
     "sinusoidal_table": "a table",
     "sparsegpt": "a search",

@@ -196,10 +196,11 @@ def _write(
         return texts
     # In the precision of the weights, as whoever uses the model has it write, whatever training multiplies in.
     with reading(model), torch.autocast(model.device.type, enabled=False):
-        for tokens in decode(model, prompts, max_new_tokens=max(limits), sampling=sampling, seed=seeds):
+        for written in decode(model, prompts, max_new_tokens=max(limits), sampling=sampling, seed=seeds):
             for i in tuple(unfinished):
-                texts[i].append(tokens[i])
-                if tokens[i] in stops or len(texts[i]) == limits[i]:
+                (token,) = written[i].tokens
+                texts[i].append(token)
+                if token in stops or len(texts[i]) == limits[i]:
                     unfinished.remove(i)
             if not unfinished:
                 break

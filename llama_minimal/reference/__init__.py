@@ -7,6 +7,13 @@ place in the tuple; a bias left out as None has the gradient None. A dictionary 
 of gradients. Everything is computed in the dtype of its inputs.
 """
 
+from llama_minimal.reference.adaptive_computation import (
+    acceptance_probability,
+    exit_confidence,
+    residual_distribution,
+    speculative_distribution,
+    speculative_outcomes,
+)
 from llama_minimal.reference.attention import (
     attention,
     attention_vjp,
@@ -88,6 +95,7 @@ from llama_minimal.reference.pruning import (
 )
 
 __all__ = [
+    "acceptance_probability",
     "adamw_step",
     "add_gradients",
     "apply_rope",
@@ -113,6 +121,7 @@ __all__ = [
     "embedding",
     "embedding_vjp",
     "encode_float",
+    "exit_confidence",
     "feed_forward",
     "feed_forward_vjp",
     "forward_kl",
@@ -158,6 +167,7 @@ __all__ = [
     "relu_ffn_vjp",
     "relu_vjp",
     "residual",
+    "residual_distribution",
     "reverse_kl",
     "reverse_kl_top",
     "reverse_kl_top_vjp",
@@ -173,6 +183,8 @@ __all__ = [
     "softmax",
     "softmax_vjp",
     "sparsegpt",
+    "speculative_distribution",
+    "speculative_outcomes",
     "split_heads",
     "split_heads_vjp",
     "store_float8",
