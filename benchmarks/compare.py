@@ -147,7 +147,8 @@ def compare_decoding(shape: Shape, precision: str, batch: int, repeats: int, *, 
     n = shape.new_tokens
 
     def our_work() -> list[list[int]]:
-        return list(decode(ours, prompts.tolist(), max_new_tokens=n, compile=compile))
+        steps = decode(ours, prompts.tolist(), max_new_tokens=n, compile=compile)
+        return [[token for row in step for token in row.tokens] for step in steps]
 
     def their_work() -> torch.Tensor:
         with torch.inference_mode():
@@ -165,7 +166,7 @@ def compare_prefill(shape: Shape, precision: str, repeats: int) -> tuple[Result,
     ours, theirs = pair(shape.config, DTYPES[precision])
     prompts = torch.randint(shape.config.vocab_size, (1, shape.prompt), device=DEVICE)
 
-    def our_work() -> list[list[int]]:
+    def our_work() -> list[object]:
         return list(islice(decode(ours, prompts.tolist(), max_new_tokens=1), 1))
 
     def their_work() -> torch.Tensor:
