@@ -98,13 +98,15 @@ def in_one_product(x: Tensor, layers: Sequence[Weight]) -> Tensor | None:
 
     Args:
         x: (..., in).
-        layers: each ``Linear`` (out, in); anything else is for itself.
+        layers: each ``Linear`` (out, in); another kind may have a method of this name; the rest is for itself.
 
     Returns:
         (..., sum of outs).
     """  # It stands in the way of every token, so it is written for speed.
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or type(x) is not Tensor or x.device.type != "cpu":
         return None
+    if type(layers[0]) is not Linear and (way := getattr(layers[0], "in_one_product", None)) is not None:
+        return way(x, layers)
     weights = []
     for layer in layers:
         if type(layer) is not Linear or (len(layers) > 1 and (layer._forward_hooks or layer._forward_pre_hooks)):
@@ -165,10 +167,8 @@ def _are_neighbors(weights: Sequence[nn.Parameter]) -> bool:
 
 def _is_alone(weight: nn.Parameter) -> bool:
     """Tell whether nobody else can read or write this memory: no view, no graph, no state dict in someone's hands."""
-    if weight.is_inference():
-        return False
-    storage = weight.untyped_storage()
-    return torch._C._storage_Use_Count(storage._cdata) <= 2 and weight._use_count() == 1  # it and this variable
+    storage = weight.untyped_storage()  # used by it and this variable
+    return not weight.is_inference() and torch._C._storage_Use_Count(storage._cdata) <= 2 and weight._use_count() == 1
 
 
 # ---- bfloat16: packed

@@ -58,6 +58,7 @@ LEVELS = {
     "streaming": 2,
     "data": 2,
     "model": 3,
+    "quantization": 3,
     "checkpoint": 4,
     "generation": 4,
     "evaluation": 4,

@@ -62,6 +62,15 @@ from llama_minimal.reference.positions import (
     rope_table,
     sinusoidal_table,
 )
+from llama_minimal.reference.quantization import (
+    from_codes,
+    pack_int4,
+    rounding_error,
+    symmetric_grid,
+    to_codes,
+    unpack_int4,
+    zero_point_grid,
+)
 
 __all__ = [
     "adamw_step",
@@ -88,6 +97,7 @@ __all__ = [
     "encode_float",
     "feed_forward",
     "feed_forward_vjp",
+    "from_codes",
     "gelu",
     "gelu_ffn",
     "gelu_ffn_vjp",
@@ -114,6 +124,7 @@ __all__ = [
     "normalize",
     "normalize_vjp",
     "orthogonalize",
+    "pack_int4",
     "parameter_shapes",
     "relu",
     "relu_ffn",
@@ -125,6 +136,7 @@ __all__ = [
     "rope_frequencies",
     "rope_table",
     "round_float",
+    "rounding_error",
     "silu",
     "silu_vjp",
     "sinusoidal_table",
@@ -135,4 +147,8 @@ __all__ = [
     "store_float8",
     "swiglu",
     "swiglu_vjp",
+    "symmetric_grid",
+    "to_codes",
+    "unpack_int4",
+    "zero_point_grid",
 ]
