@@ -70,8 +70,8 @@ class Int4Linear(QuantizedLinear):
         self.weight.copy_(pack_int4(codes.flatten(1)[:, : self.in_features]))
 
     def decode(self, rows: Rows = ALL) -> Tensor:
+        grids = self.scale if isinstance(rows, slice) else self.scale.index_select(1, rows)  # refuses unknown rows
         groups = _in_groups(self._codes(rows), self).to(self.scale.dtype) - 8  # (n, G, g)
-        grids = self.scale if isinstance(rows, slice) else self.scale.index_select(1, rows)
         step, offset = grids.transpose(0, 1).split(1, dim=-1)  # (n, G, 1)
         return torch.addcmul(offset, groups, step).flatten(1)[:, : self.in_features]
 

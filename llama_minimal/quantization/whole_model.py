@@ -71,7 +71,12 @@ class QuantizedEmbedding(nn.Module):
         return self._table[0] if "_table" in self.__dict__ else self.table
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self._rows.decode(tokens.flatten()).view(*tokens.shape, -1)
+        try:
+            return self._rows.decode(tokens.flatten()).view(*tokens.shape, -1)
+        except RuntimeError:  # PyTorch's for an unknown row, where its own embedding raises IndexError
+            if ((tokens < 0) | (tokens >= self.num_embeddings)).any():
+                raise IndexError(f"of {self.num_embeddings} rows, there is none of some of these numbers") from None
+            raise
 
 
 @torch.no_grad()
@@ -99,7 +104,8 @@ def quantize(
             model is quantized already, on the meta device, spread over processes or devices, or has an adapter merged;
             it is then as it was.
     """
-    how, dtype = Quantization(scheme=scheme, group_size=group_size, skip=tuple(skip)), find_dtype(dtype)
+    skip = skip if isinstance(skip, str) else tuple(skip)  # a text is refused
+    how, dtype = Quantization(scheme=scheme, group_size=group_size, skip=skip), find_dtype(dtype)
     refuse_quantized(model, "quantize it once more")
     refuse_merged(model, "quantize a model")
     matrices = _matrices(model, how.skip)
@@ -218,9 +224,7 @@ def _bias_of(module: nn.Module) -> Tensor | None:
     return getattr(module, "bias", None)
 
 
-def _replace(
-    model: nn.Module, matrices: dict[str, nn.Module], make: Callable[[nn.Module], QuantizedLinear]
-) -> None:
+def _replace(model: nn.Module, matrices: dict[str, nn.Module], make: Callable[[nn.Module], QuantizedLinear]) -> None:
     """Put what ``make`` makes of each matrix in its place, one after the other; a tied table stays one."""
     tables = {name: module for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
     for name, old in matrices.items():
