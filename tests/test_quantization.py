@@ -25,12 +25,14 @@ from llama_minimal.quantization import (
     SCHEMES,
     Quantization,
     from_codes,
+    gptq,
     kernels,
     pack_int4,
     quantization_of,
     quantize,
     quantized_layers,
     rounding_error,
+    second_moment,
     symmetric_grid,
     to_codes,
     unpack_int4,
@@ -424,3 +426,71 @@ def test_on_the_command_line(tmp_path, capsys):
     assert "native" in capsys.readouterr().err
     model, tokenizer = load(folder)
     assert "".join(stream(model, tokenizer, "One day", max_new_tokens=8)) in from_folder
+
+
+# GPTQ
+
+
+def correlated(n_in, n=200, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((n, n_in)) @ rng.standard_normal((n_in, n_in)) + rng.standard_normal(n_in)
+
+
+@pytest.mark.parametrize("group_size", [None, 4])
+@pytest.mark.parametrize("bits", [2, 4])
+def test_gptq_is_the_step_by_step_elimination(bits, group_size):
+    w, x = np.random.default_rng(1).standard_normal((5, 12)), correlated(12)
+    hessian = second_moment(torch.from_numpy(x))
+    np.testing.assert_allclose(hessian, 2 * x.T @ x / len(x))
+    codes, scale, zero = gptq(torch.from_numpy(w), hessian, bits, group_size=group_size)
+    wide = [part.repeat_interleave(group_size or 12, dim=1) for part in (scale, zero)]
+    ours = from_codes(codes, *wide)
+    np.testing.assert_allclose(ours, reference.gptq(w, hessian.numpy(), bits, group_size), rtol=1e-8, atol=1e-8)
+
+
+def output_error(w, rounded, x):
+    return float(((w - rounded) @ x.T).square().mean())
+
+
+def test_gptq_lies_between_rounding_and_the_best_of_all_choices():
+    """Try all 4⁶ choices of codes on the grid that rounding has, for each row."""
+    x = torch.from_numpy(correlated(6))
+    w = torch.from_numpy(np.random.default_rng(2).standard_normal((24, 6)))
+    hessian = second_moment(x)
+    codes, scale, zero = gptq(w, hessian, 2, damping=0.0)
+    choices = torch.cartesian_prod(*[torch.arange(4.0, dtype=torch.float64)] * 6)
+    sums = np.zeros(3)  # the best, GPTQ, rounding
+    for row in range(24):
+        numbers = from_codes(choices, scale[row], zero[row])
+        best = ((w[row] - numbers) @ x.T).square().mean(1).min().item()
+        ours = output_error(w[row], from_codes(codes[row], scale[row], zero[row]), x)
+        nearest = from_codes(to_codes(w[row], scale[row], zero[row], bits=2), scale[row], zero[row])
+        assert best <= ours + 1e-12
+        sums += (best, ours, output_error(w[row], nearest, x))
+    assert sums[0] < sums[1] < 0.9 * sums[2]
+
+
+def test_one_column_after_another_is_answered_as_well_as_can_be():
+    """With one number left to round, those after it take the least squares answer."""
+    x = torch.from_numpy(correlated(5))
+    w = torch.from_numpy(np.random.default_rng(3).standard_normal((1, 5)))
+    fixed = torch.zeros_like(w)
+    fixed[0, 0] = 0.3
+    answer = torch.linalg.lstsq(x[:, 1:], x @ (w - fixed)[0]).solution
+    inverse = torch.linalg.inv(second_moment(x))
+    moved = w[0, 1:] - (w[0, 0] - 0.3) * inverse[0, 1:] / inverse[0, 0]
+    torch.testing.assert_close(moved, answer)
+
+
+def test_a_feature_that_never_comes_does_no_harm():
+    x = torch.from_numpy(correlated(6)).float()
+    x[:, 2] = 0
+    w = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+    codes, scale, zero = gptq(w, second_moment(x), 4)
+    assert output_error(w, from_codes(codes, scale, zero), x) < 0.1 * (w @ x.T).square().mean()
+    with pytest.raises(ValueError, match="more, such as"):
+        gptq(w, torch.zeros(6, 6) - 1, 4, damping=0.0)
+    with pytest.raises(ValueError, match="hessian of shape"):
+        gptq(w, second_moment(x)[:5], 4)
+    with pytest.raises(ValueError, match="group_size=4"):
+        gptq(w, second_moment(x), 4, group_size=4)

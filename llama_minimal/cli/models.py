@@ -73,8 +73,7 @@ class Evaluate:
                 raise ValueError("the card is measured by one process; for several, name a text with --corpus")
             from llama_minimal.cli.course import evaluate_course
 
-            evaluate_course(data=self.data, write=self.write_card)
-            return
+            return evaluate_course(data=self.data, write=self.write_card)
         if self.write_card or self.data:
             raise ValueError("--write-card and --data go with: llama-minimal evaluate course, without --corpus")
         with loaded(self.folder, self._flags, self.processes, command="evaluate") as (model, tokenizer, mesh):

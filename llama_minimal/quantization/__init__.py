@@ -1,5 +1,6 @@
 """Quantization: weights in 8 or 4 bits instead of 32, in memory, on disk, and on their way to the processor."""
 
+from llama_minimal.quantization.gptq import gptq, second_moment
 from llama_minimal.quantization.layers import QuantizedLinear
 from llama_minimal.quantization.rounding import (
     from_codes,
@@ -33,6 +34,7 @@ __all__ = [
     "QuantizedLinear",
     "expect_quantized",
     "from_codes",
+    "gptq",
     "pack_int4",
     "quantization_of",
     "quantize",
@@ -40,6 +42,7 @@ __all__ = [
     "quantized_tensors",
     "refuse_quantized",
     "rounding_error",
+    "second_moment",
     "symmetric_grid",
     "to_codes",
     "unpack_int4",

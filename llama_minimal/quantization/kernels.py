@@ -1,7 +1,6 @@
 """PyTorch's products of a few vectors and an int8 or int4 matrix on a CPU, and how their matrices lie in memory."""
 
 import functools
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -18,9 +17,21 @@ def int8_product(x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
     return torch._weight_int8pack_mm(x, codes, scale.view(-1))
 
 
-def int4_product(x: Tensor, codes: Tensor, grids: Tensor, group_size: int) -> Tensor:
+def int4_product(x: Tensor, codes: Tensor, scale: Tensor, group_size: int) -> Tensor:
     """Return x wᵀ of (n, in) bfloat16, codes laid out as ``Int4Layout`` says, and (groups, out, 2) bfloat16."""
-    return torch.ops.aten._weight_int4pack_mm_for_cpu(x, codes, group_size, grids)
+    if torch.compiler.is_compiling():  # PyTorch 2.13's compiler fails on the operator itself
+        return _int4_product(x, codes, scale, group_size)
+    return torch.ops.aten._weight_int4pack_mm_for_cpu(x, codes, group_size, scale)
+
+
+@torch.library.custom_op("llama_minimal::int4_product", mutates_args=())
+def _int4_product(x: Tensor, codes: Tensor, scale: Tensor, group_size: int) -> Tensor:
+    return torch.ops.aten._weight_int4pack_mm_for_cpu(x, codes, group_size, scale)
+
+
+@_int4_product.register_fake
+def _like_int4_product(x: Tensor, codes: Tensor, scale: Tensor, group_size: int) -> Tensor:
+    return x.new_empty(len(x), len(codes))
 
 
 class Int4Layout:
@@ -84,6 +95,3 @@ def has_int8_product() -> bool:
 def padded(x: Tensor, n: int) -> Tensor:
     """Return x with zeros behind its last axis, so that it has n numbers."""
     return x if x.size(-1) == n else F.pad(x, (0, n - x.size(-1)))
-
-
-Product = Callable[[Tensor, Tensor, Tensor], Tensor]

@@ -194,4 +194,4 @@ def _is_fit(x: Tensor, layer: QuantizedLinear) -> bool:
     """Return whether a processor's product could take this input, if the layer can be laid out for it."""
     if x.dtype != torch.bfloat16 or x.device.type != "cpu" or not 0 < x.numel() <= kernels.FEW * layer.in_features:
         return False
-    return layer.scale.dtype == torch.bfloat16 and not torch.compiler.is_compiling()
+    return layer.scale.dtype == torch.bfloat16 and (layer.is_laid_out or not torch.compiler.is_compiling())

@@ -78,8 +78,7 @@ class Int4Linear(QuantizedLinear):
     def _codes(self, rows: Rows = ALL) -> Tensor:
         if not self.is_laid_out:
             return unpack_int4(_take(self.weight, rows), self.in_features)
-        layout = kernels.int4_layout()
-        codes = layout.take(self.weight) if isinstance(rows, slice) else layout.take_rows(self.weight, rows)
+        codes = self.layout.take(self.weight) if isinstance(rows, slice) else self.layout.take_rows(self.weight, rows)
         return codes[:, : self.in_features]
 
     def _can_lay_out(self) -> bool:
@@ -87,7 +86,8 @@ class Int4Linear(QuantizedLinear):
         return layout is not None and self.group_size in kernels.GROUPS and self.out_features % layout.block == 0
 
     def _laid_out_codes(self) -> Tensor:
-        return kernels.int4_layout().lay_out(kernels.padded(self._codes(), self._width()))
+        self.layout = kernels.int4_layout()
+        return self.layout.lay_out(kernels.padded(self._codes(), self._width()))
 
     def _plain_codes(self) -> Tensor:
         return pack_int4(self._codes())

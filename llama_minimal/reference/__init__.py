@@ -64,6 +64,7 @@ from llama_minimal.reference.positions import (
 )
 from llama_minimal.reference.quantization import (
     from_codes,
+    gptq,
     pack_int4,
     rounding_error,
     symmetric_grid,
@@ -103,6 +104,7 @@ __all__ = [
     "gelu_ffn_vjp",
     "gelu_vjp",
     "generate",
+    "gptq",
     "init_params",
     "layer_norm",
     "layer_norm_vjp",

@@ -95,3 +95,34 @@ def unpack_int4(packed: Array, n: int) -> Array:
 def _step(width: Array, n: int) -> Array:
     step = width / np.asarray(n, dtype=width.dtype)
     return np.where(step > 0, step, np.ones_like(step))
+
+
+def gptq(w: Array, hessian: Array, bits: int, group_size: int | None = None, damping: float = 0.01) -> Array:
+    """Round a matrix so that the layer's output changes little, and return what it has become.
+
+    Column i goes to its grid, and its error e is made good by the columns after it, as well as they can:
+    w_j −= e · (H⁻¹)_ij / (H⁻¹)_ii. Then column i is done, and H⁻¹ becomes that of the columns that remain.
+
+    Args:
+        w: (out, in).
+        hessian: (in, in), 2 xᵀx of what the layer reads, in any scale.
+        bits: 1 to 8.
+        group_size: numbers of a row that share a grid; None means the whole row.
+        damping: this share of the mean of H's diagonal is added to it.
+
+    Returns:
+        (out, in).
+
+    Source: Frantar et al. 2022, "GPTQ", eq. 2 and 3 (after Frantar, Singh and Alistarh 2022, "Optimal Brain
+    Compression"), in the order of the columns.
+    """
+    w, n_in = w.copy(), w.shape[1]
+    inverse = np.linalg.inv(hessian + damping * np.diagonal(hessian).mean() * np.eye(n_in, dtype=w.dtype))
+    for i in range(n_in):
+        if i % (group_size or n_in) == 0:
+            scale, zero = zero_point_grid(w[:, i : i + (group_size or n_in)], bits)
+        rounded = from_codes(to_codes(w[:, i : i + 1], scale, zero, bits=bits), scale, zero)
+        w[:, i:] -= (w[:, i : i + 1] - rounded) * inverse[i, i:] / inverse[i, i]
+        w[:, i : i + 1] = rounded
+        inverse = inverse - np.outer(inverse[:, i], inverse[i]) / inverse[i, i]
+    return w
