@@ -76,8 +76,10 @@ format: $(READY)  ## Mend style and formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY)  ## Compare speed and memory with transformers (10 minutes)
+bench: $(READY)  ## Compare speed and memory with transformers (half an hour)
 	$(BIN)/python benchmarks/compare.py
+	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/decode.py
 
 clean:  ## Remove the environments and all runs
 	rm -rf $(VENV) .venv-3.* runs

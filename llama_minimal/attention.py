@@ -88,12 +88,12 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, is
 
 
 def _is_wide_faster(x: Tensor) -> bool:
-    """Return whether what autocast made bfloat16 should attend in float32: PyTorch's kernel for CPUs is faster there.
+    """Return whether half precision should attend in float32: PyTorch's kernel for CPUs is faster there.
 
     Those with matrix units of Intel's (AMX) are the exception.
     """
-    is_cast = x.dtype == torch.bfloat16 and x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
-    return is_cast and not torch.cpu._is_amx_tile_supported()
+    is_half = x.dtype in (torch.bfloat16, torch.float16) and x.device.type == "cpu"
+    return is_half and not torch.cpu._is_amx_tile_supported()
 
 
 class Attention(nn.Module):
@@ -129,7 +129,7 @@ class Attention(nn.Module):
         """
         B, T, _ = x.shape
         x = cast_once(x)
-        q, k, v = self._project(x, rope, is_trained=cache is None)
+        q, k, v = self._project(x, rope)
         wide = q.dtype != x.dtype
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, heads, T, Dh)
         if cache is not None:
@@ -141,18 +141,17 @@ class Attention(nn.Module):
             out = attention(q, k, v, mask, is_causal=mask is None)
         return self.wo(out.transpose(1, 2).reshape(B, T, -1).type_as(x))  # (B, T, D)
 
-    def _project(
-        self, x: Tensor, rope: tuple[Tensor, Tensor] | None, *, is_trained: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(self, x: Tensor, rope: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries (B, T, H, Dh), keys and values (B, T, K, Dh), the first two rotated."""
         layers, heads = (self.wq, self.wk, self.wv), (*x.shape[:2], -1, self.head_dim)
-        if (together := in_one_product(x, layers)) is not None:
-            # A few tokens, which many small steps cost more than arithmetic: one rotation for both.
-            n_kv = self.wk.out_features // self.head_dim
-            both, v = together.view(heads).tensor_split((-n_kv,), dim=2)
-            return *(both if rope is None else apply_rope(both, *rope)).tensor_split((-n_kv,), dim=2), v
+        together = in_one_product(x, layers)
         # -1: under tensor parallelism a rank holds only some of the heads.
-        q, k, v = (layer(x).view(heads) for layer in layers)
-        if is_trained and _is_wide_faster(q):  # before the rotation, which computes in float32 anyway
-            q, k, v = q.float(), k.float(), v.float()
+        parts = [part.view(heads) for part in ([layer(x) for layer in layers] if together is None else [together])]
+        if _is_wide_faster(parts[0]):  # before the rotation, which computes in float32 anyway
+            parts = [part.float() for part in parts]
+        if together is not None:  # a few tokens, which small steps cost more than arithmetic: one rotation for both
+            n_kv = self.wk.out_features // self.head_dim
+            both, v = parts[0].tensor_split((-n_kv,), dim=2)
+            return *(both if rope is None else apply_rope(both, *rope)).tensor_split((-n_kv,), dim=2), v
+        q, k, v = parts
         return (q, k, v) if rope is None else (apply_rope(q, *rope), apply_rope(k, *rope), v)

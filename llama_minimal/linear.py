@@ -6,29 +6,24 @@ figures). So at its first step without gradients a layer on a CPU lays its weigh
 
 - **float32**: matrices that read the same vector move into one block of memory. One product of them, cut into rows,
   uses every core, where MKL's product of a matrix and a vector keeps to one.
-- **bfloat16**: they go into the order in which oneDNN reads them, which PyTorch otherwise makes anew in every call.
-  The plain ones are given back to the system. Whoever asks for such a weight (an optimizer, a checkpoint, an adapter,
-  a pruning mask, a forward pass with gradients) gets it as it was: it unpacks itself first.
+- **bfloat16**: they go into the order in which oneDNN reads them (``packed_weights.py``).
 """
 
-import copy
-import functools
-import operator
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
-from llama_minimal.products import is_faster, product
+from llama_minimal.packed_weights import Pack, PackedWeight, can_pack, is_alone
+from llama_minimal.products import MKL_IS_SLOW, is_faster, product
 
 Weight = Tensor | nn.Module
 
 _BLOCKS = 8
 _FEW_VECTORS = 8
+_FEW_IN_BLOCKS = 4 if MKL_IS_SLOW else 8  # then the other library's product of a few more is better
 LARGE = 1 << 16
 """Numbers of a weight from which the ways here pay: smaller ones stay in the processor's cache."""
 
@@ -83,8 +78,10 @@ def compiling_pays(model: nn.Module) -> bool:
 class Linear(nn.Linear):
     """Be ``nn.Linear``, and faster on a CPU when few tokens come at a time."""
 
+    is_table = False
+    """Whether rows of the weight are looked up, too, as those of an embedding that is tied to the output."""
     packs = True
-    """Whether the weight may be packed: a table whose rows are looked up, too, would be unpacked for each token."""
+    """Whether the weight may be packed."""
 
     def forward(self, x: Tensor) -> Tensor:
         out = in_one_product(x, (self,))
@@ -120,10 +117,15 @@ def in_one_product(x: Tensor, layers: Sequence[Weight]) -> Tensor | None:
     for layer, weight in zip(layers, weights, strict=True):
         if type(weight) is not nn.Parameter or weight.dtype != x.dtype or layer._parameters["bias"] is not None:
             return None
-    if x.dtype == torch.float32:
+    if x.dtype == torch.float32 and x.numel() <= _FEW_IN_BLOCKS * x.size(-1):
         return _by_blocks(x, weights)
     if x.dtype == torch.bfloat16 and _may_pack(layers):
-        return Pack(weights).product(x)
+        pack = Pack(weights, is_table=layers[0].is_table)
+        out = pack.product(x)
+        if layers[0].is_table and pack.rows is None:  # else each look-up would open it
+            layers[0].packs = False
+            pack.open()
+        return out
     return None
 
 
@@ -147,7 +149,7 @@ def _side_by_side(weights: Sequence[nn.Parameter], n_out: int, n_in: int) -> Ten
         return weights[0] if weights[0].is_contiguous() else None
     if weights[0].untyped_storage().nbytes() == n_out * n_in * 4 and _are_neighbors(weights):
         return weights[0].as_strided((n_out, n_in), (n_in, 1))
-    if not all(_is_alone(w) for w in weights):
+    if not all(is_alone(w) for w in weights):
         return None
     with torch.inference_mode(False), torch.no_grad():
         together = torch.cat(weights)
@@ -165,86 +167,7 @@ def _are_neighbors(weights: Sequence[nn.Parameter]) -> bool:
     return True
 
 
-def _is_alone(weight: nn.Parameter) -> bool:
-    """Tell whether nobody else can read or write this memory: no view, no graph, no state dict in someone's hands."""
-    storage = weight.untyped_storage()  # used by it and this variable
-    return not weight.is_inference() and torch._C._storage_Use_Count(storage._cdata) <= 2 and weight._use_count() == 1
-
-
-# ---- bfloat16: packed
-
-
 def _may_pack(layers: Sequence[Linear]) -> bool:
-    if not _can_pack() or sum([layer.weight.numel() for layer in layers]) < LARGE:
+    if not can_pack() or sum([layer.weight.numel() for layer in layers]) < LARGE:
         return False
-    return all([layer.packs and _is_alone(layer.weight) for layer in layers])
-
-
-@functools.cache
-def _can_pack() -> bool:
-    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-
-
-class Pack:
-    """Hold the weights of layers that read the same vector, in oneDNN's order, one beside the other.
-
-    Args:
-        weights: each (out, in).
-    """
-
-    def __init__(self, weights: Sequence[nn.Parameter]) -> None:
-        self.weights = list(weights)
-        with torch.inference_mode(False), torch.no_grad():
-            together = torch.cat(self.weights) if len(self.weights) > 1 else self.weights[0].detach()
-            self.packed = torch.ops.mkldnn._reorder_linear_weight(together.contiguous(), 1)
-            for weight in self.weights:
-                weight.data = weight.new_zeros(()).expand(weight.shape)  # a shape without memory
-                weight.__class__ = PackedWeight
-                weight.pack = self
-
-    def holds(self, weights: Sequence[Tensor]) -> bool:
-        """Return whether it holds these weights, no more and no fewer."""
-        return len(weights) == len(self.weights) and all(map(operator.is_, weights, self.weights))
-
-    def product(self, x: Tensor) -> Tensor:
-        """Return x wᵀ of all the weights, (..., in) -> (..., sum of outs)."""
-        return torch.ops.mkldnn._linear_pointwise(x, self.packed, None, "none", [], "")
-
-    def open(self) -> None:
-        """Give every weight its own memory again."""
-        with torch.inference_mode(False), torch.no_grad():
-            parts = self.packed.to_dense().split([w.size(0) for w in self.weights])
-            for weight, part in zip(self.weights, parts, strict=True):
-                del weight.pack
-                weight.__class__ = nn.Parameter
-                weight.data = part.clone() if len(parts) > 1 else part
-
-
-class PackedWeight(nn.Parameter):
-    """Be a parameter whose numbers are in a ``Pack``, which is opened as soon as anyone asks for them."""
-
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func not in _OUTSIDE:
-            for leaf in tree_leaves((args, kwargs)):
-                if type(leaf) is PackedWeight:
-                    leaf.pack.open()
-        with torch._C.DisableTorchFunctionSubclass():
-            return func(*args, **(kwargs or {}))
-
-    def __deepcopy__(self, memo: dict) -> nn.Parameter:
-        self.pack.open()
-        return copy.deepcopy(self, memo)
-
-    def __reduce_ex__(self, protocol: int) -> Any:
-        self.pack.open()
-        return self.__reduce_ex__(protocol)
-
-
-# What can be told of a packed weight without its numbers.
-_OUTSIDE = {
-    *(getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device", "layout", "ndim", "is_meta", "is_leaf")),
-    *(getattr(Tensor, name).__get__ for name in ("requires_grad", "grad", "is_cuda", "is_cpu", "is_sparse")),
-    *(Tensor.size, Tensor.dim, Tensor.numel, Tensor.nelement, Tensor.element_size, Tensor.is_floating_point),
-    *(Tensor.__hash__, Tensor.__len__, Tensor.grad.__set__, Tensor.grad.__delete__),
-}
+    return all(layer.packs and is_alone(layer.weight) for layer in layers)

@@ -197,7 +197,7 @@ class Llama(nn.Module):
 
     def _tie(self) -> None:
         if self.config.tie_embeddings and self.output is not None and isinstance(self.tok_embeddings, nn.Embedding):
-            self.output.weight, self.output.packs = self.tok_embeddings.weight, False
+            self.output.weight, self.output.is_table = self.tok_embeddings.weight, True
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Llama":
         super()._apply(fn, recurse)

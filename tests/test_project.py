@@ -27,6 +27,7 @@ LEVELS = {
     "config": 0,
     "devices": 0,
     "products": 0,
+    "packed_weights": 0,
     "files": 0,
     "plugins": 0,
     "running": 0,
