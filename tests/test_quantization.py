@@ -224,7 +224,7 @@ def test_layers_side_by_side_give_what_each_gives():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_a_model_computes_what_its_decoded_matrices_compute(scheme, dtype, switches):
     model = quantize(draw_model(**switches), scheme, dtype=dtype)
-    tolerance = 1e-5 if dtype == torch.float32 else 0.1
+    tolerance = 1e-5 if dtype == torch.float32 else 0.3
     with torch.no_grad():
         torch.testing.assert_close(model(TOKENS), decoded(model)(TOKENS), rtol=tolerance, atol=tolerance)
 
