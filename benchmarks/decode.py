@@ -3,6 +3,7 @@
     python benchmarks/decode.py                                             ours and transformers
     python benchmarks/decode.py --llama2c run --llama-bench llama-bench     and two programs in C
     python benchmarks/decode.py --before ../earlier                         and an earlier checkout of this project
+    python benchmarks/decode.py --precisions int8 int4 …                    quantized, beside llama.cpp's Q8_0 and Q4_0
 
 Every engine gets the same random weights (vocabulary 32,000), one token as its prompt, the same number of tokens to
 write and of threads, and runs in a process of its own; the engines take turns, in another order each time. A ratio is
@@ -36,6 +37,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LIMIT = 600  # seconds that one answer of an engine may take; compiling counts
+BITS_OF_SCHEMES = {"int8": 8, "int4": 5}  # with a step and an offset of 16 bits for each 32 numbers
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -57,12 +59,15 @@ def work(side: str, folder: str, precision: str, compiled: str, batch: str, toke
 
     torch.set_num_threads(int(os.environ["THREADS"]))
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
     prompts = torch.full((int(batch), 1), 1)
     if int(prompt) > 1:
         prompts = torch.randint(32_000, (int(batch), int(prompt)), generator=torch.Generator().manual_seed(0))
-    make = our_writer if side == "ours" else their_writer
-    write = make(folder, device, dtype, compiled == "compiled", prompts, int(tokens))
+    if side == "ours":
+        scheme = precision if precision in BITS_OF_SCHEMES else None
+        write = our_writer(folder, device, dtype, compiled == "compiled", prompts, int(tokens), scheme)
+    else:
+        write = their_writer(folder, device, dtype, compiled == "compiled", prompts, int(tokens))
     for _ in range(3):
         write()
     print("ready", flush=True)
@@ -76,12 +81,16 @@ def work(side: str, folder: str, precision: str, compiled: str, batch: str, toke
         print((time.perf_counter() - start) / int(tokens), flush=True)
 
 
-def our_writer(folder, device, dtype, compiled, prompts, n):
-    """Return a function that writes n tokens after each prompt."""
+def our_writer(folder, device, dtype, compiled, prompts, n, scheme):
+    """Return a function that writes n tokens after each prompt, in int8 or int4 if a scheme is given."""
     from llama_minimal.checkpoint import load
     from llama_minimal.generation import decode
 
-    model, _ = load(folder, device=device, dtype=dtype)
+    model, _ = load(folder, device=device, dtype=None if scheme else dtype)
+    if scheme:
+        from llama_minimal.quantization import quantize
+
+        quantize(model, scheme)
     return lambda: list(decode(model, prompts.tolist(), max_new_tokens=n, compile=compiled))
 
 
@@ -256,13 +265,17 @@ def engines(stack: ExitStack, args: argparse.Namespace, folder: Path, task: tupl
     for name, root in roots.items():
         for precision in args.precisions:
             for way in args.ways:
+                is_quantized = precision in BITS_OF_SCHEMES
+                if name == "transformers" and is_quantized:
+                    continue
                 if way == "compiled" and (prompt > 1 or (name != "transformers" and not args.compile_ours)):
                     continue
                 side = "theirs" if name == "transformers" else "ours"
                 start = python_engine(root, args.threads, side, folder, precision, way, batch, tokens, prompt)
                 label = f"{name} {precision} {way}"
                 print(f"  starting {label} …", end="\r", file=sys.stderr, flush=True)
-                yield Engine(label, n * (4 if precision == "fp32" else 2), stack.enter_context(start))
+                bits = BITS_OF_SCHEMES.get(precision, 32 if precision == "fp32" else 16)
+                yield Engine(label, n * bits / 8, stack.enter_context(start))
     if args.llama2c and batch == 1 == prompt:
         yield Engine("llama2.c fp32", n * 4, lambda: ask_llama2c(args.llama2c, folder, tokens, args.threads))
     if args.llama_bench and batch == 1:
@@ -315,7 +328,7 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=512, help="tokens before a first one; 0 leaves that out")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--precisions", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"])
+    parser.add_argument("--precisions", nargs="+", choices=["fp32", "bf16", "int8", "int4"], default=["fp32", "bf16"])
     parser.add_argument("--ways", nargs="+", choices=["eager", "compiled"], default=["eager", "compiled"])
     parser.add_argument("--llama2c", metavar="PROGRAM", help="a built `run` of llama2.c")
     parser.add_argument("--llama-bench", metavar="PROGRAM", help="a built `llama-bench` of llama.cpp")

@@ -95,13 +95,15 @@ def in_one_product(x: Tensor, layers: Sequence[Weight]) -> Tensor | None:
 
     Args:
         x: (..., in).
-        layers: each ``Linear`` (out, in); anything else is for itself.
+        layers: each ``Linear`` (out, in); another kind may have a method of this name; the rest is for itself.
 
     Returns:
         (..., sum of outs).
     """  # It stands in the way of every token, so it is written for speed.
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or type(x) is not Tensor or x.device.type != "cpu":
         return None
+    if type(layers[0]) is not Linear and (way := getattr(layers[0], "in_one_product", None)) is not None:
+        return way(x, layers)
     weights = []
     for layer in layers:
         if type(layer) is not Linear or (len(layers) > 1 and (layer._forward_hooks or layer._forward_pre_hooks)):

@@ -202,7 +202,7 @@ class Llama(nn.Module):
         return list({id(block): block for block in self.layers.values()}.values())
 
     def _tie(self) -> None:
-        if self.config.tie_embeddings and self.output is not None and self.tok_embeddings is not None:
+        if self.config.tie_embeddings and self.output is not None and isinstance(self.tok_embeddings, nn.Embedding):
             self.output.weight, self.output.is_table = self.tok_embeddings.weight, True
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Llama":

@@ -59,6 +59,7 @@ LEVELS = {
     "streaming": 2,
     "data": 2,
     "model": 3,
+    "quantization": 3,
     "checkpoint": 4,
     "sharing": 4,
     "completion": 4,

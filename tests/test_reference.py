@@ -178,7 +178,9 @@ NOT_DIFFERENTIABLE = {
     "document_positions": "integers",
     "encode_float": "bits",
     "exit_confidence": "a measure",
+    "from_codes": "from bits",
     "generate": "integers",
+    "gptq": "steps",
     "init_params": "random",
     "keep_top": "a choice",
     "keep_mask": "boolean",
@@ -189,6 +191,7 @@ NOT_DIFFERENTIABLE = {
     "n_of_m_mask": "boolean",
     "orthogonalize": "acts on gradients",
     "output_error": "a measure",
+    "pack_int4": "bits",
     "parameter_shapes": "integers",
     "residual": "composes backwards",
     "residual_distribution": "a rule",
@@ -197,10 +200,15 @@ NOT_DIFFERENTIABLE = {
     "speculative_distribution": "a rule played through",
     "speculative_outcomes": "a rule played through",
     "round_float": "steps",
+    "rounding_error": "a property of a grid",
     "sinusoidal_table": "a table",
     "sparsegpt": "a search",
     "store_float8": "bits",
     "wanda_score": "a score",
+    "symmetric_grid": "a grid",
+    "to_codes": "bits",
+    "unpack_int4": "bits",
+    "zero_point_grid": "a grid",
 }
 
 

@@ -4,11 +4,11 @@ import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import torch
 
-from llama_minimal.checkpoint.adapters import add_stored_adapters, find_adapter, load_adapter, save_adapter
+from llama_minimal.checkpoint.adapters import find_adapter, load_adapter, save_adapter
+from llama_minimal.checkpoint.building import Format, build_empty, choose_format
 from llama_minimal.checkpoint.huggingface import INDEX, has_weights, open_huggingface, write_huggingface
 from llama_minimal.checkpoint.huggingface_config import config_from_huggingface, not_expressible
 from llama_minimal.checkpoint.meta import EXTRA, open_meta, write_meta
@@ -18,8 +18,7 @@ from llama_minimal.checkpoint.text_side import GENERATION, TOKENIZER_FILES, read
 from llama_minimal.config import LlamaConfig, read_json
 from llama_minimal.config.checks import is_number
 from llama_minimal.files import refuse_pointer, update_folder
-from llama_minimal.lora import adapters, is_merged
-from llama_minimal.model import Llama, build
+from llama_minimal.model import Llama
 from llama_minimal.tokenizer import TextCodec, load_tokenizer
 from llama_minimal.tokenizer.companions import Companions
 
@@ -35,7 +34,6 @@ __all__ = [
     "save_adapter",
 ]
 
-Format = Literal["auto", "huggingface", "meta", "native"]
 COURSE = Path(__file__).parents[1] / "course" / "model"  # what load("course") means
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 _MODEL_FILES = ("config.json", "params.json", "model.safetensors", "model-*-of-*.safetensors", INDEX)
@@ -89,8 +87,7 @@ def load(
             f"{config.vocab_size}: prompts with ids from {config.vocab_size} on will be refused",
             stacklevel=2,
         )
-    model = build(config, device="meta" if place else device, dtype=dtype or checkpoint.dtype, seed=None)
-    add_stored_adapters(model, checkpoint)
+    model = build_empty(checkpoint, config, device="meta" if place else device, dtype=dtype)
     slots = slots_of(model)
     if place is not None:
         slots = dict.fromkeys(slots) | place(model)
@@ -133,7 +130,7 @@ def save(
 
     Args:
         format: ``huggingface``, ``meta`` or ``native``; ``auto`` is huggingface, or native for a model with
-            switches that the transformers library does not know, or with adapters beside its weights.
+            switches that the transformers library does not know, with adapters beside its weights, or a quantized one.
         max_shard_bytes: size of a file in the huggingface format.
         n_shards: files in the meta format, one per model-parallel rank.
 
@@ -148,7 +145,7 @@ def save(
         raise FileExistsError(f"{folder} is a file; give a folder")
     if next(model.parameters()).is_meta:
         raise ValueError("a model on the meta device holds no numbers to save")
-    format = _choose_format(model, format)
+    format = choose_format(model, format)
     for name, value in (("max_shard_bytes", max_shard_bytes), ("n_shards", n_shards)):
         if not is_number(value) or not 1 <= value < float("inf") or int(value) != value:
             raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
@@ -165,19 +162,6 @@ def save(
             write_native(model, temporary)
         if model.eos_ids and not (temporary / GENERATION).exists():
             write_generation_config(model, tokenizer, temporary)
-
-
-def _choose_format(model: Llama, format: Format) -> Format:
-    beside = () if is_merged(model) else adapters(model)
-    if format == "auto":
-        return "native" if not_expressible(model.config) or beside else "huggingface"
-    if format not in ("huggingface", "meta", "native"):
-        raise ValueError(f"format={format!r} is not one of 'auto', 'huggingface', 'meta', 'native'")
-    if beside and format != "native":
-        raise ValueError(
-            f"format={format!r} has no place for adapters ({', '.join(beside)}); merge them, or use save_adapter"
-        )
-    return format
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:

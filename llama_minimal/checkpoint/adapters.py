@@ -26,6 +26,7 @@ from llama_minimal.lora import (
     set_active,
 )
 from llama_minimal.model import Llama
+from llama_minimal.quantization import quantized_tensors
 
 AdapterFormat = Literal["auto", "peft", "native"]
 _CONFIG, _WEIGHTS = "adapter.json", "adapter.safetensors"
@@ -166,7 +167,7 @@ def base_checksum(model: Llama) -> str:
     """
     unmerged = {layer.weight: layer.unmerged for layer in adapted_layers(model).values() if layer.unmerged is not None}
     digest = hashlib.sha256()
-    for name, parameter in sorted(base_tensors(model).items()):
+    for name, parameter in sorted((base_tensors(model) | quantized_tensors(model)).items()):
         weight: Tensor = unmerged.get(parameter, parameter).detach()
         digest.update(f"{name} {tuple(weight.shape)}\n".encode())
         digest.update(weight.to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy())

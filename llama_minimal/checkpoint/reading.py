@@ -41,9 +41,12 @@ class LazyTensor:
 
 
 def open_tensors(
-    paths: Iterable[Path], wanted: Callable[[str], bool] = lambda name: True
+    paths: Iterable[Path], wanted: Callable[[str], bool] = lambda name: True, *, codes: bool = False
 ) -> Iterator[tuple[str, LazyTensor]]:
     """Yield the wanted tensors of files without reading them; each can be read until the next one comes.
+
+    Args:
+        codes: let those of quantized weights pass, too.
 
     Raises:
         ValueError: as ``read_tensors``, some of it when a tensor is read.
@@ -52,11 +55,12 @@ def open_tensors(
         with _opened(path) as (names, get):
             for name in filter(wanted, names):
                 shape, read = get(name)
-                yield name, LazyTensor(shape, partial(_read, read, name, path))
+                yield name, LazyTensor(shape, partial(_read, read, name, path, codes))
 
 
-def _read(read: Callable[[Where], Tensor], name: str, path: Path, where: Where) -> Tensor:
-    return checked(read(where), name, path)
+def _read(read: Callable[[Where], Tensor], name: str, path: Path, codes: bool, where: Where) -> Tensor:
+    tensor = read(where)
+    return tensor if codes and tensor.dtype in (torch.int8, torch.uint8) else checked(tensor, name, path)
 
 
 def tensor_names(paths: Iterable[Path]) -> list[str]:

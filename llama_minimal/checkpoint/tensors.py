@@ -14,6 +14,7 @@ from torch import Tensor
 from llama_minimal.config import LlamaConfig
 from llama_minimal.lora import LoRAConfig
 from llama_minimal.model import Llama
+from llama_minimal.quantization import Quantization, quantized_tensors
 
 Where = tuple[slice, ...]
 Named = Iterator[tuple[str, Tensor]]
@@ -55,6 +56,7 @@ class Checkpoint:
     adapters: dict[str, LoRAConfig] = field(default_factory=dict)
     """Those whose tensors are among the model's."""
     active: tuple[str, ...] = ()
+    quantization: Quantization | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +71,14 @@ class StoredAdapter:
 
 
 def slots_of(model: Llama) -> Slots:
-    """Return the places of a whole model's tensors."""
+    """Return the places of a whole model's tensors, quantized ones included."""
     # A tensor that has several names (tied embeddings, shared layers) is listed once, under the first.
-    return {name: Slot(parameter, tuple(parameter.shape)) for name, parameter in model.named_parameters()}
+    return {name: Slot(parameter, tuple(parameter.shape)) for name, parameter in tensors_of(model).items()}
+
+
+def tensors_of(model: Llama) -> dict[str, Tensor]:
+    """Return parameters, and the codes and grids of quantized layers."""
+    return dict(model.named_parameters()) | quantized_tensors(model)
 
 
 @torch.no_grad()
@@ -95,6 +102,8 @@ def fill(slots: Llama | Slots, tensors: Iterable[tuple[str, Stored]], source: Pa
         if slot.shape != tuple(tensor.shape):
             raise ValueError(f"{source}: {name} has shape {tuple(tensor.shape)}, but the config asks for {slot.shape}")
         part = tensor[slot.where]
+        if part.is_floating_point() != slot.memory.is_floating_point():
+            raise ValueError(f"{source}: {name} is of {part.dtype}, but the config asks for {slot.memory.dtype}")
         slot.memory.copy_(part.to(slot.memory.dtype))  # Apple's devices cannot read float64
         if not _is_finite(part):  # now that it is in the processor's cache
             raise ValueError(f"{source}: {name} holds NaN or infinity; the checkpoint is damaged, get it again")

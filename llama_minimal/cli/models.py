@@ -42,6 +42,8 @@ class Evaluate:
     """cuda, mps (Apple) or cpu; left out: the first of these that is there."""
     adapter: str | None = None
     """Folder of an adapter for the model, or the name of one that comes with it."""
+    quantize: Literal["int8", "int4", "fp8"] | None = None
+    """Keep the weights in so few bits; left out: as in the file."""
     application: str | None = None
     """Score the model's answers instead: generation, dialogue, sentiment, translation, question_answering, code,
     reports, or one of an installed package."""
@@ -63,22 +65,23 @@ class Evaluate:
 
     def run(self) -> None:
         if self.application or self.retrieve:
-            self._score()
-            return
+            return self._score()
         if self.folder == "course" and self.corpus is None:
-            if self.adapter:
+            if self.adapter or self.quantize:
                 raise ValueError("the card is that of the course model alone; name a text with --corpus")
             if self.processes.check("evaluate") > 1:
                 raise ValueError("the card is measured by one process; for several, name a text with --corpus")
             from llama_minimal.cli.course import evaluate_course
 
-            evaluate_course(data=self.data, write=self.write_card)
-            return
+            return evaluate_course(data=self.data, write=self.write_card)
         if self.write_card or self.data:
             raise ValueError("--write-card and --data go with: llama-minimal evaluate course, without --corpus")
-        flags = WriteFlags(device=self.device, adapter=self.adapter)
-        with loaded(self.folder, flags, self.processes, command="evaluate") as (model, tokenizer, mesh):
+        with loaded(self.folder, self._flags, self.processes, command="evaluate") as (model, tokenizer, mesh):
             self._evaluate(model, tokenizer, mesh)
+
+    @property
+    def _flags(self) -> WriteFlags:
+        return WriteFlags(device=self.device, adapter=self.adapter, quantize=self.quantize)
 
     def _score(self) -> None:
         if self.corpus or self.data or self.write_card or not self.application:
@@ -87,9 +90,8 @@ class Evaluate:
             raise ValueError("--application is for one process")
         from llama_minimal.cli.applications import evaluate_application
 
-        flags = WriteFlags(device=self.device, adapter=self.adapter)
         options = {"n": self.n, "seed": self.seed, "batch_size": self.batch_size, "retrieve": self.retrieve}
-        evaluate_application(self.application, lambda: load_for_writing(self.folder, flags), **options)
+        evaluate_application(self.application, lambda: load_for_writing(self.folder, self._flags), **options)
 
     def _evaluate(self, model: Any, tokenizer: Any, mesh: Any) -> None:
         from llama_minimal.data import sequential_batches
@@ -113,8 +115,7 @@ class Evaluate:
             ("  of a uniform guess", f"{uniform_loss(model.config.vocab_size):.4f}"),
             ("perplexity", f"{result.perplexity:.3f}"),
         ]
-        if result.bits_per_byte is not None:
-            rows.append(("bits per byte", f"{result.bits_per_byte:.4f}"))
+        rows += [("bits per byte", f"{result.bits_per_byte:.4f}")] if result.bits_per_byte is not None else []
         print(table(rows))
 
     def _tokens(self, model: Any, tokenizer: Any, seq_len: int) -> tuple[Any, int]:
@@ -147,14 +148,16 @@ class Evaluate:
 
 @dataclass(frozen=True, kw_only=True)
 class Convert:
-    """Write a model in another format or dtype, or with an adapter in its weights; its tokenizer comes along."""
+    """Write a model in another format, in fewer bits, or with an adapter in its weights; its tokenizer comes along."""
 
     source: tyro.conf.Positional[str]
     """Folder of a model, or a hub id."""
     target: tyro.conf.Positional[Path]
     """Folder to write."""
-    format: Literal["huggingface", "meta", "native"] = "huggingface"
-    """Format to write."""
+    format: Literal["huggingface", "meta", "native"] | None = None
+    """Format to write; left out: huggingface, or with --quantize native."""
+    quantize: Literal["int8", "int4", "fp8"] | None = None
+    """Write the weights in so few bits."""
     dtype: str | None = None
     """float32, bfloat16 or float16; left out: as it is."""
     adapter: str | None = None
@@ -172,22 +175,19 @@ class Convert:
     def run(self) -> None:
         from llama_minimal.checkpoint import companions_of, save
         from llama_minimal.lora import merge_and_unload
+        from llama_minimal.quantization import quantize
 
-        if self.target.exists() and not self.target.is_dir():
-            raise ValueError(f"{self.target} is a file; give a new folder")
-        if self.target.exists() and any(self.target.iterdir()):
-            raise ValueError(f"{self.target} is not empty; give a new folder")
+        if self.target.exists() and (not self.target.is_dir() or any(self.target.iterdir())):
+            what = "not empty" if self.target.is_dir() else "a file"
+            raise ValueError(f"{self.target} is {what}; give a new folder")
         model, tokenizer = load_as_asked(self.source, WriteFlags(dtype=self.dtype, device="cpu", adapter=self.adapter))
         if self.adapter:
             merge_and_unload(model)
-        save(
-            model,
-            self.target,
-            tokenizer,
-            format=self.format,
-            n_shards=self.n_shards,
-            max_shard_bytes=int(self.max_shard_gb * 1e9),
-        )
+        if self.quantize:
+            quantize(model, self.quantize, dtype=self.dtype or "bfloat16")
+        format = self.format or ("native" if self.quantize else "huggingface")
+        limits = {"n_shards": self.n_shards, "max_shard_bytes": int(self.max_shard_gb * 1e9)}
+        save(model, self.target, tokenizer, format=format, **limits)
         if tokenizer is None:
             companions_of(self.source).save(self.target)
         print(f"saved in {self.target}")

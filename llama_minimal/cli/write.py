@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -34,6 +34,8 @@ class WriteFlags:
     """float32, bfloat16 or float16; left out: as in the file."""
     adapter: str | None = None
     """Folder of an adapter for the model, or the name of one that comes with it."""
+    quantize: Literal["int8", "int4", "fp8"] | None = None
+    """Keep the weights in so few bits; left out: as in the file."""
 
     def __post_init__(self) -> None:
         check_counts(self, "max_new_tokens")
@@ -128,8 +130,15 @@ def load_as_asked(folder: str, flags: WriteFlags) -> tuple[Any, Any]:
     if flags.devices:
         from llama_minimal.parallel.layerwise import load_layers
 
+        if flags.quantize:
+            raise ValueError("--quantize is for a model on one device; leave it out, or --devices")
         return load_layers(folder, flags.devices, dtype=dtype_of(flags), adapter=flags.adapter)
-    return load(folder, device=find_device(flags.device), dtype=dtype_of(flags), adapter=flags.adapter)
+    model, tokenizer = load(folder, device=find_device(flags.device), dtype=dtype_of(flags), adapter=flags.adapter)
+    if flags.quantize:
+        from llama_minimal.quantization import quantize
+
+        quantize(model, flags.quantize, dtype=dtype_of(flags) or "bfloat16")
+    return model, tokenizer
 
 
 def dtype_of(flags: WriteFlags) -> str | None:

@@ -137,6 +137,15 @@ def let_train(model: nn.Module) -> None:
                 lora.requires_grad_(True)
 
 
+def keep_adapters(old: nn.Module, new: nn.Module) -> nn.Module:
+    """Give the adapters of a layer to the one that is to take its place; return that one."""
+    if isinstance(old, Adapted):
+        new.__class__ = adapted_class(type(new))
+        new.adapters, new.active = old.adapters, old.active
+        new.register_buffer("unmerged", None, persistent=False)
+    return new
+
+
 def remove_adapter(model: nn.Module, name: str) -> None:
     """Take an adapter away; after the last one all weights of the model require gradients again.
 

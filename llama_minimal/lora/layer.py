@@ -35,8 +35,9 @@ class LoRA(nn.Module):
     def __init__(self, layer: nn.Module, config: LoRAConfig, generator: torch.Generator) -> None:
         super().__init__()
         self.config = config
-        weight = layer.weight
-        like = {"device": weight.device, "dtype": weight.dtype if weight.is_floating_point() else torch.float32}
+        weight = layer.weight  # codes, if it is quantized: then its grids tell in what the layer computes
+        kind = weight.dtype if weight.is_floating_point() else getattr(layer, "grid_dtype", torch.float32)
+        like = {"device": weight.device, "dtype": kind}
         # As wide as ``nn.Linear`` draws its weights. Drawn on the CPU, the numbers are the same for every device.
         bound = layer.in_features**-0.5
         a = torch.empty(config.rank, layer.in_features).uniform_(-bound, bound, generator=generator)

@@ -21,6 +21,7 @@ from llama_minimal.parallel.mesh import Mesh
 from llama_minimal.parallel.slices import Slices, keep_slices
 from llama_minimal.parallel.stages import make_cut, whole_name
 from llama_minimal.parallel.tensor import check_divisible
+from llama_minimal.quantization import refuse_quantized
 from llama_minimal.tokenizer import TextCodec
 
 
@@ -140,6 +141,7 @@ def _keep_part(model: Llama, mesh: Mesh, balance: Sequence[int] | None) -> Slice
             f"{mesh.size} processes are more than tensor={mesh.size_of('tensor')} × pipeline="
             f"{mesh.size_of('pipeline')}, and the others would have nothing to do; start only so many"
         )
+    refuse_quantized(model, "spread it over processes")
     check_divisible(model.config, mesh.size_of("tensor"))  # before anything is changed
     if (n_stages := mesh.size_of("pipeline")) > 1:
         make_cut(model.config, n_stages, balance).apply_to(model, mesh.rank_of("pipeline"))

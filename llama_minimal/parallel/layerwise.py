@@ -16,6 +16,7 @@ from llama_minimal.checkpoint.tensors import Slots, slots_of
 from llama_minimal.devices import find_device
 from llama_minimal.model import Llama
 from llama_minimal.parallel.stages import make_cut
+from llama_minimal.quantization import refuse_quantized
 from llama_minimal.tokenizer import TextCodec
 
 Device = torch.device | str
@@ -40,6 +41,7 @@ def place_layers(model: Llama, devices: Sequence[Device], balance: Sequence[int]
 
     Source: Shen Li, "Single-Machine Model Parallel Best Practices", a tutorial of PyTorch's.
     """
+    refuse_quantized(model, "spread it over devices")
     devices = _found(devices, model.config.n_layers)
     cut = make_cut(model.config, len(devices), balance)
     is_empty = next(model.parameters()).is_meta

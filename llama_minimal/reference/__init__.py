@@ -93,6 +93,16 @@ from llama_minimal.reference.pruning import (
     sparsegpt,
     wanda_score,
 )
+from llama_minimal.reference.quantization import (
+    from_codes,
+    gptq,
+    pack_int4,
+    rounding_error,
+    symmetric_grid,
+    to_codes,
+    unpack_int4,
+    zero_point_grid,
+)
 
 __all__ = [
     "acceptance_probability",
@@ -128,11 +138,13 @@ __all__ = [
     "forward_kl_top",
     "forward_kl_top_vjp",
     "forward_kl_vjp",
+    "from_codes",
     "gelu",
     "gelu_ffn",
     "gelu_ffn_vjp",
     "gelu_vjp",
     "generate",
+    "gptq",
     "hidden_loss",
     "hidden_loss_vjp",
     "init_params",
@@ -161,6 +173,7 @@ __all__ = [
     "normalize_vjp",
     "orthogonalize",
     "output_error",
+    "pack_int4",
     "parameter_shapes",
     "relu",
     "relu_ffn",
@@ -177,6 +190,7 @@ __all__ = [
     "rope_frequencies",
     "rope_table",
     "round_float",
+    "rounding_error",
     "silu",
     "silu_vjp",
     "sinusoidal_table",
@@ -190,5 +204,9 @@ __all__ = [
     "store_float8",
     "swiglu",
     "swiglu_vjp",
+    "symmetric_grid",
+    "to_codes",
+    "unpack_int4",
     "wanda_score",
+    "zero_point_grid",
 ]

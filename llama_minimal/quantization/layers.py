@@ -1,0 +1,197 @@
+"""Layers whose matrices are kept in 8 or 4 bits, and decoded when they are used.
+
+To decode the matrix and multiply is what they mean. For a few vectors on a CPU, in bfloat16, PyTorch has products that
+read the codes themselves: those take over there. They want some codes in another order, which a layer gives them at its
+first such product. Whoever asks for its state then, or moves or copies it, gets the codes as they were.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llama_minimal.quantization import kernels
+
+Rows = Tensor | slice
+ALL = slice(None)
+
+
+class QuantizedLinear(nn.Module):
+    """Be a linear layer whose matrix is kept as codes; a subclass says in which.
+
+    Args:
+        group_size: numbers of a row that share a grid; None means all of them. A row's last group may be shorter.
+        bias: whether there is one.
+        dtype: of grids, bias and whatever a decoded matrix is multiplied with.
+    """
+
+    scheme: str
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        group_size: int | None = None,
+        bias: bool = False,
+        dtype: torch.dtype = torch.bfloat16,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_features, self.out_features, self.group_size = in_features, out_features, group_size
+        codes, grids = self._shapes()
+        code_dtype = torch.int8 if self.scheme == "int8" else torch.uint8
+        self.register_buffer("weight", torch.empty(codes, dtype=code_dtype, device=device))
+        self.register_buffer("scale", torch.empty(grids, dtype=dtype, device=device))
+        self.bias = None
+        if bias:
+            self.bias = nn.Parameter(torch.empty(out_features, dtype=dtype, device=device), requires_grad=False)
+        self.is_laid_out: bool | None = None  # None: not tried yet
+
+    @classmethod
+    @torch.no_grad()
+    def from_weight(
+        cls,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        *,
+        group_size: int | None = None,
+        dtype: torch.dtype = torch.bfloat16,
+    ) -> "QuantizedLinear":
+        """Round a matrix (out, in), and make a layer of it."""
+        n_out, n_in = weight.shape
+        options = {"bias": bias is not None, "dtype": dtype, "device": weight.device}
+        layer = cls(n_in, n_out, group_size=group_size, **options)
+        layer._round(weight.to(torch.promote_types(weight.dtype, torch.float32)))
+        if bias is not None:
+            layer.bias.copy_(bias)
+        return layer
+
+    @property
+    def grid_dtype(self) -> torch.dtype:
+        """In what the layer computes."""
+        return self.scale.dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = None if torch.is_grad_enabled() else self._quickly(x)
+        return F.linear(x, self.decode().to(x.dtype), self.bias) if out is None else out
+
+    def decode(self, rows: Rows = ALL) -> Tensor:
+        """Return the matrix that the codes stand for, or some of its rows: (out or n, in)."""
+        raise NotImplementedError
+
+    def restore(self) -> None:
+        """Put the codes into the order in which they are saved."""
+        if self.is_laid_out:
+            self.weight = self._plain_codes().contiguous()
+        self.is_laid_out = None
+
+    def _quickly(self, x: Tensor) -> Tensor | None:
+        """Return what the processor's own product gives; None if there is none for this."""
+        if not _is_fit(x, self) or not self.lay_out():
+            return None
+        flat = kernels.padded(x.reshape(-1, self.in_features), self._width())
+        out = self._product(flat, self.weight, self.scale.contiguous()).view(*x.shape[:-1], self.out_features)
+        return out if self.bias is None else out + self.bias
+
+    def lay_out(self) -> bool:
+        """Put the codes into the order of the processor's product; return whether it has one."""
+        if self.is_laid_out is None:
+            is_possible = self._can_lay_out()
+            if is_possible:
+                with torch.inference_mode(False), torch.no_grad():
+                    self.weight = self._laid_out_codes()
+            self.is_laid_out = is_possible
+        return self.is_laid_out
+
+    def _width(self) -> int:
+        """Return the numbers of a row that a product reads: whole groups."""
+        group = self.group_size or 32
+        return -(-self.in_features // group) * group
+
+    def in_one_product(self, x: Tensor, layers: Sequence[nn.Module]) -> Tensor | None:
+        """Return x wᵀ of several layers, this one the first, as ``llama_minimal.linear.in_one_product`` does."""
+        if "scheme" not in type(self).__dict__ or len(layers) == 1 or not _is_fit(x, self):
+            return None
+        together = self.__dict__.get("together")
+        if together is None or not together.holds(layers):
+            if not SideBySide.is_possible(layers):
+                return None
+            together = self.together = SideBySide(layers)
+        return together.product(x)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "QuantizedLinear":
+        self.restore()
+        return super()._apply(fn, recurse)
+
+    def _save_to_state_dict(self, *args: Any) -> None:
+        self.restore()
+        super()._save_to_state_dict(*args)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self.restore()
+        super()._load_from_state_dict(*args)
+
+    def __getstate__(self) -> dict[str, Any]:
+        self.restore()
+        return {name: value for name, value in self.__dict__.items() if name != "together"}
+
+    def extra_repr(self) -> str:
+        """Return what ``repr`` shows."""
+        return f"{self.in_features}, {self.out_features}, {self.scheme}, group_size={self.group_size}"
+
+
+class SideBySide:
+    """Hold the codes of layers that read the same vector one beside the other, for one product of all.
+
+    Args:
+        layers: of one kind, as ``is_possible`` says. Their codes become parts of the whole.
+    """
+
+    def __init__(self, layers: Sequence[QuantizedLinear]) -> None:
+        self.layers, self.first = tuple(layers), layers[0]
+        axis = 1 if self.first.scheme == "int4" else 0
+        with torch.inference_mode(False), torch.no_grad():
+            self.codes = torch.cat([layer.weight for layer in layers])
+            self.scale = torch.cat([layer.scale for layer in layers], dim=axis)
+            sizes = [layer.out_features for layer in layers]
+            self.parts = list(zip(self.codes.split(sizes), self.scale.split(sizes, dim=axis), strict=True))
+            for layer, (codes, scale) in zip(layers, self.parts, strict=True):
+                layer.weight, layer.scale = codes, scale
+        self.n_out, self.n_in, self.width = sum(sizes), self.first.in_features, self.first._width()
+
+    @staticmethod
+    def is_possible(layers: Sequence[nn.Module]) -> bool:
+        """Return whether layers have codes for one product, and nothing else happens in them; lay them out."""
+        first = layers[0]
+        for layer in layers:
+            if type(layer) is not type(first) or layer.bias is not None or layer._forward_hooks:
+                return False
+            if (layer.in_features, layer.group_size) != (first.in_features, first.group_size) or not layer.lay_out():
+                return False
+        return True
+
+    def holds(self, layers: Sequence[nn.Module]) -> bool:
+        """Return whether it holds what these layers have now."""
+        if len(layers) != len(self.layers):
+            return False
+        for layer, own, (codes, scale) in zip(layers, self.layers, self.parts, strict=True):
+            if layer is not own or layer._forward_hooks:
+                return False
+            if layer._buffers["weight"] is not codes or layer._buffers["scale"] is not scale:
+                return False
+        return True
+
+    def product(self, x: Tensor) -> Tensor:
+        """Return x wᵀ of all layers, (..., in) -> (..., sum of outs)."""
+        flat = kernels.padded(x.reshape(-1, self.n_in), self.width)
+        return self.first._product(flat, self.codes, self.scale).view(*x.shape[:-1], self.n_out)
+
+
+def _is_fit(x: Tensor, layer: QuantizedLinear) -> bool:
+    """Return whether a processor's product could take this input, if the layer can be laid out for it."""
+    if x.dtype != torch.bfloat16 or x.device.type != "cpu" or not 0 < x.numel() <= kernels.FEW * layer.in_features:
+        return False
+    return layer.scale.dtype == torch.bfloat16 and (layer.is_laid_out or not torch.compiler.is_compiling())

@@ -1,0 +1,139 @@
+"""The kinds of codes: whole numbers of 8 bits, of 4 bits with an offset, and floats of 8 bits."""
+
+# G groups of a row, g numbers of a group
+
+import torch
+from torch import Tensor
+
+from llama_minimal.mixed_precision import store_float8
+from llama_minimal.quantization import kernels
+from llama_minimal.quantization.layers import ALL, QuantizedLinear, Rows
+from llama_minimal.quantization.rounding import (
+    from_codes,
+    pack_int4,
+    symmetric_grid,
+    to_codes,
+    unpack_int4,
+    zero_point_grid,
+)
+
+
+class Int8Linear(QuantizedLinear):
+    """Keep a matrix as int8: ``weight`` (out, in), ``scale`` (out, G); w = scale · code."""
+
+    scheme = "int8"
+
+    def _shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        return (self.out_features, self.in_features), (self.out_features, _n_groups(self))
+
+    def _round(self, weight: Tensor) -> None:
+        groups = _in_groups(weight, self)
+        self.scale.copy_(_lasting(symmetric_grid(groups, 8), self.scale.dtype)[..., 0])
+        codes = to_codes(groups, self.scale.to(weight.dtype)[..., None], bits=8)
+        self.weight.copy_(codes.flatten(1)[:, : self.in_features])
+
+    def decode(self, rows: Rows = ALL) -> Tensor:
+        codes, scale = _take(self.weight, rows)[:, : self.in_features], _take(self.scale, rows)
+        return from_codes(_in_groups(codes, self), scale[..., None]).flatten(1)[:, : self.in_features]
+
+    def _can_lay_out(self) -> bool:
+        return kernels.has_int8_product() and self.group_size is None and self.out_features % 32 == 0
+
+    def _laid_out_codes(self) -> Tensor:
+        return kernels.padded(self.weight, self._width())
+
+    def _plain_codes(self) -> Tensor:
+        return self.weight[:, : self.in_features]
+
+    def _product(self, x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
+        return kernels.int8_product(x, codes, scale)
+
+
+class Int4Linear(QuantizedLinear):
+    """Keep a matrix in 4 bits: ``weight`` (out, in/2) two codes a byte, ``scale`` (G, out, 2) a step and an offset.
+
+    w = step · (code − 8) + offset.
+    """
+
+    scheme = "int4"
+
+    def _shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        return (self.out_features, -(-self.in_features // 2)), (_n_groups(self), self.out_features, 2)
+
+    def _round(self, weight: Tensor) -> None:
+        groups = _in_groups(weight, self)
+        step, zero = zero_point_grid(groups, 4)
+        step = _lasting(step, self.scale.dtype)
+        self.scale.copy_(torch.cat((step, step * (8 - zero)), dim=-1).transpose(0, 1))
+        step, offset = self.scale.to(weight.dtype).transpose(0, 1).split(1, dim=-1)  # (out, G, 1), as they were kept
+        codes = (torch.round((groups - offset) / step) + 8).clamp(0, 15).to(torch.uint8)
+        self.weight.copy_(pack_int4(codes.flatten(1)[:, : self.in_features]))
+
+    def decode(self, rows: Rows = ALL) -> Tensor:
+        grids = self.scale if isinstance(rows, slice) else self.scale.index_select(1, rows)  # refuses unknown rows
+        groups = _in_groups(self._codes(rows), self).to(self.scale.dtype) - 8  # (n, G, g)
+        step, offset = grids.transpose(0, 1).split(1, dim=-1)  # (n, G, 1)
+        return torch.addcmul(offset, groups, step).flatten(1)[:, : self.in_features]
+
+    def _codes(self, rows: Rows = ALL) -> Tensor:
+        if not self.is_laid_out:
+            return unpack_int4(_take(self.weight, rows), self.in_features)
+        codes = self.layout.take(self.weight) if isinstance(rows, slice) else self.layout.take_rows(self.weight, rows)
+        return codes[:, : self.in_features]
+
+    def _can_lay_out(self) -> bool:
+        layout = kernels.int4_layout()
+        return layout is not None and self.group_size in kernels.GROUPS and self.out_features % layout.block == 0
+
+    def _laid_out_codes(self) -> Tensor:
+        self.layout = kernels.int4_layout()
+        return self.layout.lay_out(kernels.padded(self._codes(), self._width()))
+
+    def _plain_codes(self) -> Tensor:
+        return pack_int4(self._codes())
+
+    def _product(self, x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
+        return kernels.int4_product(x, codes, scale, self.group_size)
+
+
+class FP8Linear(QuantizedLinear):
+    """Keep a matrix as floats of 8 bits: ``weight`` (out, in) their patterns, ``scale`` (out, 1)."""
+
+    scheme = "fp8"
+
+    def _shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        return (self.out_features, self.in_features), (self.out_features, 1)
+
+    def _round(self, weight: Tensor) -> None:
+        values, scale = store_float8(weight)
+        self.weight.copy_(values.view(torch.uint8))
+        self.scale.copy_(scale)
+
+    def decode(self, rows: Rows = ALL) -> Tensor:
+        values = _take(self.weight, rows).view(torch.float8_e4m3fn)
+        return from_codes(values, _take(self.scale, rows))
+
+    def _can_lay_out(self) -> bool:
+        return False
+
+
+SCHEMES: dict[str, type[QuantizedLinear]] = {kind.scheme: kind for kind in (Int8Linear, Int4Linear, FP8Linear)}
+
+
+def _n_groups(layer: QuantizedLinear) -> int:
+    return -(-layer.in_features // (layer.group_size or layer.in_features))
+
+
+def _in_groups(x: Tensor, layer: QuantizedLinear) -> Tensor:
+    """Return the numbers of rows in groups, (n, in) -> (n, G, g), zeros behind a last one that is shorter."""
+    n = _n_groups(layer)
+    return kernels.padded(x, n * (layer.group_size or layer.in_features)).unflatten(1, (n, -1))
+
+
+def _take(x: Tensor, rows: Rows) -> Tensor:
+    return x if isinstance(rows, slice) else x.index_select(0, rows)
+
+
+def _lasting(scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return what is left of a step in the format in which it is kept: the codes are to be right for that one."""
+    return scale.to(dtype).clamp(min=torch.finfo(dtype).tiny).to(scale.dtype)
