@@ -66,7 +66,8 @@ def compiling_pays(model: nn.Module) -> bool:
 
     PyTorch's compiler makes better steps of small kernels, but on a CPU worse products of a large matrix and a vector.
     """
-    pays = any(p.device.type != "cpu" for p in model.parameters()) or all(p.numel() < LARGE for p in model.parameters())
+    weights = [*model.parameters(), *model.buffers()]  # those of a quantized layer are buffers
+    pays = any(w.device.type != "cpu" for w in weights) or all(w.numel() < LARGE for w in weights)
     if not pays:
         warnings.warn(
             f"not compiled: on a CPU that pays only for models whose matrices all have fewer than {LARGE:,} numbers",

@@ -42,7 +42,7 @@ def gptq(
     Raises:
         ValueError: if the shapes do not fit, or a group does not divide the rows.
 
-    Source: Frantar et al. 2022, "GPTQ", algorithm 1, without its lazy batches.
+    Source: Frantar et al. 2022, "GPTQ", without its lazy batches.
     """
     n_out, n_in = w.shape
     if hessian.shape != (n_in, n_in):

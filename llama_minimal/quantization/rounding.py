@@ -21,7 +21,7 @@ def symmetric_grid(w: Tensor, bits: int) -> Tensor:
     Returns:
         (..., 1); 1 where all numbers are zero.
 
-    Source: Dettmers et al. 2022, "LLM.int8()", §2 ("absmax quantization").
+    Source: Dettmers et al. 2022, "LLM.int8()" ("absmax quantization").
     """
     return _step(w.abs().amax(dim=-1, keepdim=True), 2 ** (_checked(bits) - 1) - 1)
 
@@ -39,7 +39,7 @@ def zero_point_grid(w: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     Returns:
         scale and zero, each (..., 1), zero a whole number from 0 to 2^bits − 1.
 
-    Source: Dettmers et al. 2022, "LLM.int8()", §2 ("zeropoint quantization"), with the range widened.
+    Source: Dettmers et al. 2022, "LLM.int8()" ("zeropoint quantization"), with the range widened.
     """
     low = w.amin(dim=-1, keepdim=True).clamp(max=0)
     high = w.amax(dim=-1, keepdim=True).clamp(min=0)
@@ -76,7 +76,7 @@ def rounding_error(scale: Tensor) -> Tensor:
 
     The error is spread evenly over (−scale/2, scale/2) where many numbers fall between any two of the grid.
 
-    Source: Gersho and Gray 1992, "Vector Quantization and Signal Compression", ch. 5 (high resolution).
+    Source: Gersho and Gray 1992, "Vector Quantization and Signal Compression" (high resolution).
     """
     return scale**2 / 12
 

@@ -19,7 +19,7 @@ def symmetric_grid(w: Array, bits: int) -> Array:
     Returns:
         (..., 1); 1 where all numbers are zero.
 
-    Source: Dettmers et al. 2022, "LLM.int8()", §2 ("absmax quantization").
+    Source: Dettmers et al. 2022, "LLM.int8()" ("absmax quantization").
     """
     return _step(np.abs(w).max(axis=-1, keepdims=True), 2 ** (bits - 1) - 1)
 
@@ -36,7 +36,7 @@ def zero_point_grid(w: Array, bits: int) -> tuple[Array, Array]:
     Returns:
         scale and zero, each (..., 1).
 
-    Source: Dettmers et al. 2022, "LLM.int8()", §2 ("zeropoint quantization"), with the range widened.
+    Source: Dettmers et al. 2022, "LLM.int8()" ("zeropoint quantization"), with the range widened.
     """
     low = np.minimum(w.min(axis=-1, keepdims=True), 0)
     high = np.maximum(w.max(axis=-1, keepdims=True), 0)
@@ -113,7 +113,7 @@ def gptq(w: Array, hessian: Array, bits: int, group_size: int | None = None, dam
     Returns:
         (out, in).
 
-    Source: Frantar et al. 2022, "GPTQ", eq. 2 and 3 (after Frantar, Singh and Alistarh 2022, "Optimal Brain
+    Source: Frantar et al. 2022, "GPTQ" (after Frantar, Singh and Alistarh 2022, "Optimal Brain
     Compression"), in the order of the columns.
     """
     w, n_in = w.copy(), w.shape[1]
