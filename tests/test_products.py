@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
 
 from llama_minimal import products
 from llama_minimal.linear import Linear
@@ -108,3 +109,13 @@ def test_a_compiler_sees_one_graph(slow_mkl):
         out = run(x).pow(2)
         results.append((out, *torch.autograd.grad(out.sum(), (x, layer.weight))))
     torch.testing.assert_close(*results)
+
+
+def test_pytorchs_counter_counts_its_arithmetic():
+    a, b = torch.randn(3, 5, 64, requires_grad=True), torch.randn(32, 64, requires_grad=True)
+    counted = []
+    for multiply in (products.product, F.linear):
+        with FlopCounterMode(display=False) as counter:
+            multiply(a, b).sum().backward()
+        counted.append(counter.get_total_flops())
+    assert counted[0] == counted[1] == 3 * 2 * 15 * 64 * 32
