@@ -101,7 +101,9 @@ def layer_activations(
     """
     size, D, F = _BYTES[precision], config.dim, config.hidden_dim
     q_dim, kv_dim = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
-    norms = 2 * (4 + 2 * size) * D
+    # In float32 an RMSNorm computes anew what it has before its scale.
+    recomputed = size if precision == "fp32" and config.norm == "rms" else 0
+    norms = 2 * (4 + 2 * size - recomputed) * D
     inside = size * (2 * q_dim + 2 * kv_dim + _KEPT_ROWS[config.ffn] * F)
     return inside / tensor + norms / (tensor if sequence_parallel else 1)
 

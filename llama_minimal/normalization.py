@@ -31,7 +31,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     Source: Zhang and Sennrich 2019, eq. 4.
     """
     wide = _at_least_float32(x)
-    is_same = wide.dtype == x.dtype == weight.dtype
+    is_same = wide.dtype == x.dtype == weight.dtype and x.device == weight.device
     if torch.is_grad_enabled() and is_same and not torch.compiler.is_compiling() and are_plain(x, weight):
         return _RMSNorm.apply(x, weight, eps)
     return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)).type_as(x) * weight
