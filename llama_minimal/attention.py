@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from llama_minimal.config import LlamaConfig
 from llama_minimal.kv_cache import KVCache
-from llama_minimal.linear import Linear, cast_once, in_one_product
+from llama_minimal.linear import Linear, cast_once, in_one_product, width
 from llama_minimal.positions import apply_rope
 
 
@@ -150,7 +150,7 @@ class Attention(nn.Module):
         if _is_wide_faster(parts[0]):  # before the rotation, which computes in float32 anyway
             parts = [part.float() for part in parts]
         if together is not None:  # a few tokens, which small steps cost more than arithmetic: one rotation for both
-            n_kv = self.wk.out_features // self.head_dim
+            n_kv = width(self.wk) // self.head_dim
             both, v = parts[0].tensor_split((-n_kv,), dim=2)
             return *(both if rope is None else apply_rope(both, *rope)).tensor_split((-n_kv,), dim=2), v
         q, k, v = parts

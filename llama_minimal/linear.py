@@ -50,7 +50,13 @@ def linears(x: Tensor, *weights: Weight) -> tuple[Tensor, ...]:
         weights: each (out, in), or a module in its place, as for ``linear``.
     """
     out = in_one_product(x, weights)
-    return tuple(linear(x, w) for w in weights) if out is None else out.split([w.out_features for w in weights], dim=-1)
+    return tuple(linear(x, w) for w in weights) if out is None else out.split([width(w) for w in weights], dim=-1)
+
+
+def width(layer: nn.Module) -> int:
+    """Return how many features a linear layer gives: under tensor parallelism fewer than its ``out_features``."""
+    weight = layer._parameters.get("weight")
+    return layer.out_features if weight is None else weight.size(0)
 
 
 def cast_once(x: Tensor) -> Tensor:
