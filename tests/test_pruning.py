@@ -17,9 +17,10 @@ from llama_minimal import reference
 from llama_minimal.checkpoint import load, save
 from llama_minimal.config import LlamaConfig
 from llama_minimal.generation import generate
-from llama_minimal.linear import Linear, PackedWeight, _can_pack
+from llama_minimal.linear import Linear
 from llama_minimal.lora import LoRAConfig, add_adapter, merge, merge_and_unload, unmerge
 from llama_minimal.model import build
+from llama_minimal.packed_weights import PackedWeight, can_pack
 from llama_minimal.pruning import (
     feature_scores,
     find_layers,
@@ -293,7 +294,7 @@ def test_weights_that_were_laid_out_anew_for_writing_are_pruned_like_others(dtyp
     fresh, used = (build(LlamaConfig(**shape), dtype=dtype, seed=3).eval() for _ in range(2))
     generate(used, None, [[3, 1, 4]], max_new_tokens=4)
     layer = used.layers["0"].attention.wq
-    assert (type(layer._parameters["weight"]) is PackedWeight) == (dtype == torch.bfloat16 and _can_pack())
+    assert (type(layer._parameters["weight"]) is PackedWeight) == (dtype == torch.bfloat16 and can_pack())
     reports = [prune(model, method, sparsity=0.5, calibration=CALIBRATION) for model in (fresh, used)]
     assert reports[0] == reports[1]
     assert all(torch.equal(weight, weights_of(fresh)[name]) for name, weight in weights_of(used).items())
