@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, library, nn
 from torch.utils.flop_counter import register_flop_formula
 
 _LARGE = 1 << 21  # multiplications; below, what Python costs is more than the other library saves
@@ -86,10 +86,10 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
 
 
 # A name of our own: PyTorch's compiler takes that function for one whose weights it has packed itself.
-_LIBRARY = torch.library.Library("llama_minimal", "DEF")
+_LIBRARY = library.Library("llama_minimal", "DEF")
 _LIBRARY.define("product(Tensor a, Tensor b) -> Tensor")
 _LIBRARY.impl("product", _product, "CPU")
-torch.library.register_fake("llama_minimal::product", lambda a, b: a.new_empty(*a.shape[:-1], b.size(0)), lib=_LIBRARY)
+library.register_fake("llama_minimal::product", lambda a, b: a.new_empty(*a.shape[:-1], b.size(0)), lib=_LIBRARY)
 
 
 @register_flop_formula(torch.ops.llama_minimal.product)

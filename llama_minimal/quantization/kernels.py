@@ -4,7 +4,7 @@ import functools
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, library
 
 FEW = 64
 """Vectors at most: for more it is faster to decode the matrix and use an ordinary product (benchmarks/README.md)."""
@@ -24,7 +24,7 @@ def int4_product(x: Tensor, codes: Tensor, scale: Tensor, group_size: int) -> Te
     return torch.ops.aten._weight_int4pack_mm_for_cpu(x, codes, group_size, scale)
 
 
-@torch.library.custom_op("llama_minimal::int4_product", mutates_args=())
+@library.custom_op("llama_minimal::int4_product", mutates_args=())
 def _int4_product(x: Tensor, codes: Tensor, scale: Tensor, group_size: int) -> Tensor:
     return torch.ops.aten._weight_int4pack_mm_for_cpu(x, codes, group_size, scale)
 
