@@ -124,25 +124,26 @@ def python_engine(root: Path, threads: int, *arguments: object) -> Iterator[Call
     """Start a process of this file on the package in ``root``."""
     command = [sys.executable, __file__, "--work", *map(str, arguments)]
     env = os.environ | {"PYTHONPATH": str(root), "THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
-    )
-    try:
-        line = process.stdout.readline()
-        while line and line.strip() != "ready":
+    with tempfile.TemporaryFile("w+") as complaints:  # a full pipe would hold the engine up
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": complaints}
+        process = subprocess.Popen(command, text=True, env=env, **pipes)
+        try:
             line = process.stdout.readline()
-        if not line:
-            raise SystemExit(f"{arguments} ended: {process.stderr.read()[-2000:]}")
+            while line and line.strip() != "ready":
+                line = process.stdout.readline()
+            if not line:
+                complaints.seek(0)
+                raise SystemExit(f"{arguments} ended: {complaints.read()[-2000:]}")
 
-        def ask() -> float:
-            process.stdin.write("\n")
-            process.stdin.flush()
-            return float(process.stdout.readline())
+            def ask() -> float:
+                process.stdin.write("\n")
+                process.stdin.flush()
+                return float(process.stdout.readline())
 
-        yield ask
-    finally:
-        process.kill()
-        process.wait()
+            yield ask
+        finally:
+            process.kill()
+            process.wait()
 
 
 def write_models(folder: Path, shape: str, with_gguf: bool) -> None:
