@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llama_minimal.adaptive_computation.speculative import Draft, ModelDraft, PromptLookup, check_draft
+from llama_minimal.adaptive_computation.speculative import Draft, ModelDraft, PromptLookup, check_draft, read_prompts
 from llama_minimal.adaptive_computation.verification import Proposal, verify
 from llama_minimal.completion import Completion, Row, Written
 from llama_minimal.kv_cache import KVCache
@@ -132,7 +132,7 @@ def decode(
         size = min(1 << (size - 1).bit_length(), context)
     cache = model.make_cache(batch_size=len(prompts), max_seq_len=size)
 
-    logits = _read_prompts(model, prompts, cache)  # (B, 1, V)
+    logits = read_prompts(model, prompts, cache)[:, None]  # (B, 1, V)
     nothing = proposal = Proposal(torch.empty(len(prompts), 0, dtype=torch.long, device=device), [0] * len(prompts))
     while True:
         places = [len(text) - len(prompt) for text, prompt in zip(texts, prompts, strict=True)]
@@ -149,14 +149,6 @@ def decode(
         if proposer and max(rooms) > 1:
             proposal = proposer.propose(texts, [max(0, room - 1) for room in rooms])
         logits = step(model, *_next_input(texts, proposal, size=size, device=device), cache)
-
-
-def _read_prompts(model: Llama, prompts: Sequence[Ids], cache: KVCache) -> Tensor:
-    """Return the logits of what follows each prompt, (B, 1, V): padded on the right, each row's come from its last."""
-    rows = [torch.tensor(prompt) for prompt in prompts]
-    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(model.device)
-    last = torch.tensor([len(row) - 1 for row in rows], device=model.device)
-    return model.next_logits(padded, last, cache=cache)[:, None]
 
 
 def _next_input(texts: Sequence[Ids], proposal: Proposal, *, size: int, device: torch.device) -> tuple[Tensor, Tensor]:

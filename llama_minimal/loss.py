@@ -57,11 +57,15 @@ def next_token(model: nn.Module, batch: Batch, *, loss: HeadLoss | None = None) 
         loss: of hidden states, output layer and targets, such as ``chunked_loss``; the model calls it with the first
             two. None means ``next_token_loss`` of all logits.
     """
-    inputs, targets, *documents = batch
-    options: dict[str, Any] = {"documents": documents[0]} if documents else {}
     if loss is None:
-        return next_token_loss(model(inputs, **options), targets)
-    return model(inputs, **options, loss=lambda x, output: loss(x, output, targets))
+        return next_token_loss(call(model, batch), batch[1])
+    return call(model, batch, loss=lambda x, output: loss(x, output, batch[1]))
+
+
+def call(model: Callable[..., Any], batch: Batch, **options: Any) -> Any:
+    """Return what a model, or a method of one, makes of a batch's inputs and, where it has them, its documents."""
+    inputs, _, *documents = batch
+    return model(inputs, **({"documents": documents[0]} if documents else {}), **options)
 
 
 def refuse_unknown(targets: Tensor, vocab_size: int) -> None:

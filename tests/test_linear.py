@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_models import make_lively
 from torch import nn
 from torch.nn.utils import parameters_to_vector, prune, vector_to_parameters
 
@@ -28,12 +29,7 @@ needs_packing = pytest.mark.skipif(not can_pack(), reason="oneDNN packs no bfloa
 
 def make(dtype=torch.bfloat16, **changes):
     """Draw a model whose matrices are large enough for the ways of linear.py, and whose text is lively."""
-    model = build(CONFIG.replace(**changes), seed=0).to(dtype)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 2:
-                parameter.mul_(4)
-    return model
+    return make_lively(build(CONFIG.replace(**changes), seed=0).to(dtype))
 
 
 def tokens(model, prompts=PROMPTS):

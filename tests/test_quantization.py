@@ -40,7 +40,7 @@ from llama_minimal.quantization import (
     zero_point_grid,
 )
 from llama_minimal.quantization.layers import SideBySide
-from tests.tiny_models import draw_model
+from tests.tiny_models import draw_model, make_lively
 
 ALL = tuple(SCHEMES)
 CONFIG = LlamaConfig(dim=128, n_layers=2, n_heads=4, n_kv_heads=2, hidden_dim=176, vocab_size=320, max_seq_len=96)
@@ -51,12 +51,7 @@ rows = hnp.arrays(np.float64, st.tuples(st.integers(1, 4), st.integers(1, 9)), e
 
 def make(seed=0, **changes):
     """Draw a model whose matrices fit the processor's products, though the rows of w2 are no whole groups."""
-    model = build(CONFIG.replace(**changes), seed=seed).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 2:
-                parameter.mul_(4)
-    return model
+    return make_lively(build(CONFIG.replace(**changes), seed=seed).eval())
 
 
 def tokens(model, prompts=PROMPTS):

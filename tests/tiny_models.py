@@ -39,3 +39,12 @@ def draw_model(seed: int = 0, **changes) -> Llama:
         scale = 1.5 * parameter.size(1) ** -0.5 if parameter.ndim == 2 else 0.3
         parameter.data = ("norm.weight" in name) + scale * draw  # norms around 1, biases around 0
     return model
+
+
+@torch.no_grad()
+def make_lively(model: Llama, factor: float = 4.0) -> Llama:
+    """Enlarge the matrices of a model, in place, so that its text is not always the same token."""
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            parameter.mul_(factor)
+    return model

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from llama_minimal.chunked_loss import chunked_loss
 from llama_minimal.config import LlamaConfig
 from llama_minimal.config.checks import check_integer, is_number
-from llama_minimal.loss import Batch
+from llama_minimal.loss import Batch, call
 from llama_minimal.model import Llama
+from llama_minimal.observing import watching
 
 
 def check_exits(exits: Sequence[int] | None, config: LlamaConfig) -> tuple[int, ...]:
@@ -96,29 +97,24 @@ class ExitLoss:
 
     def __call__(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the sum and the count of a batch: inputs, targets and perhaps documents, (B, T)."""
-        inputs, targets, *documents = batch
         whole = next(module for module in model.modules() if isinstance(module, Llama))
         check_exits(list(self.weights), whole.config)
 
         def losses(x: Tensor, output: nn.Module) -> tuple[Tensor, Tensor]:
-            total, count = chunked_loss(x, output, targets)
+            total, count = chunked_loss(x, output, batch[1])
             for depth, weight in self.weights.items():
                 state = states[depth - 1] if whole.norm is None else whole.norm(states[depth - 1])
-                total = total + weight * chunked_loss(state, output, targets)[0]
+                total = total + weight * chunked_loss(state, output, batch[1])[0]
             return total / (1 + sum(self.weights.values())), count
 
-        options = {"documents": documents[0]} if documents else {}
         with _states(whole) as states:
-            return model(inputs, **options, loss=losses)
+            return call(model, batch, loss=losses)
 
 
 @contextmanager
 def _states(model: Llama) -> Iterator[list[Tensor]]:
     """Collect what each layer returns; a shared one runs several times."""
     states: list[Tensor] = []
-    hooks = [block.register_forward_hook(lambda module, args, out: states.append(out)) for block in model.blocks()]
-    try:
+    hooks = dict.fromkeys(model.blocks(), lambda module, args, out: states.append(out))
+    with watching(hooks, after=True):
         yield states
-    finally:
-        for hook in hooks:
-            hook.remove()

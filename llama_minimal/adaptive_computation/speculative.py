@@ -17,10 +17,12 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from llama_minimal.adaptive_computation.verification import Proposal
 from llama_minimal.config.checks import check_integer
 from llama_minimal.devices import as_float64
+from llama_minimal.kv_cache import KVCache
 from llama_minimal.model import Llama
 from llama_minimal.sampling import Choice
 from llama_minimal.tokenizer import TextCodec
@@ -130,7 +132,8 @@ class _ModelProposer:
     def propose(self, texts: Texts, rooms: Sequence[int]) -> Proposal:
         counts = [min(self.n, room) for room in rooms]
         if self.cache is None:
-            self._read_prompts()
+            self.cache = self.model.make_cache(batch_size=len(texts), max_seq_len=self.size)
+            read_prompts(self.model, self.prompts, self.cache)
         # The last two: the draft has not read its own last candidate, which may have been kept.
         fed = torch.tensor([text[-2:] for text in texts], device=self.model.device)  # (B, 2)
         positions = torch.tensor([[len(text) - 2, len(text) - 1] for text in texts], device=self.model.device)
@@ -148,11 +151,13 @@ class _ModelProposer:
         is_drawn = choice.sampling.temperature > 0
         return Proposal(torch.cat(tokens, 1), counts, torch.cat(probabilities, 1) if is_drawn else None)
 
-    def _read_prompts(self) -> None:
-        rows = [torch.tensor(prompt) for prompt in self.prompts]
-        padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(self.model.device)
-        self.cache = self.model.make_cache(batch_size=len(rows), max_seq_len=self.size)
-        self.model.next_logits(padded, cache=self.cache)
+
+def read_prompts(model: Llama, prompts: Texts, cache: KVCache) -> Tensor:
+    """Return the logits of what follows each prompt, (B, V): padded on the right, each row's come from its last."""
+    rows = [torch.tensor(prompt) for prompt in prompts]
+    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(model.device)
+    last = torch.tensor([len(row) - 1 for row in rows], device=model.device)
+    return model.next_logits(padded, last, cache=cache)
 
 
 Draft = Llama | ModelDraft | PromptLookup

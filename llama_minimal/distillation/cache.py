@@ -22,9 +22,9 @@ from llama_minimal.config import read_json
 from llama_minimal.config.checks import check_integer, check_number
 from llama_minimal.data import PackedExamples
 from llama_minimal.distillation.divergences import keep_top
-from llama_minimal.distillation.hidden import reading
 from llama_minimal.files import atomic_folder
 from llama_minimal.model import Llama
+from llama_minimal.observing import reading
 
 _IDS, _LOG_PROBS, _ABOUT = "ids.npy", "log_probs.npy", "cache.json"
 _MAKE_ANEW = "make another with write_cache, in another folder"

@@ -10,22 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from llama_minimal.model import Llama
+from llama_minimal.observing import reading, watching
 
 
 @contextmanager
-def reading(model: Llama) -> Iterator[None]:
-    """Have a model in eval mode, and without gradients, until the block ends."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(was_training)
-
-
-@contextmanager
-def watching(model: Llama, layers: Collection[int]) -> Iterator[dict[int, Tensor]]:
+def layer_states(model: Llama, layers: Collection[int]) -> Iterator[dict[int, Tensor]]:
     """Yield a dictionary that one forward pass inside the block fills: layer → what it gives, (B, T, D)."""
     seen: dict[int, Tensor] = {}
     n_called = 0
@@ -37,12 +26,8 @@ def watching(model: Llama, layers: Collection[int]) -> Iterator[dict[int, Tensor
         n_called += 1
 
     # By the order of the calls: a shared block is several layers.
-    handles = [block.register_forward_hook(note) for block in model.blocks()] if layers else []
-    try:
+    with watching(dict.fromkeys(model.blocks() if layers else (), note), after=True):
         yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def principal_projections(
@@ -70,7 +55,7 @@ def principal_projections(
         )
     moments = {layer: torch.zeros(width, width, dtype=torch.float64) for layer in layers}
     for tokens in batches:
-        with reading(teacher), watching(teacher, layers) as seen:
+        with reading(teacher), layer_states(teacher, layers) as seen:
             teacher.hidden_states(tokens.to(teacher.device))
         for layer, moment in moments.items():
             states = seen[layer].flatten(0, 1).cpu().double()

@@ -2,8 +2,7 @@
 
 # B batch, T time, N = B·T tokens, V vocabulary, D and E widths of student and teacher
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +19,10 @@ from llama_minimal.distillation.divergences import (
     reverse_kl,
     reverse_kl_top,
 )
-from llama_minimal.distillation.hidden import reading, watching
-from llama_minimal.loss import IGNORE, Batch, next_token
+from llama_minimal.distillation.hidden import layer_states
+from llama_minimal.loss import IGNORE, Batch, call, next_token
 from llama_minimal.model import Llama
+from llama_minimal.observing import reading
 from llama_minimal.tokenizer import TextCodec
 
 _WHOLE = {"forward": forward_kl, "reverse": reverse_kl}
@@ -113,8 +113,8 @@ class Distillation:
         ours, theirs = (tuple(pair[i] for pair in config.layers) for i in (0, 1))
         if batch[0].size(1) > (most := self.teacher.config.max_seq_len):
             raise ValueError(f"rows of {batch[0].size(1)} tokens do not fit the teacher's context of {most}; cut them")
-        with reading(self.teacher), watching(self.teacher, theirs) as taught:
-            states = _forward(self.teacher.hidden_states, batch).flatten(0, -2)  # (N, E)
+        with reading(self.teacher), layer_states(self.teacher, theirs) as taught:
+            states = call(self.teacher.hidden_states, batch).flatten(0, -2)  # (N, E)
 
         def loss(logits: Tensor, chunk: slice) -> Tensor:
             with reading(self.teacher):
@@ -122,8 +122,8 @@ class Distillation:
             kl = _WHOLE[config.divergence](logits, teacher_logits, config.temperature)
             return mix(logits, targets[chunk], kl, _part(weights, chunk), config.temperature)[0]
 
-        with watching(whole(model), ours) as learned:
-            total = _forward(model, batch, loss=lambda x, output: sum_by_chunks(x, output, loss, rows=self.rows))
+        with layer_states(whole(model), ours) as learned:
+            total = call(model, batch, loss=lambda x, output: sum_by_chunks(x, output, loss, rows=self.rows))
         counts = batch[1] != IGNORE
         for (our, their), projection in zip(config.layers, self.projections, strict=True):
             if our not in learned:
@@ -186,18 +186,13 @@ class CachedDistillation:
             kl = _TOP[config.divergence](logits, ids[chunk], log_probs[chunk], config.temperature)
             return mix(logits, targets[chunk], kl, config.weight, config.temperature)[0]
 
-        total = _forward(model, batch, loss=lambda x, output: sum_by_chunks(x, output, loss, rows=self.rows))
+        total = call(model, batch, loss=lambda x, output: sum_by_chunks(x, output, loss, rows=self.rows))
         return total, (targets != IGNORE).sum().to(total.dtype)
 
 
 def whole(model: nn.Module) -> Llama:
     """Return the model inside a wrapper that exchanges gradients."""
     return model if isinstance(model, Llama) else model.module
-
-
-def _forward(model: Callable[..., Tensor], batch: Batch, **options: Any) -> Tensor:
-    documents = {"documents": batch[2]} if len(batch) > 2 else {}
-    return model(batch[0], **documents, **options)
 
 
 def _part(weights: float | Tensor, chunk: slice) -> float | Tensor:

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from llama_minimal.beams import beam_search
 from llama_minimal.config.checks import check_integer, check_number, check_seed
 from llama_minimal.data import EncodedExample
-from llama_minimal.distillation.hidden import reading
 from llama_minimal.distillation.objectives import Distillation, whole
 from llama_minimal.generation import decode
 from llama_minimal.loss import IGNORE, Batch
 from llama_minimal.model import Llama
+from llama_minimal.observing import reading
 from llama_minimal.prompts import as_ids, by_length
 from llama_minimal.settings import GREEDY, Sampling
 

@@ -2,13 +2,13 @@
 
 # B batch, T time
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from llama_minimal.model import Llama
+from llama_minimal.observing import reading, watching
 
 Batches = Tensor | Iterable[Tensor]
 """Token ids, (B, T): one batch, or several."""
@@ -77,28 +77,11 @@ def _sums(
     return totals
 
 
-@contextmanager
-def watching(hooks: Mapping[nn.Module, Callable], *, after: bool = False) -> Iterator[None]:
-    """Let hooks see the inputs of modules, or with ``after`` also the outputs, until the block ends."""
-    kind = nn.Module.register_forward_hook if after else nn.Module.register_forward_pre_hook
-    handles = [kind(module, hook) for module, hook in hooks.items()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@torch.no_grad()
 def read(model: Llama, calibration: Batches) -> None:
     """Let the model read token ids, without dropout, and forget what it says."""
-    was_training = model.training
-    model.eval()
-    try:
+    with reading(model):
         for tokens in check_calibration(calibration):
             model(tokens.to(model.device))
-    finally:
-        model.train(was_training)
 
 
 def check_calibration(calibration: Batches | None) -> list[Tensor]:

@@ -93,6 +93,23 @@ def is_n_of_m(weight: Tensor, n: int, m: int) -> bool:
     return weight.size(-1) % m == 0 and bool(((weight != 0).reshape(-1, m).sum(-1) <= n).all())
 
 
+def mask_of(score: Tensor, *, sparsity: float | None, pattern: tuple[int, int] | None, per_row: bool = False) -> Tensor:
+    """Keep the highest scores: of every m neighbors n by a pattern (n, m), or else all but a share."""
+    return n_of_m_mask(score, *pattern) if pattern else keep_mask(score, sparsity, per_row=per_row)
+
+
+def check_one_given(sparsity: float | None, pattern: tuple[int, int] | None) -> None:
+    """Refuse both or neither of a share and a pattern, and a share that cannot be.
+
+    Raises:
+        ValueError: saying so; the pattern is not looked at.
+    """
+    if (sparsity is None) == (pattern is None):
+        raise ValueError(f"sparsity={sparsity!r} and pattern={pattern!r}: give one of them, and only one")
+    if pattern is None:
+        check_sparsity(sparsity)
+
+
 def check_sparsity(sparsity: float) -> None:
     """Refuse a share that leaves nothing, or is none.
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from llama_minimal.config.checks import check_integer, check_number
-from llama_minimal.pruning.masks import check_pattern, check_sparsity, keep_mask, n_of_m_mask
+from llama_minimal.pruning.masks import check_one_given, check_pattern, mask_of
 
 
 @torch.no_grad()
@@ -54,7 +54,7 @@ def sparsegpt(
             if i % width == 0:
                 group = slice(j, min(j + width, w.size(1)))
                 score = (w[:, group] / upper.diagonal()[group]) ** 2
-                mask[:, group] = n_of_m_mask(score, *pattern) if pattern else keep_mask(score, sparsity)
+                mask[:, group] = mask_of(score, sparsity=sparsity, pattern=pattern)
             errors[:, i] = w[:, j] / upper[j, j] * ~mask[:, j]
             w[:, j : start + block_size] -= torch.outer(errors[:, i], upper[j, j : start + block_size])
         w[:, after] -= errors @ upper[inside, after]  # the columns farther right only once a block
@@ -79,11 +79,8 @@ def _inverse_root(hessian: Tensor, damping: float) -> Tensor:
 
 
 def _check(weight: Tensor, hessian: Tensor, sparsity: float | None, pattern: tuple[int, int] | None) -> None:
-    if (sparsity is None) == (pattern is None):
-        raise ValueError(f"sparsity={sparsity!r} and pattern={pattern!r}: give one of them, and only one")
-    if pattern is None:
-        check_sparsity(sparsity)
-    else:
+    check_one_given(sparsity, pattern)
+    if pattern is not None:
         check_pattern(pattern, weight.size(1), what="a row")
     if hessian.shape != (weight.size(1),) * 2 or hessian.dtype not in (torch.float32, torch.float64):
         raise ValueError(

@@ -12,11 +12,10 @@ from llama_minimal.model import Llama
 from llama_minimal.pruning.calibration import Batches, check_calibration, hessians, input_norms
 from llama_minimal.pruning.layers import find_layers
 from llama_minimal.pruning.masks import (
+    check_one_given,
     check_pattern,
-    check_sparsity,
-    keep_mask,
     magnitude_mask,
-    n_of_m_mask,
+    mask_of,
     wanda_score,
 )
 from llama_minimal.pruning.report import SparsityReport, sparsity_report
@@ -80,8 +79,7 @@ def prune(
             _prune_globally(found, sparsity)
         elif method == "magnitude":
             for layer in found.values():
-                score = layer.weight.abs()
-                zero(layer, n_of_m_mask(score, *pattern) if pattern else keep_mask(score, sparsity))
+                zero(layer, mask_of(layer.weight.abs(), **how))
         else:
             batches = check_calibration(calibration)
             for part in _by_block(found):
@@ -96,13 +94,10 @@ def _prune_globally(layers: Layers, sparsity: float) -> None:
         zero(layer, part.view_as(layer.weight))
 
 
-def _wanda(
-    model: Llama, layers: Layers, batches: list[Tensor], *, sparsity: float | None, pattern: tuple[int, int] | None
-) -> None:
+def _wanda(model: Llama, layers: Layers, batches: list[Tensor], **how: object) -> None:
     norms = input_norms(model, batches, layers)
     for name, layer in layers.items():
-        score = wanda_score(layer.weight, norms[name])
-        zero(layer, n_of_m_mask(score, *pattern) if pattern else keep_mask(score, sparsity, per_row=True))
+        zero(layer, mask_of(wanda_score(layer.weight, norms[name]), per_row=True, **how))
 
 
 def _sparsegpt(model: Llama, layers: Layers, batches: list[Tensor], **how: object) -> None:
@@ -139,10 +134,8 @@ def undone_on_error(layers: Layers) -> Iterator[None]:
 
 
 def _check(layers: Layers, method: Method, sparsity: float | None, pattern: tuple[int, int] | None) -> None:
-    if (sparsity is None) == (pattern is None):
-        raise ValueError(f"sparsity={sparsity!r} and pattern={pattern!r}: give one of them, and only one")
+    check_one_given(sparsity, pattern)
     if pattern is None:
-        check_sparsity(sparsity)
         return
     if method == "global":
         raise ValueError(f"pattern={pattern!r} is the same in every row, which 'global' is not; give 'magnitude'")
