@@ -13,6 +13,8 @@ from llama_minimal.kv_cache import KVCache
 from llama_minimal.linear import Linear, cast_once, in_one_product, width
 from llama_minimal.positions import apply_rope
 
+_HAS_AMX = torch.cpu._is_amx_tile_supported()  # matrix units of Intel's
+
 
 def causal_mask(n_queries: int, n_keys: int, *, device: torch.device | str | None = None) -> Tensor:
     """Return the (T, S) mask in which each of the last T tokens sees itself and all before it.
@@ -88,12 +90,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, is
 
 
 def _is_wide_faster(x: Tensor) -> bool:
-    """Return whether half precision should attend in float32: PyTorch's kernel for CPUs is faster there.
-
-    Those with matrix units of Intel's (AMX) are the exception.
-    """
-    is_half = x.dtype in (torch.bfloat16, torch.float16) and x.device.type == "cpu"
-    return is_half and not torch.cpu._is_amx_tile_supported()
+    """Return whether half precision should attend in float32: PyTorch's kernel for CPUs without AMX is faster there."""
+    return x.dtype in (torch.bfloat16, torch.float16) and x.device.type == "cpu" and not _HAS_AMX
 
 
 class Attention(nn.Module):

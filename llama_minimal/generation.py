@@ -4,6 +4,7 @@
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,9 +12,9 @@ from torch import Tensor
 
 from llama_minimal.adaptive_computation.speculative import Draft, ModelDraft, PromptLookup, check_draft, read_prompts
 from llama_minimal.adaptive_computation.verification import Proposal, verify
+from llama_minimal.compiling import check_compiler, compiling_pays, plain_weights
 from llama_minimal.completion import Completion, Row, Written
 from llama_minimal.kv_cache import KVCache
-from llama_minimal.linear import compiling_pays
 from llama_minimal.model import Llama
 from llama_minimal.prompts import as_ids, check_prompts, check_stop
 from llama_minimal.sampling import Choice
@@ -48,7 +49,7 @@ def generate(
         stop_ids: tokens that end a row; None means those that end a text by the checkpoint, else by the tokenizer.
         stop: texts that end a row; what is written ends before them. The name of a special token, such as
             ``<|eot_id|>``, means that token too.
-        compile: compile the step of one token, for a GPU or a tiny model: slow at first, then fast.
+        compile: compile the step of one token, for a GPU, a single text or a tiny model: slow at first, then fast.
         draft: proposes tokens, so that a pass of the model may write several: a small model of the same vocabulary, a
             ``ModelDraft`` or a ``PromptLookup``. Greedy, the tokens stay the same; sampled, their distribution does.
 
@@ -126,29 +127,30 @@ def decode(
     how = {"vocab_size": model.config.vocab_size, "known": vocab_size, "device": device}
     choice = Choice(prompts, sampling, n_places=max_new_tokens, seed=seed, **how)
     size = min(max(map(len, prompts)) + max_new_tokens, context)
-    step = _step_of(model, compile=compile, draft=draft)
+    step = _step_of(model, compile=compile, draft=draft, n_rows=len(prompts))
     proposer = draft.start(prompts, choice, size=size) if draft else None
     if compile:  # few cache sizes, so that few need compiling: powers of two
         size = min(1 << (size - 1).bit_length(), context)
     cache = model.make_cache(batch_size=len(prompts), max_seq_len=size)
 
-    logits = read_prompts(model, prompts, cache)[:, None]  # (B, 1, V)
-    nothing = proposal = Proposal(torch.empty(len(prompts), 0, dtype=torch.long, device=device), [0] * len(prompts))
-    while True:
-        places = [len(text) - len(prompt) for text, prompt in zip(texts, prompts, strict=True)]
-        chosen, kept = verify(logits, proposal, choice, places)  # (B, K + 1)
-        new = [row[: min(n + 1, room)] for row, n, room in zip(chosen.tolist(), kept, rooms, strict=True)]
-        yield [Written(*one) for one in zip(new, proposal.counts, strict=True)]
-        rooms = [room - len(tokens) for room, tokens in zip(rooms, new, strict=True)]
-        if not any(rooms):
-            break
-        choice.see(new)
-        for text, tokens in zip(texts, new, strict=True):
-            text += tokens
-        proposal = nothing
-        if proposer and max(rooms) > 1:
-            proposal = proposer.propose(texts, [max(0, room - 1) for room in rooms])
-        logits = step(model, *_next_input(texts, proposal, size=size, device=device), cache)
+    with nullcontext() if step is _step else plain_weights(model):
+        logits = read_prompts(model, prompts, cache)[:, None]  # (B, 1, V)
+        nothing = proposal = Proposal(torch.empty(len(prompts), 0, dtype=torch.long, device=device), [0] * len(prompts))
+        while True:
+            places = [len(text) - len(prompt) for text, prompt in zip(texts, prompts, strict=True)]
+            chosen, kept = verify(logits, proposal, choice, places)  # (B, K + 1)
+            new = [row[: min(n + 1, room)] for row, n, room in zip(chosen.tolist(), kept, rooms, strict=True)]
+            yield [Written(*one) for one in zip(new, proposal.counts, strict=True)]
+            rooms = [room - len(tokens) for room, tokens in zip(rooms, new, strict=True)]
+            if not any(rooms):
+                break
+            choice.see(new)
+            for text, tokens in zip(texts, new, strict=True):
+                text += tokens
+            proposal = nothing
+            if proposer and max(rooms) > 1:
+                proposal = proposer.propose(texts, [max(0, room - 1) for room in rooms])
+            logits = step(model, *_next_input(texts, proposal, size=size, device=device), cache)
 
 
 def _next_input(texts: Sequence[Ids], proposal: Proposal, *, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -198,14 +200,19 @@ def _known(model: Llama, tokenizer: TextCodec | None, draft: Draft | None) -> di
     return {"vocab_size": known, "draft": check_draft(draft, model, tokenizer)}
 
 
-def _step_of(model: Llama, *, compile: bool, draft: ModelDraft | PromptLookup | None) -> Callable[..., Tensor]:
+def _step_of(
+    model: Llama, *, compile: bool, draft: ModelDraft | PromptLookup | None, n_rows: int
+) -> Callable[..., Tensor]:
     if compile and not isinstance(model, Llama):
         raise ValueError("compile=True is for a model in one process; leave it out")
     if compile and draft:
         raise ValueError(
             "compile=True compiles the step of one token, and with a draft a step has several; leave it out"
         )
-    return _compiled_step() if compile and compiling_pays(model) else _step
+    if not compile or not compiling_pays(model, n_rows=n_rows):
+        return _step
+    check_compiler(model.device)
+    return _compiled_step()
 
 
 def _step(model: Llama, tokens: Tensor, positions: Tensor, cache: KVCache) -> Tensor:

@@ -39,9 +39,11 @@ class KVCache:
         if batch_size < 1 or max_seq_len < 1:
             raise ValueError(f"batch_size={batch_size} and max_seq_len={max_seq_len} must be at least 1")
         n_layers, n_kv_heads = n_layers or config.n_layers, n_kv_heads or config.n_kv_heads
-        shape = (n_layers, batch_size, n_kv_heads, max_seq_len, config.head_dim)
-        self.keys = torch.zeros(shape, dtype=dtype, device=device)  # (L, B, K, S, Dh)
-        self.values = torch.zeros_like(self.keys)
+        shape = (batch_size, n_kv_heads, max_seq_len, config.head_dim)
+        # A buffer per layer: of one for all, a compiled step would make a copy whenever it writes to a part of it.
+        self.keys, self.values = (
+            [torch.zeros(shape, dtype=dtype, device=device) for _ in range(n_layers)] for _ in range(2)
+        )  # L of (B, K, S, Dh)
         self.rows = torch.arange(batch_size, device=device)[:, None]  # (B, 1)
         self.slots = torch.arange(max_seq_len, device=device)  # (S,)
 
@@ -78,13 +80,13 @@ class KVCache:
         is_eager_cpu = positions.device.type == "cpu" and not torch.compiler.is_compiling()
         slots = self.slots[: int(positions.max()) + 1] if is_eager_cpu else self.slots
         visible = slots <= positions[..., None]  # (B, T, S)
-        return torch.where(visible, 0.0, float("-inf")).to(self.keys.dtype)[:, None]
+        return torch.where(visible, 0.0, float("-inf")).to(self.keys[0].dtype)[:, None]
 
     def select(self, rows: Sequence[int] | Tensor) -> None:
         """Reorder the rows in place: row i becomes what row ``rows[i]`` was (beam search)."""
-        index = torch.as_tensor(rows, device=self.keys.device)
-        self.keys.copy_(self.keys[:, index])
-        self.values.copy_(self.values[:, index])
+        index = torch.as_tensor(rows, device=self.slots.device)
+        for buffer in (*self.keys, *self.values):
+            buffer.copy_(buffer[index])
 
 
 class LayeredCache:

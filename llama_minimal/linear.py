@@ -9,13 +9,13 @@ figures). So at its first step without gradients a layer on a CPU lays its weigh
 - **bfloat16**: they go into the order in which oneDNN reads them (``packed_weights.py``).
 """
 
-import warnings
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llama_minimal.compiling import LARGE, is_compiled_vector, vector_product
 from llama_minimal.packed_weights import Pack, PackedWeight, can_pack, is_alone
 from llama_minimal.products import MKL_IS_SLOW, is_faster, product
 
@@ -24,8 +24,6 @@ Weight = Tensor | nn.Module
 _BLOCKS = 8
 _FEW_VECTORS = 8
 _FEW_IN_BLOCKS = 4 if MKL_IS_SLOW else 8  # then the other library's product of a few more is better
-LARGE = 1 << 16
-"""Numbers of a weight from which the ways here pay: smaller ones stay in the processor's cache."""
 
 
 def linear(x: Tensor, w: Weight, b: Tensor | None = None) -> Tensor:
@@ -67,21 +65,6 @@ def cast_once(x: Tensor) -> Tensor:
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
-def compiling_pays(model: nn.Module) -> bool:
-    """Return whether a compiled step of one token is the faster one, and warn where it is not.
-
-    PyTorch's compiler makes better steps of small kernels, but on a CPU worse products of a large matrix and a vector.
-    """
-    weights = [*model.parameters(), *model.buffers()]  # those of a quantized layer are buffers
-    pays = any(w.device.type != "cpu" for w in weights) or all(w.numel() < LARGE for w in weights)
-    if not pays:
-        warnings.warn(
-            f"not compiled: on a CPU that pays only for models whose matrices all have fewer than {LARGE:,} numbers",
-            stacklevel=2,
-        )
-    return pays
-
-
 class Linear(nn.Linear):
     """Be ``nn.Linear``, and faster on a CPU when few tokens come at a time."""
 
@@ -92,9 +75,19 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         out = in_one_product(x, (self,))
+        if out is None and is_compiled_vector(x):
+            out = vector_product(x, self.weight, self.bias)
         if out is None and self.bias is None and is_faster(x, self.weight):
             out = product(x, self.weight)
         return F.linear(x, self.weight, self.bias) if out is None else out
+
+    def restore(self) -> None:
+        """Put the weight into the order in which it is saved."""
+        weight = self._parameters["weight"]
+        if type(weight) is PackedWeight:
+            weight.pack.open()
+
+    prepare = restore  # for compiled code, which reads it so
 
 
 def in_one_product(x: Tensor, layers: Sequence[Weight]) -> Tensor | None:

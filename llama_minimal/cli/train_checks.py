@@ -115,7 +115,7 @@ def _check_initial_flags(command: "Train") -> None:
 
 def check_machine(command: "Train", config: LlamaConfig, mesh: Any) -> None:
     """Raise ValueError or ImportError if these processes or this machine cannot do what the flags ask."""
-    from llama_minimal.parallel import check_compiler
+    from llama_minimal.compiling import check_compiler
     from llama_minimal.training_checks import check_layout
 
     if command.train.batch_size % (n := mesh.size_of("data")):

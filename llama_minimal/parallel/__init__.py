@@ -3,8 +3,6 @@
 The order is always: pipeline → tensor parallel → activation checkpointing → compile each block → data parallel.
 """
 
-import os
-import shutil
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -13,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from llama_minimal.compiling import check_compiler
 from llama_minimal.config import Precision
 from llama_minimal.loss import Objective
 from llama_minimal.model import Llama
@@ -27,7 +26,6 @@ from llama_minimal.parallel.whole import Parallel
 __all__ = [
     "Mesh",
     "Parallel",
-    "check_compiler",
     "default_device",
     "is_lost_connection",
     "note_begun",
@@ -99,13 +97,3 @@ def _data_parallel(model: Llama, mesh: Mesh, *, shard: bool, precision: Precisio
     if mesh.size_of("data") == mesh.size:
         return replicate(model, mesh.torch_mesh["data"], mesh.device), True
     return model, False
-
-
-def check_compiler(device: torch.device) -> None:
-    """Refuse to compile for a device that this machine has no compiler for.
-
-    Raises:
-        ValueError: if it is the CPU, and there is no C++ compiler.
-    """
-    if device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++", "cl"))):
-        raise ValueError("compile needs a C++ compiler, such as g++, and found none; install one, or leave it out")

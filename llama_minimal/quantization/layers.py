@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llama_minimal.compiling import is_compiled_vector, vector_product
 from llama_minimal.quantization import kernels
 
 Rows = Tensor | slice
@@ -28,6 +29,8 @@ class QuantizedLinear(nn.Module):
     """
 
     scheme: str
+    packs = True
+    """Whether the codes may be put into another order."""
 
     def __init__(
         self,
@@ -75,6 +78,8 @@ class QuantizedLinear(nn.Module):
         return self.scale.dtype
 
     def forward(self, x: Tensor) -> Tensor:
+        if is_compiled_vector(x):
+            return self._vector_product(x)
         out = None if torch.is_grad_enabled() else self._quickly(x)
         return F.linear(x, self.decode().to(x.dtype), self.bias) if out is None else out
 
@@ -88,6 +93,14 @@ class QuantizedLinear(nn.Module):
             self.weight = self._plain_codes().contiguous()
         self.is_laid_out = None
 
+    def _vector_product(self, x: Tensor) -> Tensor:
+        """Return what the layer makes of one vector, (1, …, in) -> (1, …, out), written for PyTorch's compiler."""
+        return vector_product(x, self.decode(), self.bias)
+
+    def prepare(self) -> None:
+        """Put the codes, and what else compiled code reads, into its order."""
+        self.restore()
+
     def _quickly(self, x: Tensor) -> Tensor | None:
         """Return what the processor's own product gives; None if there is none for this."""
         if not _is_fit(x, self) or not self.lay_out():
@@ -99,7 +112,7 @@ class QuantizedLinear(nn.Module):
     def lay_out(self) -> bool:
         """Put the codes into the order of the processor's product; return whether it has one."""
         if self.is_laid_out is None:
-            is_possible = self._can_lay_out()
+            is_possible = self.packs and self._can_lay_out()
             if is_possible:
                 with torch.inference_mode(False), torch.no_grad():
                     self.weight = self._laid_out_codes()
@@ -194,4 +207,4 @@ def _is_fit(x: Tensor, layer: QuantizedLinear) -> bool:
     """Return whether a processor's product could take this input, if the layer can be laid out for it."""
     if x.dtype != torch.bfloat16 or x.device.type != "cpu" or not 0 < x.numel() <= kernels.FEW * layer.in_features:
         return False
-    return layer.scale.dtype == torch.bfloat16 and (layer.is_laid_out or not torch.compiler.is_compiling())
+    return layer.scale.dtype == torch.bfloat16 and layer.packs and not torch.compiler.is_compiling()

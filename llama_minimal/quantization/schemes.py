@@ -5,6 +5,7 @@
 import torch
 from torch import Tensor
 
+from llama_minimal.compiling import written
 from llama_minimal.mixed_precision import store_float8
 from llama_minimal.quantization import kernels
 from llama_minimal.quantization.layers import ALL, QuantizedLinear, Rows
@@ -36,6 +37,14 @@ class Int8Linear(QuantizedLinear):
         codes, scale = _take(self.weight, rows)[:, : self.in_features], _take(self.scale, rows)
         return from_codes(_in_groups(codes, self), scale[..., None]).flatten(1)[:, : self.in_features]
 
+    def _vector_product(self, x: Tensor) -> Tensor:
+        if self.group_size is not None:
+            return super()._vector_product(x)
+        products = self.weight.float() * written(x.reshape(-1).float())  # (out, in)
+        out = written(products.sum(dim=-1) * written(self.scale[:, 0].float()))
+        out = out if self.bias is None else out + self.bias
+        return out.to(x.dtype).view(*x.shape[:-1], -1)
+
     def _can_lay_out(self) -> bool:
         return kernels.has_int8_product() and self.group_size is None and self.out_features % 32 == 0
 
@@ -56,6 +65,8 @@ class Int4Linear(QuantizedLinear):
     """
 
     scheme = "int4"
+    grids: tuple[Tensor, Tensor] | None = None
+    """Steps, and what a code of 0 stands for, in float32 for compiled code: each (out, G)."""
 
     def _shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         return (self.out_features, -(-self.in_features // 2)), (_n_groups(self), self.out_features, 2)
@@ -80,6 +91,31 @@ class Int4Linear(QuantizedLinear):
             return unpack_int4(_take(self.weight, rows), self.in_features)
         codes = self.layout.take(self.weight) if isinstance(rows, slice) else self.layout.take_rows(self.weight, rows)
         return codes[:, : self.in_features]
+
+    def prepare(self) -> None:
+        super().prepare()
+        if self.group_size and self.in_features % self.group_size == self.group_size % 2 == 0:
+            step, offset = self.scale.float().permute(2, 1, 0).contiguous()  # (out, G)
+            self.grids = step, offset - 8 * step
+
+    def restore(self) -> None:
+        super().restore()
+        self.grids = None
+
+    def _vector_product(self, x: Tensor) -> Tensor:
+        if self.grids is None:
+            return super()._vector_product(x)
+        # The sum over a row of (step · code + offset) x, and both codes of a byte stay in one place.
+        (step, offset), pairs = self.grids, self.group_size // 2
+        vector = x.reshape(-1).float()
+        even, odd = written(torch.stack((vector[::2], vector[1::2])))  # (in/2,)
+        sums = written(vector.view(-1, self.group_size).sum(dim=-1))  # (G,)
+        codes = self.weight.to(torch.int32)  # (out, in/2)
+        products = (codes & 15) * even + (codes >> 4) * odd
+        steps = step[:, :, None].expand(-1, -1, pairs).reshape(codes.shape)
+        out = written((products * steps).sum(dim=-1) + (offset * sums).sum(dim=-1))
+        out = out if self.bias is None else out + self.bias
+        return out.to(x.dtype).view(*x.shape[:-1], -1)
 
     def _can_lay_out(self) -> bool:
         layout = kernels.int4_layout()

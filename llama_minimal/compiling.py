@@ -1,0 +1,87 @@
+"""What PyTorch's compiler needs so that the step of one token which it makes for a CPU is a fast one.
+
+Of a matrix and a vector it calls the same library as without a compiler. Written as a sum of products, it makes a
+loop of its own, which reads the matrix, in whatever format, as fast as memory gives it (benchmarks/README.md). For more
+vectors than one the libraries are better.
+"""
+
+import os
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+LARGE = 1 << 16
+"""Numbers of a weight from which on reading it costs more than calling what reads it."""
+
+
+def check_compiler(device: torch.device) -> None:
+    """Refuse to compile for a device that this machine has no compiler for.
+
+    Raises:
+        ValueError: if it is the CPU, and there is no C++ compiler.
+    """
+    if device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++", "cl"))):
+        raise ValueError("compile needs a C++ compiler, such as g++, and found none; install one, or leave it out")
+
+
+def compiling_pays(model: nn.Module, *, n_rows: int) -> bool:
+    """Return whether a compiled step of one token is the faster one, and warn where it is not.
+
+    Args:
+        n_rows: how many texts are written at a time.
+    """
+    weights = [*model.parameters(), *model.buffers()]  # those of a quantized layer are buffers
+    is_small = all(w.numel() < LARGE for w in weights)
+    pays = n_rows == 1 or is_small or any(w.device.type != "cpu" for w in weights)
+    if not pays:
+        warnings.warn(
+            f"not compiled: on a CPU that pays for one text at a time, of which there are {n_rows} here, and for "
+            f"models whose matrices all have fewer than {LARGE:,} numbers",
+            stacklevel=2,
+        )
+    return pays
+
+
+def is_compiled_vector(x: Tensor) -> bool:
+    """Return whether the compiler is at work, for a CPU, on a single vector (..., in) that needs no gradient."""
+    if not torch.compiler.is_compiling() or torch.is_grad_enabled():
+        return False
+    return x.device.type == "cpu" and x.numel() == x.size(-1)
+
+
+def vector_product(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+    """Return x wᵀ + b as a sum of products, in float32 at least: (1, …, in) and (out, in) give (1, …, out)."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    out = (w.to(wide) * written(x.reshape(-1).to(wide))).sum(dim=-1)
+    out = out if b is None else out + b
+    return out.to(x.dtype).view(*x.shape[:-1], -1)
+
+
+def written(x: Tensor) -> Tensor:
+    """Return x, and make the compiler write it to memory.
+
+    Else it would fuse what makes x into the loop that reads it, and do it anew for every row of a matrix; or read
+    formats of 16 bits in a loop over numbers of 8 bits, which it cannot make a fast one of. ``as_strided``, which
+    changes nothing here, is what it does not look through.
+    """
+    x = x.contiguous()
+    return x.as_strided(x.shape, x.stride())
+
+
+@contextmanager
+def plain_weights(model: nn.Module) -> Iterator[None]:
+    """Keep every layer's weight in the order in which it is saved, which compiled code reads."""
+    layers = [layer for layer in model.modules() if getattr(layer, "packs", False)]
+    try:
+        for layer in layers:
+            layer.packs = False
+            layer.prepare()
+        yield
+    finally:
+        for layer in layers:
+            layer.packs = True
+            layer.restore()
