@@ -56,7 +56,7 @@ def is_compiled_vector(x: Tensor) -> bool:
 def vector_product(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
     """Return x wᵀ + b as a sum of products, in float32 at least: (1, …, in) and (out, in) give (1, …, out)."""
     wide = torch.promote_types(x.dtype, torch.float32)
-    out = (w.to(wide) * written(x.reshape(-1).to(wide))).sum(dim=-1)
+    out = (w.to(wide) * x.reshape(-1).to(wide)).sum(dim=-1)
     out = out if b is None else out + b
     return out.to(x.dtype).view(*x.shape[:-1], -1)
 

@@ -53,7 +53,7 @@ def written(model):
 def cache_shapes(model):
     """Return layers, kv heads and slots of each part of the cache that a process keeps."""
     cache = model.make_cache(batch_size=1, max_seq_len=9)
-    return [[len(part.keys), *part.keys.shape[2:4]] for part in getattr(cache, "parts", [cache])]
+    return [[len(part.keys), *part.keys[0].shape[1:3]] for part in getattr(cache, "parts", [cache])]
 
 
 def memory_of_loading(folder, mesh):

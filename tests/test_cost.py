@@ -72,7 +72,7 @@ def test_weights_and_cache_take_the_counted_bytes(precision, dtype, switches):
     cache = KVCache(config, batch_size=1, max_seq_len=config.max_seq_len, dtype=dtype)
     need = memory(config, precision=precision)
     assert need.weights == sum(parameter.nbytes for parameter in model.parameters())
-    assert need.kv_cache == cache.keys.nbytes + cache.values.nbytes
+    assert need.kv_cache == sum(buffer.nbytes for buffer in (*cache.keys, *cache.values))
 
 
 def test_training_takes_the_counted_bytes(make_model, switches):

@@ -46,7 +46,7 @@ def test_if_no_token_ever_leaves_the_logits_are_the_whole_models_bit_for_bit(dee
             new, at = TOKENS[:, t : t + 1], torch.full((3, 1), t)
             expected = model.next_logits(new, positions=at, cache=own)
             assert torch.equal(early.next_logits(new, positions=at, cache=cache), expected)
-    assert torch.equal(cache.keys, own.keys)
+    assert all(map(torch.equal, cache.keys, own.keys))
     assert early.depths == [[4, 4, 4]] * 5
 
 

@@ -102,8 +102,8 @@ def test_what_lies_beyond_a_position_is_invisible(models, garbage):
     """Any finite leftover is hidden; NaN and infinity are not (0 · NaN is NaN), so a cache starts with zeros."""
     model = models(n_kv_heads=2)
     cache = make_cache(model, max_seq_len=LENGTH + 5)
-    cache.keys.fill_(garbage)
-    cache.values.fill_(garbage)
+    for buffer in (*cache.keys, *cache.values):
+        buffer.fill_(garbage)
     chunked = feed_in_chunks(model, TOKENS, {3, 4, 9}, cache)
     torch.testing.assert_close(chunked, log_probabilities(model, TOKENS), rtol=0, atol=1e-10)
 
@@ -111,8 +111,9 @@ def test_what_lies_beyond_a_position_is_invisible(models, garbage):
 def test_a_new_cache_is_zero_and_has_one_slot_per_position_for_the_kv_heads_alone():
     config = LlamaConfig(dim=32, n_layers=3, n_heads=4, n_kv_heads=2, vocab_size=5)
     cache = KVCache(config, batch_size=2, max_seq_len=7, dtype=torch.bfloat16)
-    for buffer in (cache.keys, cache.values):
-        assert buffer.shape == (3, 2, 2, 7, 8)
+    assert len(cache.keys) == len(cache.values) == 3
+    for buffer in (*cache.keys, *cache.values):
+        assert buffer.shape == (2, 2, 7, 8)
         assert buffer.dtype == torch.bfloat16
         assert not buffer.any()
 
@@ -166,7 +167,9 @@ def test_a_part_of_a_model_keeps_its_layers_and_kv_heads_only(models):
     for name in ("0", "1", "3"):
         del model.layers[name]
     cache = model.make_cache(batch_size=3, max_seq_len=LENGTH, n_kv_heads=1)
-    assert [tuple(part.keys.shape) for part in cache.parts] == [(1, 3, 1, LENGTH, model.config.head_dim)]
+    assert [[tuple(layer.shape) for layer in part.keys] for part in cache.parts] == [
+        [(3, 1, LENGTH, model.config.head_dim)]
+    ]
     k = torch.randn(3, 1, 2, model.config.head_dim, dtype=torch.float64)
     keys, _ = cache.write(2, k, k)
     torch.testing.assert_close(keys[:, :, :2], k)

@@ -15,12 +15,16 @@ from tiny_models import make_lively
 from torch import nn
 from torch.nn.utils import parameters_to_vector, prune, vector_to_parameters
 
+from llama_minimal import generation
+from llama_minimal.compiling import LARGE, compiling_pays, plain_weights
 from llama_minimal.config import LlamaConfig
 from llama_minimal.generation import generate
-from llama_minimal.linear import LARGE, Linear, compiling_pays, linear, linears
+from llama_minimal.linear import Linear, linear, linears
 from llama_minimal.lora import LoRAConfig, add_adapter, merge_and_unload
 from llama_minimal.model import build
 from llama_minimal.packed_weights import PackedWeight, can_pack
+from llama_minimal.quantization import quantize
+from llama_minimal.quantization.schemes import SCHEMES
 
 CONFIG = LlamaConfig(dim=256, n_layers=2, n_heads=4, n_kv_heads=2, hidden_dim=512, vocab_size=300, max_seq_len=64)
 PROMPTS = [[5, 6, 7, 8], [9]]
@@ -300,7 +304,56 @@ def test_layers_of_one_vector_share_memory_after_the_first_token_and_are_saved_a
     assert tokens(load(tmp_path / "after")[0]) == tokens(model)
 
 
-def test_compiling_pays_for_tiny_models_alone():
-    assert compiling_pays(build(CONFIG.replace(dim=32, hidden_dim=64, head_dim=8)))
-    with pytest.warns(UserWarning, match=f"fewer than {LARGE:,} numbers"):
-        assert not compiling_pays(make())
+def test_compiling_pays_for_one_text_or_a_tiny_model():
+    assert compiling_pays(make(), n_rows=1)
+    assert compiling_pays(build(CONFIG.replace(dim=32, hidden_dim=64, head_dim=8)), n_rows=2)
+    with pytest.warns(UserWarning, match=f"there are 2 here, .* fewer than {LARGE:,} numbers"):
+        assert not compiling_pays(make(), n_rows=2)
+
+
+def test_a_compiled_layer_multiplies_a_vector_by_what_its_codes_stand_for():
+    torch.manual_seed(0)
+    plain = [Linear(96, 40, bias=b).to(dtype) for b in (False, True) for dtype in (torch.float32, torch.bfloat16)]
+    kinds = [("int8", None), ("int8", 32), ("int4", 32), ("int4", 16), ("int4", 64), ("fp8", None)]  # 64: a short group
+    coded = [
+        SCHEMES[kind].from_weight(torch.randn(40, 96), torch.randn(40), group_size=size, dtype=dtype)
+        for kind, size in kinds
+        for dtype in (torch.float32, torch.bfloat16)
+    ]
+    layers = nn.ModuleList(plain + coded)
+    x = torch.randn(1, 1, 96)
+
+    @torch.compile(fullgraph=True)
+    def products(x):
+        return [layer(x.to(layer.bias.dtype if layer.bias is not None else layer.weight.dtype)) for layer in layers]
+
+    with torch.no_grad(), plain_weights(layers):
+        for layer in coded:
+            assert layer.scheme != "int4" or (layer.grids is not None) == (layer.group_size in (16, 32))
+        for layer, out in zip(layers, products(x), strict=True):
+            matrix = layer.weight if type(layer) is Linear else layer.decode()
+            bias = None if layer.bias is None else layer.bias.double()
+            exact = F.linear(x.to(matrix.dtype).double(), matrix.double(), bias)
+            rounding = 1e-6 if out.dtype == torch.float32 else 1e-2
+            torch.testing.assert_close(out.double(), exact, rtol=rounding, atol=10 * rounding)
+    assert all(layer.packs and getattr(layer, "grids", None) is None for layer in layers)
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8", "int4"])
+def test_a_compiled_step_reads_plain_weights_and_leaves_them_to_be_packed_again(kind, monkeypatch):
+    """Compiled, but not by the slow part of the compiler."""
+    compile = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **how: compile(f, **(how | {"backend": "eager", "mode": None})))
+    generation._compiled_step.cache_clear()
+    model = make(torch.float32 if kind == "float32" else torch.bfloat16, tie_embeddings=True)
+    if kind.startswith("int"):
+        quantize(model, kind)
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    before = tokens(model, PROMPTS[:1])
+    steps = generate(model, None, PROMPTS[:1], max_new_tokens=12, compile=True)
+    generation._compiled_step.cache_clear()
+    n_certain = 12 if kind == "float32" else 3  # other sums are rounded to bfloat16
+    assert steps[0].tokens[:n_certain] == before[0][:n_certain]
+    assert tokens(model, PROMPTS[:1]) == before
+    assert bool(is_packed(model)) == (kind == "bfloat16" and can_pack())
+    assert all(tensor.equal(state[name]) for name, tensor in model.state_dict().items())
