@@ -29,6 +29,7 @@ LEVELS = {
     "products": 0,
     "packed_weights": 0,
     "observing": 0,
+    "calibration": 1,
     "files": 0,
     "plugins": 0,
     "running": 0,
