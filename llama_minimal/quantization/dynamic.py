@@ -1,11 +1,15 @@
 """Whole numbers on both sides: the inputs of a layer, too, are rounded to 8 bits, each token by its own step."""
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from llama_minimal.config.checks import check_number
 from llama_minimal.quantization.rounding import from_codes, symmetric_grid, to_codes
+
+_EXACT_IN_FLOAT32 = 1040  # products of at most 127², whose sum stays below 2²⁴
 
 
 def dynamic_linear(x: Tensor, codes: Tensor, scale: Tensor, *, threshold: float | None = None) -> Tensor:
@@ -50,6 +54,26 @@ def outliers(x: Tensor, threshold: float = 6.0) -> Tensor:
 
 def int_product(a: Tensor, b: Tensor) -> Tensor:
     """Return a bᵀ of two matrices in int8, (n, in) and (out, in), exactly: (n, out) int32."""
-    if a.device.type == "cpu" and hasattr(torch, "_int_mm"):
+    if a.device.type == "cpu" and a.size(1) > 1 and _is_exact():
         return torch._int_mm(a, b.t())
-    return F.linear(a.double(), b.double()).to(torch.int32)  # exact for any length
+    parts = zip(a.split(_EXACT_IN_FLOAT32, dim=1), b.split(_EXACT_IN_FLOAT32, dim=1), strict=True)
+    out = torch.zeros(len(a), len(b), dtype=torch.int32, device=a.device)
+    for left, right in parts:
+        out += F.linear(left.float(), right.float()).to(torch.int32)
+    return out
+
+
+@functools.cache
+def _is_exact() -> bool:
+    """Return whether PyTorch's own product is: on processors without VNNI, sums of two products stop at 2¹⁵.
+
+    With PyTorch 2.13 it is also wrong for a single column, on any processor.
+    """
+    a = torch.full((3, 64), 127, dtype=torch.int8)
+    a[1] = -127
+    right = torch.full((3, 3), 64 * 127**2, dtype=torch.int32)
+    right[1], right[:, 1] = -right[1], -right[:, 1]
+    try:
+        return torch._int_mm(a, a.t()).equal(right)
+    except (AttributeError, NotImplementedError, RuntimeError):  # an older PyTorch
+        return False
