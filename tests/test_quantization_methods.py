@@ -317,15 +317,16 @@ def test_a_method_works_with_every_scheme_and_is_saved(scheme, method, tmp_path)
     assert all(tensor.equal(again.state_dict()[name]) for name, tensor in model.state_dict().items())
 
 
-def test_gptq_over_a_model_spoils_less_than_rounding_to_the_nearest():
-    """Sum over three models, on other text than that of the calibration."""
-    more = torch.randint(61, (16, 32), generator=torch.Generator().manual_seed(1))
-    sums = {}
-    for seed in range(3):
-        for method in ("rtn", "gptq"):
-            model = round_weights(draw_model(seed), 4, method=method, calibration=None if method == "rtn" else more)
-            sums[method] = sums.get(method, 0) + off(draw_model(seed), model, MANY)
-    assert sums["gptq"] < 0.85 * sums["rtn"]
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_gptq_over_a_model_spoils_less_than_rounding_to_the_nearest(seed):
+    """On other text than that of the calibration."""
+    more = torch.randint(61, (16, 32), generator=torch.Generator().manual_seed(9))
+    found = {}
+    for method in ("rtn", "gptq"):
+        options = {"skip": ("tok_embeddings", "output"), "calibration": None if method == "rtn" else more}
+        model = round_weights(draw_model(seed, hidden_dim=96), 3, method=method, **options)
+        found[method] = off(draw_model(seed, hidden_dim=96), model, MANY)
+    assert found["gptq"] < 0.9 * found["rtn"]
 
 
 def test_awq_finds_channels_that_were_made_large():

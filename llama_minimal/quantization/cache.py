@@ -50,12 +50,13 @@ class QuantizedKVCache(KVCache):
         check_one_of("bits", bits, (8, 4))
         if bits == 8 and group_size is not None:
             raise ValueError(f"group_size={group_size!r} is for 4 bits; with 8 a head has one step; leave it out")
-        self.bits, self.group_size = bits, group_size and check_integer("group_size", group_size, at_least=2)
+        self.bits = bits
+        self.group_size = _GROUP if group_size is None else check_integer("group_size", group_size, at_least=2)
         super().__init__(*args, **options)
 
     def _allocate(self, shape: tuple[int, ...], device: torch.device | str | None) -> None:
         *places, self.width = shape
-        self.size = min(self.group_size or _GROUP, self.width) if self.bits == 4 else self.width
+        self.size = min(self.group_size, self.width) if self.bits == 4 else self.width
         n_groups = -(-self.width // self.size)
         n_codes = self.width if self.bits == 8 else n_groups * -(-self.size // 2)
         code_dtype = torch.int8 if self.bits == 8 else torch.uint8
