@@ -13,6 +13,7 @@ from llama_minimal.config.checks import check_integer, is_number
 from llama_minimal.devices import as_float64, float64_device
 from llama_minimal.model import Llama
 from llama_minimal.prompts import as_ids, check_prompts
+from llama_minimal.quantization.cache import CacheBits, cache_kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ def beam_search(
     max_new_tokens: int = 64,
     length_penalty: float = 1.0,
     stop_ids: Sequence[int] | None = None,
+    cache: CacheBits | None = None,
 ) -> list[Beam]:
     """Return the best ``beam_size`` continuations found, best first.
 
@@ -47,6 +49,7 @@ def beam_search(
         prompt: token ids.
         length_penalty: 0 compares probabilities, so that short sequences win; 1 compares means per token.
         stop_ids: tokens that end a sequence; None means those that end a text by the model's checkpoint.
+        cache: as for ``generate``.
 
     Raises:
         ValueError: if the prompt cannot be continued (see ``generate``) or ``beam_size`` is below 1.
@@ -58,7 +61,8 @@ def beam_search(
     _check_penalty(length_penalty)
     stop_ids = as_ids((model.eos_ids or ()) if stop_ids is None else stop_ids, what="stop_ids")
     n_steps = min(max_new_tokens, model.config.max_seq_len - len(prompt))
-    cache = model.make_cache(batch_size=beam_size, max_seq_len=len(prompt) + n_steps)
+    sizes = {"batch_size": beam_size, "max_seq_len": len(prompt) + n_steps}
+    cache = model.make_cache(**sizes, kind=cache_kind(cache))
     tokens = torch.tensor([prompt] * beam_size, device=model.device)
     logits = model.next_logits(tokens, cache=cache)  # (B, V)
 

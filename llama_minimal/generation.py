@@ -17,6 +17,7 @@ from llama_minimal.completion import Completion, Row, Written
 from llama_minimal.kv_cache import KVCache
 from llama_minimal.model import Llama
 from llama_minimal.prompts import as_ids, check_prompts, check_stop
+from llama_minimal.quantization.cache import CacheBits, cache_kind
 from llama_minimal.sampling import Choice
 from llama_minimal.settings import GREEDY, Sampling
 from llama_minimal.streaming import TextStream
@@ -37,6 +38,7 @@ def generate(
     seed: int = 0,
     compile: bool = False,
     draft: Draft | None = None,
+    cache: CacheBits | None = None,
 ) -> list[Completion]:
     """Continue every prompt; row i writes exactly what its prompt alone would write with seed + i.
 
@@ -52,6 +54,7 @@ def generate(
         compile: compile the step of one token, for a GPU, a single text or a tiny model: slow at first, then fast.
         draft: proposes tokens, so that a pass of the model may write several: a small model of the same vocabulary, a
             ``ModelDraft`` or a ``PromptLookup``. Greedy, the tokens stay the same; sampled, their distribution does.
+        cache: ``"int8"`` or ``"int4"`` keeps the model's keys and values in so many bits; see ``QuantizedKVCache``.
 
     Raises:
         ValueError: if a prompt is empty, has unknown ids or leaves no room in the context, or an argument is odd.
@@ -62,7 +65,7 @@ def generate(
         raise ValueError(f"prompts={prompts!r} must be a list of texts, or of lists of token ids")
     ids = [_encode(tokenizer, prompt) for prompt in prompts]
     rows = [_row(model, tokenizer, prompt, max_new_tokens, stop_ids, stop) for prompt in ids]
-    options = {"max_new_tokens": max_new_tokens, "sampling": sampling, "seed": seed, "compile": compile}
+    options = {"max_new_tokens": max_new_tokens, "sampling": sampling, "seed": seed, "compile": compile, "cache": cache}
     for step in decode(model, ids, **options, **_known(model, tokenizer, draft)):
         for row, written in zip(rows, step, strict=True):
             row.take(written)
@@ -83,6 +86,7 @@ def stream(
     seed: int = 0,
     compile: bool = False,
     draft: Draft | None = None,
+    cache: CacheBits | None = None,
 ) -> Iterator[str]:
     """Continue one prompt and yield the text as it is written; joined, it is ``generate``'s text.
 
@@ -92,7 +96,7 @@ def stream(
         raise ValueError("stream yields text, so it needs a tokenizer; without one, use generate")
     ids = _encode(tokenizer, prompt)
     row = _row(model, tokenizer, ids, max_new_tokens, stop_ids, stop)
-    options = {"max_new_tokens": max_new_tokens, "sampling": sampling, "seed": seed, "compile": compile}
+    options = {"max_new_tokens": max_new_tokens, "sampling": sampling, "seed": seed, "compile": compile, "cache": cache}
     for (written,) in decode(model, [ids], **options, **_known(model, tokenizer, draft)):
         if piece := row.take(written):
             yield piece
@@ -111,6 +115,7 @@ def decode(
     compile: bool = False,
     vocab_size: int | None = None,
     draft: ModelDraft | PromptLookup | None = None,
+    cache: CacheBits | None = None,
 ) -> Iterator[list[Written]]:
     """Yield what every row writes, step by step, until all have ``max_new_tokens`` or a full context.
 
@@ -131,15 +136,15 @@ def decode(
     proposer = draft.start(prompts, choice, size=size) if draft else None
     if compile:  # few cache sizes, so that few need compiling: powers of two
         size = min(1 << (size - 1).bit_length(), context)
-    cache = model.make_cache(batch_size=len(prompts), max_seq_len=size)
+    kept = model.make_cache(batch_size=len(prompts), max_seq_len=size, kind=cache_kind(cache))
 
     with nullcontext() if step is _step else plain_weights(model):
-        logits = read_prompts(model, prompts, cache)[:, None]  # (B, 1, V)
+        logits = read_prompts(model, prompts, kept)[:, None]  # (B, 1, V)
         nothing = proposal = Proposal(torch.empty(len(prompts), 0, dtype=torch.long, device=device), [0] * len(prompts))
         while True:
             places = [len(text) - len(prompt) for text, prompt in zip(texts, prompts, strict=True)]
-            chosen, kept = verify(logits, proposal, choice, places)  # (B, K + 1)
-            new = [row[: min(n + 1, room)] for row, n, room in zip(chosen.tolist(), kept, rooms, strict=True)]
+            chosen, accepted = verify(logits, proposal, choice, places)  # (B, K + 1)
+            new = [row[: min(n + 1, room)] for row, n, room in zip(chosen.tolist(), accepted, rooms, strict=True)]
             yield [Written(*one) for one in zip(new, proposal.counts, strict=True)]
             rooms = [room - len(tokens) for room, tokens in zip(rooms, new, strict=True)]
             if not any(rooms):
@@ -150,7 +155,7 @@ def decode(
             proposal = nothing
             if proposer and max(rooms) > 1:
                 proposal = proposer.propose(texts, [max(0, room - 1) for room in rooms])
-            logits = step(model, *_next_input(texts, proposal, size=size, device=device), cache)
+            logits = step(model, *_next_input(texts, proposal, size=size, device=device), kept)
 
 
 def _next_input(texts: Sequence[Ids], proposal: Proposal, *, size: int, device: torch.device) -> tuple[Tensor, Tensor]:

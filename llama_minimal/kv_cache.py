@@ -2,7 +2,7 @@
 
 # L layers, B batch, T time, S slots, K kv heads, Dh head width
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -39,13 +39,25 @@ class KVCache:
         if batch_size < 1 or max_seq_len < 1:
             raise ValueError(f"batch_size={batch_size} and max_seq_len={max_seq_len} must be at least 1")
         n_layers, n_kv_heads = n_layers or config.n_layers, n_kv_heads or config.n_kv_heads
-        shape = (batch_size, n_kv_heads, max_seq_len, config.head_dim)
-        # A buffer per layer: of one for all, a compiled step would make a copy whenever it writes to a part of it.
-        self.keys, self.values = (
-            [torch.zeros(shape, dtype=dtype, device=device) for _ in range(n_layers)] for _ in range(2)
-        )  # L of (B, K, S, Dh)
+        self.dtype = dtype
+        self._allocate(n_layers, (batch_size, n_kv_heads, max_seq_len, config.head_dim), device)
         self.rows = torch.arange(batch_size, device=device)[:, None]  # (B, 1)
         self.slots = torch.arange(max_seq_len, device=device)  # (S,)
+
+    def _allocate(self, n_layers: int, shape: tuple[int, ...], device: torch.device | str | None) -> None:
+        # A buffer per layer: of one for all, a compiled step would make a copy whenever it writes to a part of it.
+        self.keys, self.values = (
+            [torch.zeros(shape, dtype=self.dtype, device=device) for _ in range(n_layers)] for _ in range(2)
+        )  # L of (B, K, S, Dh)
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes in memory."""
+        return sum(buffer.nbytes for buffer in self._buffers())
+
+    def _buffers(self) -> Sequence[Tensor]:
+        """Return what holds the numbers, each (B, …)."""
+        return *self.keys, *self.values
 
     def write(self, layer: int, k: Tensor, v: Tensor, positions: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Store new keys and values, and return all of the layer's.
@@ -60,16 +72,23 @@ class KVCache:
         Raises:
             ValueError: if a prompt is longer than the cache.
         """
+        self._check_length(k)
+        self._store(self.keys[layer], k, positions)
+        self._store(self.values[layer], v, positions)
+        return self.keys[layer], self.values[layer]
+
+    def _check_length(self, k: Tensor) -> None:
         if k.size(2) > len(self.slots):
             raise ValueError(f"{k.size(2)} tokens do not fit the cache's {len(self.slots)} slots (its max_seq_len)")
-        for buffer, new in ((self.keys[layer], k), (self.values[layer], v)):
-            if positions is None:
-                buffer[:, :, : new.size(2)] = new
-            elif len(positions) == 1 and not torch.compiler.is_compiling():  # one row: in a third of the time
-                buffer.index_copy_(2, positions[0], new.type_as(buffer))
-            else:
-                buffer[self.rows, :, positions] = new.transpose(1, 2).type_as(buffer)  # (B, T, K, Dh)
-        return self.keys[layer], self.values[layer]
+
+    def _store(self, buffer: Tensor, new: Tensor, positions: Tensor | None) -> None:
+        """Put what came, (B, K, T, …), into its slots of a buffer, (B, K, S, …)."""
+        if positions is None:
+            buffer[:, :, : new.size(2)] = new
+        elif len(positions) == 1 and not torch.compiler.is_compiling():  # one row: in a third of the time
+            buffer.index_copy_(2, positions[0], new.type_as(buffer))
+        else:
+            buffer[self.rows, :, positions] = new.transpose(1, 2).type_as(buffer)  # (B, T, K, …)
 
     def mask(self, positions: Tensor) -> Tensor:
         """Return which slots each query may see: (B, T) -> (B, 1, T, S), 0 where slot ≤ position, else −∞.
@@ -77,15 +96,18 @@ class KVCache:
         In the form that is added to the scores: PyTorch would make it of a boolean one in every layer anew. On a CPU
         it ends with the last slot that anyone sees, and attention reads no further.
         """
+        visible = self.slots[: self._n_seen(positions)] <= positions[..., None]  # (B, T, S)
+        return torch.where(visible, 0.0, float("-inf")).to(self.dtype)[:, None]
+
+    def _n_seen(self, positions: Tensor) -> int:
+        """Return how many slots attention reads for queries at these positions."""
         is_eager_cpu = positions.device.type == "cpu" and not torch.compiler.is_compiling()
-        slots = self.slots[: int(positions.max()) + 1] if is_eager_cpu else self.slots
-        visible = slots <= positions[..., None]  # (B, T, S)
-        return torch.where(visible, 0.0, float("-inf")).to(self.keys[0].dtype)[:, None]
+        return int(positions.max()) + 1 if is_eager_cpu else len(self.slots)
 
     def select(self, rows: Sequence[int] | Tensor) -> None:
         """Reorder the rows in place: row i becomes what row ``rows[i]`` was (beam search)."""
         index = torch.as_tensor(rows, device=self.slots.device)
-        for buffer in (*self.keys, *self.values):
+        for buffer in self._buffers():
             buffer.copy_(buffer[index])
 
 
@@ -116,7 +138,12 @@ class LayeredCache:
 
 
 def make_cache(
-    config: LlamaConfig, devices: Mapping[int, torch.device], *, dtype: torch.dtype, **sizes: Any
+    config: LlamaConfig,
+    devices: Mapping[int, torch.device],
+    *,
+    dtype: torch.dtype,
+    kind: Callable[..., KVCache] = KVCache,
+    **sizes: Any,
 ) -> KVCache | LayeredCache:
     """Build a cache for some layers, or for all.
 
@@ -126,6 +153,7 @@ def make_cache(
     Args:
         devices: of each layer.
         dtype: of keys and values.
+        kind: what makes a cache, called as ``KVCache``.
         sizes: as for ``KVCache``.
     """
     layers: dict[torch.device, list[int]] = {}
@@ -133,7 +161,7 @@ def make_cache(
         layers.setdefault(device, []).append(layer)
     on_cpu = torch.promote_types(dtype, torch.float32)
     parts = [
-        (part, KVCache(config, device=at, dtype=on_cpu if at.type == "cpu" else dtype, n_layers=len(part), **sizes))
+        (part, kind(config, device=at, dtype=on_cpu if at.type == "cpu" else dtype, n_layers=len(part), **sizes))
         for at, part in layers.items()
     ]
     is_whole = len(parts) == 1 and len(devices) == config.n_layers

@@ -151,15 +151,15 @@ class Llama(nn.Module):
         x = self.hidden_states(tokens, positions=positions, cache=cache)
         return self.output(x[:, -1] if last is None else x[torch.arange(len(x), device=x.device), last])
 
-    def make_cache(self, *, batch_size: int, max_seq_len: int, n_kv_heads: int | None = None) -> LayeredCache | KVCache:
+    def make_cache(self, *, batch_size: int, max_seq_len: int, **options: Any) -> LayeredCache | KVCache:
         """Build a cache in the model's dtype, each layer's part on the device of that layer.
 
         Args:
-            n_kv_heads: those that this process has; None means all.
+            options: ``n_kv_heads``, those that this process has; ``kind``, such as ``QuantizedKVCache``.
         """
         devices = {int(name): next(layer.parameters()).device for name, layer in self.layers.items()}
-        sizes = {"batch_size": batch_size, "max_seq_len": max_seq_len, "n_kv_heads": n_kv_heads}
-        return make_cache(self.config, devices, dtype=next(self.parameters()).dtype, **sizes)
+        options |= {"batch_size": batch_size, "max_seq_len": max_seq_len}
+        return make_cache(self.config, devices, dtype=next(self.parameters()).dtype, **options)
 
     @property
     def device(self) -> torch.device:

@@ -13,6 +13,7 @@ OptimizerName = Literal["adamw", "muon"]
 Schedule = Literal["cosine", "linear"]
 PipelineSchedule = Literal["1f1b", "gpipe"]
 TuneMethod = Literal["auto", "full", "lora", "head"]
+Scheme = Literal["int8", "int4", "fp8", "int8-dynamic"]
 
 
 _CHOICES = {

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from llama_minimal.checkpoint import load
 from llama_minimal.checkpoint.native import write_config, write_native
-from llama_minimal.checkpoint.reading import read_tensors
+from llama_minimal.checkpoint.reading import open_tensors
 from llama_minimal.checkpoint.sharded import is_sharded
 from llama_minimal.checkpoint.tensors import fill, load_safetensors, write_safetensors
 from llama_minimal.config import read_json
@@ -24,6 +24,7 @@ from llama_minimal.model import Llama
 from llama_minimal.optim import state_keys
 from llama_minimal.parallel.mesh import Mesh
 from llama_minimal.parallel.state import is_spread, read_parts, write_parts
+from llama_minimal.quantization import quantization_of
 from llama_minimal.run_folder import SNAPSHOT, STATE, remove_snapshot
 
 
@@ -148,7 +149,8 @@ def load_weights(path: Path, model: Llama, mesh: Mesh | None = None) -> None:
     if _goes_by_parts(path, model, mesh):
         read_parts(path, model)
     else:
-        fill(model, read_tensors([path / "model.safetensors"]), path)
+        codes = quantization_of(model) is not None  # beside which an adapter learns
+        fill(model, open_tensors([path / "model.safetensors"], codes=codes), path)
 
 
 def whole_model(model: Llama, mesh: Mesh, folder: Path | None, step: int | None = None) -> Llama:

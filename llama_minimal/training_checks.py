@@ -18,6 +18,7 @@ from llama_minimal.parallel.pipeline import default_micro_batch_size
 from llama_minimal.parallel.stages import make_cut
 from llama_minimal.parallel.tensor import check_divisible, splits_sequences
 from llama_minimal.prompts import check_tokens
+from llama_minimal.quantization import quantization_of
 from llama_minimal.settings import FREE_ON_RESUME, TrainConfig
 from llama_minimal.snapshot import snapshot_path, snapshots
 
@@ -38,6 +39,11 @@ def check_trainable(model: Llama, config: TrainConfig, *, has_validation: bool) 
     if next(model.parameters()).is_meta:
         raise ValueError("the model is on the meta device, which holds no numbers; build it with device='cpu', say")
     if not any(p.requires_grad for p in model.parameters()):
+        if how := quantization_of(model):
+            raise ValueError(
+                f"the model is quantized ({how.scheme}), and codes cannot take small steps; add_adapter puts something "
+                f"beside them that learns, or train the original and quantize it after"
+            )
         raise ValueError("no weight of the model may change: requires_grad is False for all; set it for some")
     if other := {p.dtype for p in model.parameters()} - {torch.float32, torch.float64}:
         name = str(other.pop()).removeprefix("torch.")
@@ -120,6 +126,8 @@ def describe_run(model: Llama, config: TrainConfig, tokens: Texts, after_step: A
         sizes = [(name, len(part)) for name, part in tokens.items()]
         data = {"n_tokens": sum(size for _, size in sizes), "sources": sizes}
     shape = model.config.to_dict()
+    how = quantization_of(model)
+    shape["quantization"] = how and how.to_dict()
     if there := adapters(model):
         shape["adapters"] = {name: settings.to_dict() for name, settings in there.items()}
     return {"model": shape, "train": train, "data": data}

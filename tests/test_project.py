@@ -30,6 +30,7 @@ LEVELS = {
     "packed_weights": 0,
     "compiling": 0,
     "observing": 0,
+    "calibration": 1,
     "files": 0,
     "plugins": 0,
     "running": 0,

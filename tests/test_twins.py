@@ -15,6 +15,7 @@ import llama_minimal.loss
 import llama_minimal.normalization
 import llama_minimal.positions
 import llama_minimal.pruning
+import llama_minimal.quantization
 from llama_minimal import reference
 from llama_minimal.config import LlamaConfig, RopeScaling
 from llama_minimal.generation import generate
@@ -123,6 +124,11 @@ def test_both_start_with_the_same_names_and_shapes(changes):
         (llama_minimal.pruning, "n_of_m_mask"),
         (llama_minimal.pruning, "sparsegpt"),
         (llama_minimal.pruning, "wanda_score"),
+        (llama_minimal.quantization, "awq"),
+        (llama_minimal.quantization, "dynamic_linear"),
+        (llama_minimal.quantization, "gptq"),
+        (llama_minimal.quantization, "outliers"),
+        (llama_minimal.quantization, "round_to_grid"),
     ],
 )
 def test_a_function_has_the_same_arguments_on_both_storeys(module, name):

@@ -102,10 +102,10 @@ class EarlyExit(nn.Module):
         """Where tokens go in and logits come out."""
         return self.model.device
 
-    def make_cache(self, **sizes: int) -> KVCache | LayeredCache:
+    def make_cache(self, **options: Any) -> KVCache | LayeredCache:
         """Build the model's cache, and begin to write down depths anew."""
         self.depths = []
-        return self.model.make_cache(**sizes)
+        return self.model.make_cache(**options)
 
     def forward(
         self, tokens: Tensor, *, positions: Tensor | None = None, cache: KVCache | LayeredCache | None = None

@@ -15,6 +15,7 @@ from llama_minimal.cli.console import check_counts, human, print_plugins, table
 from llama_minimal.cli.several import ProcessFlags, loaded, together
 from llama_minimal.cli.write import WriteFlags, load_as_asked, load_for_writing
 from llama_minimal.config import PRESETS, LlamaConfig, preset
+from llama_minimal.settings import Scheme
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,7 @@ class Evaluate:
     """cuda, mps (Apple) or cpu; left out: the first of these that is there."""
     adapter: str | None = None
     """Folder of an adapter for the model, or the name of one that comes with it."""
-    quantize: Literal["int8", "int4", "fp8"] | None = None
+    quantize: Scheme | None = None
     """Keep the weights in so few bits; left out: as in the file."""
     application: str | None = None
     """Score the model's answers instead: generation, dialogue, sentiment, translation, question_answering, code,
@@ -156,7 +157,7 @@ class Convert:
     """Folder to write."""
     format: Literal["huggingface", "meta", "native"] | None = None
     """Format to write; left out: huggingface, or with --quantize native."""
-    quantize: Literal["int8", "int4", "fp8"] | None = None
+    quantize: Scheme | None = None
     """Write the weights in so few bits."""
     dtype: str | None = None
     """float32, bfloat16 or float16; left out: as it is."""

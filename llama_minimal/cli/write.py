@@ -4,13 +4,13 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
 from llama_minimal.cli.console import check_counts
 from llama_minimal.cli.several import ProcessFlags, loaded, together
-from llama_minimal.settings import Sampling
+from llama_minimal.settings import Sampling, Scheme
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class WriteFlags:
     """float32, bfloat16 or float16; left out: as in the file."""
     adapter: str | None = None
     """Folder of an adapter for the model, or the name of one that comes with it."""
-    quantize: Literal["int8", "int4", "fp8"] | None = None
+    quantize: Scheme | None = None
     """Keep the weights in so few bits; left out: as in the file."""
 
     def __post_init__(self) -> None:

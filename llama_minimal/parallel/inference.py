@@ -8,6 +8,7 @@ What differs from one process is what the decoding loop asks of a model: a cache
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -48,10 +49,10 @@ class Distributed(nn.Module):
         """Where tokens go in and logits come out."""
         return self.mesh.device
 
-    def make_cache(self, *, batch_size: int, max_seq_len: int) -> KVCache | LayeredCache:
+    def make_cache(self, **options: Any) -> KVCache | LayeredCache:
         """Build a cache for this process's layers and its own kv heads, K / P of them."""
         n_kv_heads = self.config.n_kv_heads // self.mesh.size_of("tensor")
-        return self.part.make_cache(batch_size=batch_size, max_seq_len=max_seq_len, n_kv_heads=n_kv_heads)
+        return self.part.make_cache(n_kv_heads=n_kv_heads, **options)
 
     def forward(
         self, tokens: Tensor, *, positions: Tensor | None = None, cache: KVCache | LayeredCache | None = None

@@ -5,7 +5,7 @@ whole model with zeros (``prune``, ``sparsity_report``, ``keep_zeros``), a small
 ``remove_features``, ``remove_layers``, and what says which).
 """
 
-from llama_minimal.pruning.calibration import hessians, input_norms
+from llama_minimal.calibration import hessians, input_norms
 from llama_minimal.pruning.importance import feature_scores, head_scores, layer_scores, lowest, lowest_heads
 from llama_minimal.pruning.layers import find_layers
 from llama_minimal.pruning.masks import is_n_of_m, keep_mask, magnitude_mask, n_of_m_mask, wanda_score

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llama_minimal.calibration import Batches, hessians, input_norms, read
 from llama_minimal.config.checks import check_integer
 from llama_minimal.model import Llama
 from llama_minimal.observing import watching
-from llama_minimal.pruning.calibration import Batches, hessians, input_norms, read
 
 
 def head_scores(model: Llama, calibration: Batches) -> Tensor:

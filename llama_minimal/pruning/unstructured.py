@@ -1,15 +1,14 @@
 """Single weights set to zero: the model keeps its shape."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from llama_minimal.calibration import Batches, by_block, check_calibration, hessians, input_norms, undone_on_error
 from llama_minimal.config.checks import check_one_of
 from llama_minimal.model import Llama
-from llama_minimal.pruning.calibration import Batches, check_calibration, hessians, input_norms
 from llama_minimal.pruning.layers import find_layers
 from llama_minimal.pruning.masks import (
     check_one_given,
@@ -74,7 +73,7 @@ def prune(
     found = find_layers(model, layers)
     _check(found, method, sparsity, pattern)
     how = {"sparsity": sparsity, "pattern": pattern}
-    with undone_on_error(found):
+    with undone_on_error(layer.weight for layer in found.values()):
         if method == "global":
             _prune_globally(found, sparsity)
         elif method == "magnitude":
@@ -82,7 +81,7 @@ def prune(
                 zero(layer, mask_of(layer.weight.abs(), **how))
         else:
             batches = check_calibration(calibration)
-            for part in _by_block(found):
+            for part in by_block(found):
                 (_wanda if method == "wanda" else _sparsegpt)(model, part, batches, **how)
     return sparsity_report(model, layers)
 
@@ -110,27 +109,6 @@ def _sparsegpt(model: Llama, layers: Layers, batches: list[Tensor], **how: objec
 def zero(layer: nn.Linear, mask: Tensor) -> None:
     """Set to zero what a mask does not keep: also what is not finite, which a product with 0 would leave."""
     layer.weight.masked_fill_(~mask, 0)
-
-
-def _by_block(layers: Layers) -> list[Layers]:
-    """Return the layers of one block at a time, in the order in which tokens come to them."""
-    blocks: dict[str, Layers] = {}
-    for name, layer in layers.items():
-        block = ".".join(name.split(".")[:2]) if name.startswith("layers.") else name
-        blocks.setdefault(block, {})[name] = layer
-    return list(blocks.values())
-
-
-@contextmanager
-def undone_on_error(layers: Layers) -> Iterator[None]:
-    """Give the weights back as they were if the block does not come to its end."""
-    before = {name: layer.weight.detach().clone() for name, layer in layers.items()}
-    try:
-        yield
-    except BaseException:
-        for name, layer in layers.items():
-            layer.weight.copy_(before[name])
-        raise
 
 
 def _check(layers: Layers, method: Method, sparsity: float | None, pattern: tuple[int, int] | None) -> None:

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from llama_minimal.config.checks import check_divides, check_number
-from llama_minimal.quantization.rounding import from_codes, to_codes, zero_point_grid
+from llama_minimal.config.checks import check_number
+from llama_minimal.quantization.grids import Grid, Rounded, ZeroPointGrid, check_group
 
 
 def second_moment(x: Tensor) -> Tensor:
@@ -33,38 +33,44 @@ def gptq(
         w: (out, in).
         hessian: (in, in), of ``second_moment``.
         bits: 1 to 8.
-        group_size: numbers of a row that share a grid; None means the whole row.
+        group_size: numbers of a row that share a grid, where the last group may be shorter; None means the whole row.
         damping: this share of the mean of H's diagonal is added to it, so that it can be inverted.
 
     Returns:
         codes (out, in), scale and zero (out, groups), as ``to_codes`` and ``zero_point_grid`` make them.
 
     Raises:
-        ValueError: if the shapes do not fit, or a group does not divide the rows.
+        ValueError: if the shapes do not fit.
 
     Source: Frantar et al. 2022, "GPTQ", without its lazy batches.
     """
-    n_out, n_in = w.shape
+    codes, grids = round_by_columns(w, hessian, ZeroPointGrid(bits=bits), group_size=group_size, damping=damping)
+    return codes, grids[..., 0], grids[..., 1]
+
+
+def round_by_columns(
+    w: Tensor, hessian: Tensor, grid: Grid, *, group_size: int | None = None, damping: float = 0.01
+) -> Rounded:
+    """Do what ``gptq`` does, on a grid of any kind."""
+    n_in = w.size(1)
     if hessian.shape != (n_in, n_in):
         raise ValueError(
             f"hessian of shape {tuple(hessian.shape)} must be ({n_in}, {n_in}), for a matrix of {n_in} columns"
         )
-    group = group_size or n_in
-    check_divides("group_size", group, "in", n_in)
+    group = check_group(group_size) or n_in
     w = w.to(torch.promote_types(w.dtype, torch.float32)).clone()
     u = _factor(hessian.to(w.dtype), check_number("damping", damping, at_least=0.0))
     w[:, hessian.diagonal() == 0] = 0  # never read, so that any number does
-    codes, scales, zeros = torch.empty(n_out, n_in, dtype=torch.uint8, device=w.device), [], []
+    codes, grids = [], []
     for i in range(n_in):
         if i % group == 0:
-            scale, zero = zero_point_grid(w[:, i : i + group], bits)  # (out, 1)
-            scales.append(scale)
-            zeros.append(zero)
+            kept = grid.fit(w[:, i : i + group])  # (out, k)
+            grids.append(kept)
         column = w[:, i : i + 1].clone()
-        codes[:, i : i + 1] = to_codes(column, scale, zero, bits=bits)
-        error = (column - from_codes(codes[:, i : i + 1], scale, zero)) / u[i, i]
+        codes.append(grid.encode(column, kept))
+        error = (column - grid.decode(codes[-1], kept)) / u[i, i]
         w[:, i:] -= error * u[i, i:]
-    return codes, torch.cat(scales, dim=1), torch.cat(zeros, dim=1)
+    return Rounded(torch.cat(codes, dim=1), torch.stack(grids, dim=1))
 
 
 def _factor(hessian: Tensor, damping: float) -> Tensor:

@@ -52,7 +52,7 @@ class Int4Layout:
         """Put codes into the product's order, (out, in) -> (out, in / 2), of rows that are whole blocks."""
         columns = codes.view(-1, self.block, codes.size(1)).transpose(1, 2)  # (blocks, in, block)
         low, high = columns.chunk(2, dim=-1) if self.halves else (columns[..., ::2], columns[..., 1::2])
-        return (low | (high << 4)).reshape(len(codes), -1)
+        return (low | (high << 4)).reshape(len(codes), -1).contiguous()  # of a single square block, reshape is a view
 
     def take(self, laid_out: Tensor) -> Tensor:
         """Return the codes of all rows, (out, in / 2) -> (out, in)."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from llama_minimal.compiling import is_compiled_vector, vector_product
 from llama_minimal.quantization import kernels
+from llama_minimal.quantization.grids import Grid, Rounded, nearest
 
 Rows = Tensor | slice
 ALL = slice(None)
@@ -45,7 +46,7 @@ class QuantizedLinear(nn.Module):
         super().__init__()
         self.in_features, self.out_features, self.group_size = in_features, out_features, group_size
         codes, grids = self._shapes()
-        code_dtype = torch.int8 if self.scheme == "int8" else torch.uint8
+        code_dtype = torch.int8 if self.scheme.startswith("int8") else torch.uint8
         self.register_buffer("weight", torch.empty(codes, dtype=code_dtype, device=device))
         self.register_buffer("scale", torch.empty(grids, dtype=dtype, device=device))
         self.bias = None
@@ -62,15 +63,33 @@ class QuantizedLinear(nn.Module):
         *,
         group_size: int | None = None,
         dtype: torch.dtype = torch.bfloat16,
+        rounded: Rounded | None = None,
+        **options: Any,
     ) -> "QuantizedLinear":
-        """Round a matrix (out, in), and make a layer of it."""
+        """Round a matrix (out, in), and make a layer of it.
+
+        Args:
+            rounded: what the matrix has become by a better method, on ``grid(dtype)``; None rounds to the nearest.
+            options: of this kind of layer.
+        """
         n_out, n_in = weight.shape
-        options = {"bias": bias is not None, "dtype": dtype, "device": weight.device}
+        options |= {"bias": bias is not None, "dtype": dtype, "device": weight.device}
         layer = cls(n_in, n_out, group_size=group_size, **options)
-        layer._round(weight.to(torch.promote_types(weight.dtype, torch.float32)))
+        wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
+        layer._keep(*(nearest(wide, cls.grid(dtype), group_size) if rounded is None else rounded))
         if bias is not None:
             layer.bias.copy_(bias)
         return layer
+
+    @classmethod
+    def grid(cls, dtype: torch.dtype) -> Grid:
+        """Return what kind of grid the numbers are on, when it is kept in a dtype."""
+        raise NotImplementedError
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What else says how a layer of this kind computes."""
+        return {}
 
     @property
     def grid_dtype(self) -> torch.dtype:

@@ -2,21 +2,19 @@
 
 # G groups of a row, g numbers of a group
 
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from llama_minimal.compiling import written
-from llama_minimal.mixed_precision import store_float8
+from llama_minimal.config.checks import check_number
 from llama_minimal.quantization import kernels
+from llama_minimal.quantization.dynamic import dynamic_linear
+from llama_minimal.quantization.grids import Float8Grid, Grid, OffsetGrid, SymmetricGrid, in_groups
 from llama_minimal.quantization.layers import ALL, QuantizedLinear, Rows
-from llama_minimal.quantization.rounding import (
-    from_codes,
-    pack_int4,
-    symmetric_grid,
-    to_codes,
-    unpack_int4,
-    zero_point_grid,
-)
+from llama_minimal.quantization.rounding import from_codes, pack_int4, unpack_int4
 
 
 class Int8Linear(QuantizedLinear):
@@ -27,15 +25,17 @@ class Int8Linear(QuantizedLinear):
     def _shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         return (self.out_features, self.in_features), (self.out_features, _n_groups(self))
 
-    def _round(self, weight: Tensor) -> None:
-        groups = _in_groups(weight, self)
-        self.scale.copy_(_lasting(symmetric_grid(groups, 8), self.scale.dtype)[..., 0])
-        codes = to_codes(groups, self.scale.to(weight.dtype)[..., None], bits=8)
-        self.weight.copy_(codes.flatten(1)[:, : self.in_features])
+    @classmethod
+    def grid(cls, dtype: torch.dtype) -> Grid:
+        return SymmetricGrid(bits=8, kept=dtype)
+
+    def _keep(self, codes: Tensor, grids: Tensor) -> None:
+        self.weight.copy_(codes)
+        self.scale.copy_(grids[..., 0])
 
     def decode(self, rows: Rows = ALL) -> Tensor:
         codes, scale = _take(self.weight, rows)[:, : self.in_features], _take(self.scale, rows)
-        return from_codes(_in_groups(codes, self), scale[..., None]).flatten(1)[:, : self.in_features]
+        return from_codes(in_groups(codes, self.group_size), scale[..., None]).flatten(1)[:, : self.in_features]
 
     def _vector_product(self, x: Tensor) -> Tensor:
         if self.group_size is not None:
@@ -58,6 +58,34 @@ class Int8Linear(QuantizedLinear):
         return kernels.int8_product(x, codes, scale)
 
 
+class Int8DynamicLinear(Int8Linear):
+    """Be ``Int8Linear``, and round the inputs to int8, too: see ``dynamic_linear``.
+
+    Args:
+        threshold: size from which an input keeps its precision; None rounds all.
+    """
+
+    scheme = "int8-dynamic"
+
+    def __init__(self, *args: Any, threshold: float | None = None, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.threshold = None if threshold is None else check_number("threshold", threshold)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"threshold": self.threshold}
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = dynamic_linear(x.detach(), self.weight, self.scale, threshold=self.threshold)
+        if torch.is_grad_enabled() and x.requires_grad:  # rounding has no slope; the gradient is that of the matrix
+            smooth = F.linear(x, self.decode().to(x.dtype))
+            out = smooth + (out - smooth).detach()
+        return out if self.bias is None else out + self.bias
+
+    def _can_lay_out(self) -> bool:
+        return False
+
+
 class Int4Linear(QuantizedLinear):
     """Keep a matrix in 4 bits: ``weight`` (out, in/2) two codes a byte, ``scale`` (G, out, 2) a step and an offset.
 
@@ -71,18 +99,17 @@ class Int4Linear(QuantizedLinear):
     def _shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         return (self.out_features, -(-self.in_features // 2)), (_n_groups(self), self.out_features, 2)
 
-    def _round(self, weight: Tensor) -> None:
-        groups = _in_groups(weight, self)
-        step, zero = zero_point_grid(groups, 4)
-        step = _lasting(step, self.scale.dtype)
-        self.scale.copy_(torch.cat((step, step * (8 - zero)), dim=-1).transpose(0, 1))
-        step, offset = self.scale.to(weight.dtype).transpose(0, 1).split(1, dim=-1)  # (out, G, 1), as they were kept
-        codes = (torch.round((groups - offset) / step) + 8).clamp(0, 15).to(torch.uint8)
-        self.weight.copy_(pack_int4(codes.flatten(1)[:, : self.in_features]))
+    @classmethod
+    def grid(cls, dtype: torch.dtype) -> Grid:
+        return OffsetGrid(kept=dtype)
+
+    def _keep(self, codes: Tensor, grids: Tensor) -> None:
+        self.weight.copy_(pack_int4(codes))
+        self.scale.copy_(grids.transpose(0, 1))
 
     def decode(self, rows: Rows = ALL) -> Tensor:
         grids = self.scale if isinstance(rows, slice) else self.scale.index_select(1, rows)  # refuses unknown rows
-        groups = _in_groups(self._codes(rows), self).to(self.scale.dtype) - 8  # (n, G, g)
+        groups = in_groups(self._codes(rows), self.group_size).to(self.scale.dtype) - 8  # (n, G, g)
         step, offset = grids.transpose(0, 1).split(1, dim=-1)  # (n, G, 1)
         return torch.addcmul(offset, groups, step).flatten(1)[:, : self.in_features]
 
@@ -140,10 +167,13 @@ class FP8Linear(QuantizedLinear):
     def _shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         return (self.out_features, self.in_features), (self.out_features, 1)
 
-    def _round(self, weight: Tensor) -> None:
-        values, scale = store_float8(weight)
-        self.weight.copy_(values.view(torch.uint8))
-        self.scale.copy_(scale)
+    @classmethod
+    def grid(cls, dtype: torch.dtype) -> Grid:
+        return Float8Grid(kept=dtype)
+
+    def _keep(self, codes: Tensor, grids: Tensor) -> None:
+        self.weight.copy_(codes)
+        self.scale.copy_(grids[..., 0])
 
     def decode(self, rows: Rows = ALL) -> Tensor:
         values = _take(self.weight, rows).view(torch.float8_e4m3fn)
@@ -153,23 +183,14 @@ class FP8Linear(QuantizedLinear):
         return False
 
 
-SCHEMES: dict[str, type[QuantizedLinear]] = {kind.scheme: kind for kind in (Int8Linear, Int4Linear, FP8Linear)}
+SCHEMES: dict[str, type[QuantizedLinear]] = {
+    kind.scheme: kind for kind in (Int8Linear, Int4Linear, FP8Linear, Int8DynamicLinear)
+}
 
 
 def _n_groups(layer: QuantizedLinear) -> int:
     return -(-layer.in_features // (layer.group_size or layer.in_features))
 
 
-def _in_groups(x: Tensor, layer: QuantizedLinear) -> Tensor:
-    """Return the numbers of rows in groups, (n, in) -> (n, G, g), zeros behind a last one that is shorter."""
-    n = _n_groups(layer)
-    return kernels.padded(x, n * (layer.group_size or layer.in_features)).unflatten(1, (n, -1))
-
-
 def _take(x: Tensor, rows: Rows) -> Tensor:
     return x if isinstance(rows, slice) else x.index_select(0, rows)
-
-
-def _lasting(scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return what is left of a step in the format in which it is kept: the codes are to be right for that one."""
-    return scale.to(dtype).clamp(min=torch.finfo(dtype).tiny).to(scale.dtype)

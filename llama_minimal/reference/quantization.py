@@ -97,6 +97,111 @@ def _step(width: Array, n: int) -> Array:
     return np.where(step > 0, step, np.ones_like(step))
 
 
+def round_to_grid(
+    w: Array,
+    bits: int,
+    *,
+    group_size: int | str | None = None,
+    symmetric: bool = False,
+    keep: Array | None = None,
+) -> Array:
+    """Return a matrix with every number rounded to one that a code of few bits could stand for.
+
+    Args:
+        w: (out, in).
+        bits: 1 to 8, of a symmetric grid 2 to 8.
+        group_size: numbers of a row that share a grid, where the last group may be shorter; None or "row" means the
+            whole row, "tensor" the whole matrix.
+        symmetric: a grid with 0 in the middle instead of one with a zero point.
+        keep: columns that stay as they are and do not count for the grids, as numbers or as a mask (in,).
+
+    Returns:
+        (out, in).
+    """
+    rounded = w.copy()
+    if keep is not None:
+        rounded[:, keep] = 0
+    if group_size == "tensor":
+        rounded = _nearest(rounded.reshape(1, -1), bits, symmetric).reshape(w.shape)
+    else:
+        size = w.shape[1] if group_size in (None, "row") else group_size
+        for start in range(0, w.shape[1], size):
+            group = slice(start, start + size)
+            rounded[:, group] = _nearest(rounded[:, group], bits, symmetric)
+    if keep is not None:
+        rounded[:, keep] = w[:, keep]
+    return rounded
+
+
+def _nearest(w: Array, bits: int, symmetric: bool) -> Array:
+    scale, zero = (symmetric_grid(w, bits), None) if symmetric else zero_point_grid(w, bits)
+    return from_codes(to_codes(w, scale, zero, bits=bits), scale, zero)
+
+
+def awq(
+    w: Array, hessian: Array, sizes: Array, bits: int, *, group_size: int | None = None, n_powers: int = 20
+) -> tuple[Array, Array]:
+    """Round a matrix whose columns are scaled by how large their inputs are.
+
+    w x = (w · s)(x / s), for any s > 0 of the inputs. With s_j = size_j^α the columns of large inputs are enlarged
+    before rounding, and their error, divided by s_j, is smaller: as long as they do not widen the grid of all. So α is
+    the best of 0, 1/n, … (n−1)/n, by the error of the output; α = 0 is rounding to the nearest.
+
+    Args:
+        w: (out, in).
+        hessian: (in, in), 2 xᵀx of what the layer reads, in any scale.
+        sizes: mean |x_j| of what the layer reads, (in,), in any scale.
+        bits: 1 to 8.
+        group_size: numbers of a row that share a grid; None means the whole row.
+        n_powers: n, how many α are tried.
+
+    Returns:
+        The rounded w · s, (out, in), and s, (in,).
+
+    Source: Lin et al. 2023, "AWQ"; the values of α, and the division of s by √(max · min): its released code.
+    """
+    tried = []
+    for n in range(n_powers):
+        s = np.maximum(sizes / sizes.mean(), np.asarray(1e-4, sizes.dtype)) ** np.asarray(n / n_powers, sizes.dtype)
+        s = s / np.sqrt(s.max() * s.min())
+        rounded = round_to_grid(w * s, bits, group_size=group_size)
+        change = rounded / s - w
+        tried.append((((change @ hessian) * change).sum(), rounded, s))
+    _, rounded, s = min(tried, key=lambda one: one[0])
+    return rounded, s
+
+
+def outliers(x: Array, threshold: float = 6.0) -> Array:
+    """Return which numbers are at least ``threshold`` in size, as a mask of x's shape.
+
+    Source: Dettmers et al. 2022, "LLM.int8()", whose threshold is 6.
+    """
+    return np.abs(x) >= threshold
+
+
+def dynamic_linear(x: Array, codes: Array, scale: Array, *, threshold: float | None = None) -> Array:
+    """Return x wᵀ as a product of whole numbers: each token is rounded to int8 with a step of its own.
+
+    y = s_x · s_w · (codes_x · codes_wᵀ), and inputs of at least ``threshold`` in size get a product of their own.
+
+    Args:
+        x: (..., in).
+        codes: (out, in) int8, the matrix w = scale · codes.
+        scale: (out, 1), one step per row.
+        threshold: size from which a number of x is an outlier; None means that none is.
+
+    Returns:
+        (..., out).
+
+    Source: Dettmers et al. 2022, "LLM.int8()" (vector-wise quantization, mixed-precision decomposition). There an
+    outlier takes its column along, of all tokens; here it comes alone, so that no row depends on its neighbors.
+    """
+    apart = np.zeros_like(x) if threshold is None else x * outliers(x, threshold)
+    step = symmetric_grid(x - apart, 8)
+    whole = to_codes(x - apart, step, bits=8).astype(np.int32) @ codes.T.astype(np.int32)
+    return apart @ from_codes(codes, scale).T + whole.astype(x.dtype) * step * scale.T
+
+
 def gptq(w: Array, hessian: Array, bits: int, group_size: int | None = None, damping: float = 0.01) -> Array:
     """Round a matrix so that the layer's output changes little, and return what it has become.
 
@@ -107,7 +212,7 @@ def gptq(w: Array, hessian: Array, bits: int, group_size: int | None = None, dam
         w: (out, in).
         hessian: (in, in), 2 xᵀx of what the layer reads, in any scale.
         bits: 1 to 8.
-        group_size: numbers of a row that share a grid; None means the whole row.
+        group_size: numbers of a row that share a grid, where the last group may be shorter; None means the whole row.
         damping: this share of the mean of H's diagonal is added to it.
 
     Returns:

@@ -1,20 +1,23 @@
-"""Calibration: what a layer's inputs look like on real tokens, seen by hooks while the model reads them."""
+"""Calibration: what a layer's inputs look like on real tokens, seen by hooks while the model reads them.
+
+Pruning and quantization ask the same of them, block after block, each block behind those that are changed already.
+"""
 
 # B batch, T time
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from llama_minimal.model import Llama
 from llama_minimal.observing import reading, watching
 
 Batches = Tensor | Iterable[Tensor]
 """Token ids, (B, T): one batch, or several."""
 
 
-def hessians(model: Llama, calibration: Batches, layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+def hessians(model: nn.Module, calibration: Batches, layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     """Return H = Σ x·xᵀ of every layer's inputs, over all tokens: half the Hessian of its squared output error.
 
     Args:
@@ -35,7 +38,7 @@ def hessians(model: Llama, calibration: Batches, layers: Mapping[str, nn.Module]
     return _sums(model, calibration, layers, add)
 
 
-def input_norms(model: Llama, calibration: Batches, layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+def input_norms(model: nn.Module, calibration: Batches, layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     """Return ‖x_j‖₂ of every layer's inputs, over all tokens: the root of the diagonal of ``hessians``.
 
     Args:
@@ -54,8 +57,27 @@ def input_norms(model: Llama, calibration: Batches, layers: Mapping[str, nn.Modu
     return {name: total.sqrt() for name, total in _sums(model, calibration, layers, add).items()}
 
 
+def input_sizes(model: nn.Module, calibration: Batches, layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """Return Σ|x_j| of every layer's inputs, over all tokens: how large each input is, in any scale.
+
+    Args:
+        model, calibration, layers: as for ``hessians``.
+
+    Returns:
+        (in,) for each layer.
+
+    Raises:
+        ValueError: as ``hessians``.
+    """
+
+    def add(total: Tensor | float, x: Tensor) -> Tensor:
+        return total + x.abs().sum(0)
+
+    return _sums(model, calibration, layers, add)
+
+
 def _sums(
-    model: Llama,
+    model: nn.Module,
     calibration: Batches,
     layers: Mapping[str, nn.Module],
     add: Callable[[Tensor | float, Tensor], Tensor],
@@ -77,7 +99,7 @@ def _sums(
     return totals
 
 
-def read(model: Llama, calibration: Batches) -> None:
+def read(model: nn.Module, calibration: Batches) -> None:
     """Let the model read token ids, without dropout, and forget what it says."""
     with reading(model):
         for tokens in check_calibration(calibration):
@@ -96,3 +118,25 @@ def check_calibration(calibration: Batches | None) -> list[Tensor]:
     if not sum(batch.numel() for batch in batches):
         raise ValueError("there are no calibration tokens; give token ids of ordinary text, (B, T) or several of these")
     return batches
+
+
+def by_block(layers: Mapping[str, nn.Module]) -> list[dict[str, nn.Module]]:
+    """Return the layers of one block at a time, in the order in which tokens come to them."""
+    blocks: dict[str, dict[str, nn.Module]] = {}
+    for name, layer in layers.items():
+        block = ".".join(name.split(".")[:2]) if name.startswith("layers.") else name
+        blocks.setdefault(block, {})[name] = layer
+    return list(blocks.values())
+
+
+@contextmanager
+def undone_on_error(parameters: Iterable[Tensor]) -> Iterator[None]:
+    """Give parameters their values back if the block does not come to its end."""
+    before = [(parameter, parameter.detach().clone()) for parameter in parameters]
+    try:
+        yield
+    except BaseException:
+        with torch.no_grad():
+            for parameter, value in before:
+                parameter.copy_(value)
+        raise
