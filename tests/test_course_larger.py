@@ -26,9 +26,7 @@ def tiny(monkeypatch):
     """Train the same way, but a tiny model in tiny steps."""
     monkeypatch.setattr(larger, "RECIPE", QUICK)
     monkeypatch.setattr(larger, "shape", lambda: TINY)
-    monkeypatch.setattr(
-        larger, "valley_tokens", lambda path, n: valley_tokens(path, n, texts=30, processes=1)
-    )
+    monkeypatch.setattr(larger, "valley_tokens", lambda path, n: valley_tokens(path, n, texts=30, processes=1))
     monkeypatch.setattr(larger, "held_out_tokens", lambda n, tokenizer: held_out_tokens(3, tokenizer))
 
 
@@ -59,7 +57,7 @@ def test_training_goes_on_where_it_was_stopped_and_ends_with_a_model_and_its_car
     monkeypatch.setattr(long_run, "Trainer", type("Broken", (Trainer,), {"run": broken_off}))
     with pytest.raises(KeyboardInterrupt):
         larger.train(tmp_path / "broken", device="cpu", steps=6, n_parts=2)
-    with pytest.raises(ValueError, match="larger model is not finished in .*broken; train it by: python -m llama_min"):
+    with pytest.raises(ValueError, match=r"larger model is not finished in .*broken; train it by: python -m llama_min"):
         larger.load(tmp_path / "broken")
     monkeypatch.setattr(long_run, "Trainer", Trainer)
     larger.train(tmp_path / "broken", device="cpu", steps=6, n_parts=2)
