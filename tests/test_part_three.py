@@ -10,6 +10,7 @@ import llama_minimal as lm
 from llama_minimal.adaptive_computation import EarlyExit, ExitRule, ModelDraft, PromptLookup
 from llama_minimal.applications import application
 from llama_minimal.course import part_three, students
+from llama_minimal.course import part_three_figures as figures
 from llama_minimal.course.card import held_out, story_loss
 from llama_minimal.course.exit_rule import NAME, exit_rule
 from llama_minimal.course.experiments import part_three as experiment
@@ -90,6 +91,8 @@ def test_unknown_and_missing_rows_are_explained(tmp_path):
         part_three.train("int8", tmp_path)
     with pytest.raises(SystemExit, match="error: device 'abacus' is unknown"):
         part_three.main(["train", "2:4", "--device", "abacus", "--folder", str(tmp_path / "new")])
+    with pytest.raises(SystemExit, match="error: no row '2:5' is trained"):
+        part_three.main(["train", "2:4", "2:5", "--folder", str(tmp_path / "new")])
     assert not (tmp_path / "new").exists()
 
 
@@ -164,3 +167,21 @@ def test_the_exit_rule_is_calibrated_once(tmp_path, monkeypatch, course):
 def test_every_measure_has_every_row():
     assert len(experiment.POINTS) == len(ROWS) * len(experiment.MEASURES)
     assert experiment.CHECK in experiment.POINTS
+
+
+def test_the_table_and_its_picture_have_every_row():
+    points = [{"measure": "perplexity", "row": row, "bytes": 40 + i, "perplexity": 2.0} for i, row in enumerate(ROWS)]
+    points += [{"measure": "stories", "row": row, "consistent": 70.0} for row in ROWS]
+    points += [{"measure": "questions", "row": row, "exact_match": 62.5} for row in ROWS]
+    speeds = {"fp32_tokens_per_second": 80.0, "tokens_per_pass": 1.0}
+    points += [{"measure": "speed", "row": row, "tokens_per_second": 100.0 + i} | speeds for i, row in enumerate(ROWS)]
+    rows = figures.by_row(points)
+    assert list(rows) == list(ROWS)
+    assert rows["bf16"]["memory"] == 41 / 40
+    assert rows["bf16"]["speed"] == 101 / 80
+    printed = figures.table(rows).split("\n")
+    assert [line[:15].strip() for line in printed[1:]] == list(ROWS)
+    assert printed[2].split() == ["bf16", "0.00", "101", "1.26x", "2.000", "70.0", "62.5"]
+    figure = figures.draw(rows)
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == list(ROWS)
+    assert [len(ax.lines) for ax in figure.axes] == [2, 2, 2, 4]

@@ -60,10 +60,6 @@ RECIPE = TrainConfig(
 """How every changed model is trained on: the course model's own rate, and a third of the tokens that it has read."""
 
 
-def _as_it_is(model: Llama, _: torch.Tensor) -> Llama:
-    return model
-
-
 def _two_of_four(model: Llama, calibration: torch.Tensor) -> Llama:
     prune(model, "sparsegpt", pattern=(2, 4), calibration=calibration.split(8))
     return model
@@ -81,16 +77,15 @@ def _student(model: Llama, _: torch.Tensor) -> Llama:
 
 
 TRAINED: dict[str, Callable[[Llama, torch.Tensor], Llama]] = {
-    "trained on": _as_it_is,
+    "trained on": lambda model, _: model,
     "2:4": _two_of_four,
     "half the heads": _half_the_heads,
     "distilled": _student,
     "grouped heads": lambda model, _: group_kv_heads(model, model.config.n_kv_heads // 2),
     "shared layers": lambda model, _: share_layers(model, 2),
-    "early exit": _as_it_is,
+    "early exit": lambda model, _: model,
 }
 """Row → what makes its model of the course model and of calibration tokens, before it is trained."""
-UNTRAINED = ("fp32", "bf16", "int8", "int4", "speculative", "look-up")
 ROWS = ("fp32", "bf16", "int8", "int4", *TRAINED, "speculative", "look-up")
 
 
@@ -170,8 +165,7 @@ def train(
     Raises:
         ValueError: if no such row is trained, there is no such device, or the folder holds another run.
     """
-    if row not in TRAINED:
-        raise ValueError(f"no row {row!r} is trained; those that are: {', '.join(TRAINED)}")
+    _check(row)
     on, folder = find_device(device), Path(folder)
     if on.type == "cpu":
         torch.set_num_threads(os.cpu_count() or 1)
@@ -188,6 +182,11 @@ def train(
         validation=held_out_tokens(100, tokenizer),
         **_options(row, model),
     )
+
+
+def _check(row: str) -> None:
+    if row not in TRAINED:
+        raise ValueError(f"no row {row!r} is trained; those that are: {', '.join(TRAINED)}")
 
 
 def text(folder: str | Path = FOLDER, n_parts: int = PARTS) -> NDArray[np.uint16]:
@@ -236,8 +235,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--parts", type=int, default=PARTS, help="of the text, a million tokens each; fewer, to try it")
     given = parser.parse_args(arguments)
     try:
+        rows = (given.rows or list(TRAINED)) if given.what == "train" else []
+        for row in rows:
+            _check(row)
+        find_device(given.device)  # before the text, which takes a while
         print(f"{len(text(given.folder, given.parts)):,} tokens of text in {given.folder}")
-        for row in given.rows or TRAINED if given.what == "train" else ():
+        for row in rows:
             print(train(row, given.folder, device=given.device, steps=given.steps, n_parts=given.parts))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
