@@ -138,6 +138,21 @@ def test_a_cache_of_something_else_is_refused(student, teacher, rows, tmp_path):
         CachedDistillation(student, cache)(student, tuple(map(torch.from_numpy, rows.rows([0]))))
 
 
+def test_caches_are_mixed_with_each_other_alone(student, teacher, rows, tmp_path):
+    other = rows_of_text(TOKENS[400:800], seq_len=8)
+    first, second, wider = (
+        write_cache(teacher, part, tmp_path / name, k=k)
+        for name, part, k in (("a", rows, 3), ("b", other, 3), ("c", other, 4))
+    )
+    recipe = replace(RECIPE, weights=(0.5, 0.5))
+    trainer = Trainer(student, {"a": first, "b": second}, recipe, objective=CachedDistillation(student, first))
+    assert np.isfinite([m["loss"] for m in trainer.run()]).all()
+    for wrong in (other, TOKENS[400:800], wider):
+        for sources in ({"a": first, "b": wrong}, {"b": wrong, "a": first}):
+            with pytest.raises(ValueError, match=r"cannot be mixed: .*; give both a cache of the same k, or neither"):
+                Trainer(student, sources, recipe)
+
+
 def test_a_damaged_cache_is_refused(teacher, rows, tmp_path):
     write_cache(teacher, rows, tmp_path / "cache", k=3)
     about = json.loads((tmp_path / "cache" / "cache.json").read_text())

@@ -8,6 +8,7 @@ from llama_minimal.data.valley import Story, ValleySettings, stories
 from llama_minimal.prompts import by_length
 
 if TYPE_CHECKING:
+    from llama_minimal.adaptive_computation.speculative import Draft
     from llama_minimal.chat import ChatTemplate
     from llama_minimal.model import Llama
     from llama_minimal.tokenizer import TextCodec
@@ -89,6 +90,7 @@ class Application:
         batch_size: int = 32,
         template: "ChatTemplate | None" = None,
         progress: Callable[[int], Any] | None = None,
+        draft: "Draft | None" = None,
     ) -> list[str]:
         """Return what a model writes after each prompt, greedily, without space around it.
 
@@ -98,6 +100,7 @@ class Application:
             batch_size: prompts at a time; those of similar length go together.
             template: what writes prompts that are turns; None: the tokenizer's own, and without one they are text.
             progress: called with the number of prompts done since the last call.
+            draft: proposes tokens, as for ``generate``: the answers stay the same.
         """
         from llama_minimal.chat import chat_template
         from llama_minimal.generation import generate
@@ -110,7 +113,9 @@ class Application:
         ids = [_fitting(model, tokenizer, self._ids(tokenizer, one, template), self.max_new_tokens) for one in examples]
         written = [""] * len(ids)
         for batch in by_length(ids, batch_size):
-            done = generate(model, tokenizer, [ids[i] for i in batch], max_new_tokens=self.max_new_tokens, stop=stop)
+            prompts = [ids[i] for i in batch]
+            options = {"max_new_tokens": self.max_new_tokens, "stop": stop, "draft": draft}
+            done = generate(model, tokenizer, prompts, **options)
             for i, completion in zip(batch, done, strict=True):
                 written[i] = completion.text.strip()
             if progress:

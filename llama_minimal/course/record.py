@@ -1,14 +1,14 @@
 """Recorded runs: experiments too long for a chapter, whose figures are kept beside it.
 
 ``python -m llama_minimal.course.record NAME`` runs the points of ``llama_minimal/course/experiments/NAME.py``, and
-writes ``chapters/recorded/NAME.json`` anew after each: stopped, it goes on with the same command. A chapter reads the
-figures with `recorded`, and runs one point anew with `rerun`.
+writes ``chapters/recorded/NAME.json`` anew after each: stopped, it goes on with the same command. With ``--jobs N`` as
+many processes run points side by side, each on one thread; figures of speed then depend on their neighbors. A chapter
+reads the figures with `recorded`, and runs one point anew with `rerun`.
 """
 
 import argparse
 import contextlib
 import json
-import math
 import os
 import platform
 import subprocess
@@ -23,7 +23,8 @@ from tqdm import tqdm
 
 from llama_minimal.config import read_json
 from llama_minimal.course.card import versions
-from llama_minimal.course.experiments import Experiment, Point, find, key, names
+from llama_minimal.course.experiments import Experiment, find, key, names
+from llama_minimal.course.points import run_point, run_points
 from llama_minimal.files import hold_folder, replace_file
 
 CHAPTERS = Path(__file__).parents[2] / "chapters"
@@ -63,11 +64,12 @@ def rerun(name: str, **point: float | str) -> dict[str, float]:
     return find(name).measure(point)
 
 
-def record(name: str, *, fresh: bool = False, say: Callable[[str], None] = lambda _: None) -> Path:
+def record(name: str, *, fresh: bool = False, jobs: int = 1, say: Callable[[str], None] = lambda _: None) -> Path:
     """Run the points of an experiment that are not recorded yet, and write the file after each.
 
     Args:
         fresh: run all points, those that are there, too.
+        jobs: processes of one thread each that run points; 1 runs them one after another in this one.
         say: called with what a user should know.
 
     Returns:
@@ -75,6 +77,7 @@ def record(name: str, *, fresh: bool = False, say: Callable[[str], None] = lambd
 
     Raises:
         ValueError: if there is no such experiment, no place for its file, or the file would be too large.
+        Exception: what a point raises. Those before it are kept; of several jobs, all others, which are run first.
     """
     experiment, path = find(name), _folder(to_write=True) / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
@@ -86,9 +89,11 @@ def record(name: str, *, fresh: bool = False, say: Callable[[str], None] = lambd
         done = _in_order(old["points"], experiment) if old else []
         there = {key(entry["point"]) for entry in done}
         missing = [point for point in experiment.points if key(point) not in there]
-        for point in tqdm(missing, desc=name, unit="point", disable=None):
-            done.append(_run(experiment, point))
-            _write(path, _head(experiment, old), _in_order(done, experiment), len(experiment.points))
+        head = _head(experiment, old, threads=1 if jobs > 1 else torch.get_num_threads())
+        runs = (run_point(experiment, point) for point in missing) if jobs == 1 else run_points(name, missing, jobs)
+        for entry in tqdm(runs, total=len(missing), desc=name, unit="point", disable=None):
+            done.append(entry)
+            _write(path, head, _in_order(done, experiment), len(experiment.points))
         if old and not missing and done != old["points"]:  # the list has been cut, or put in another order
             head = {part: old[part] for part in old if part != "points"} | {"seeds": _seeds(experiment)}
             _write(path, head, done, len(done))
@@ -163,19 +168,6 @@ def _progress(entries: Sequence[object], experiment: Experiment) -> str:
     return f"{len(entries)} of {len(experiment.points)} points"
 
 
-def _run(experiment: Experiment, point: Point) -> dict[str, Any]:
-    before = sum(os.times()[:4])  # of this process and of those that it waited for, on all cores
-    try:
-        figures = experiment.measure(point)
-    except Exception as error:
-        error.add_note(f"in the point {point} of {experiment.name}; those before it are kept")
-        raise
-    seconds = sum(os.times()[:4]) - before
-    # JSON has no word for nan and inf.
-    figures = {name: value if math.isfinite(value) else str(value) for name, value in figures.items()}
-    return {"point": dict(point), "figures": figures, "cpu_seconds": round(seconds, 2)}
-
-
 def _seeds(experiment: Experiment) -> list[int]:
     return sorted({point["seed"] for point in experiment.points if "seed" in point})
 
@@ -184,7 +176,7 @@ def _shown(figures: dict[str, Any]) -> dict[str, float]:
     return {name: float(value) if isinstance(value, str) else value for name, value in figures.items()}
 
 
-def _head(experiment: Experiment, old: dict[str, Any] | None) -> dict[str, Any]:
+def _head(experiment: Experiment, old: dict[str, Any] | None, *, threads: int) -> dict[str, Any]:
     """Return what a file says before its points; other machines that ran some of them are named, too."""
     head: dict[str, Any] = {
         "what": experiment.what,
@@ -193,7 +185,7 @@ def _head(experiment: Experiment, old: dict[str, Any] | None) -> dict[str, Any]:
         "source": experiment.source,
         "date": date.today().isoformat(),
         "versions": versions(),
-        "machine": machine(),
+        "machine": machine() | {"threads": threads},
     }
     earlier = old.get("earlier", []) if old else []
     if old and any(old.get(part) != head[part] for part in ("versions", "machine")):
@@ -225,6 +217,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("name", nargs="?", help="the experiment; left out: with --list, all")
     parser.add_argument("--list", action="store_true", help="say what each is, how much is recorded, and what it cost")
     parser.add_argument("--fresh", action="store_true", help="run all points anew")
+    parser.add_argument("--jobs", type=int, default=1, help="processes of one thread each that run points side by side")
     given = parser.parse_args(args)
     if not given.name and not given.list:
         parser.error(f"give the name of an experiment: {', '.join(names())}")
@@ -232,7 +225,7 @@ def main(args: Sequence[str] | None = None) -> None:
         if given.list:
             print("\n".join(status(name) for name in ([given.name] if given.name else names())))
         else:
-            record(given.name, fresh=given.fresh, say=lambda text: tqdm.write(text, file=sys.stderr))
+            record(given.name, fresh=given.fresh, jobs=given.jobs, say=lambda text: tqdm.write(text, file=sys.stderr))
             print(status(given.name))
     except (ValueError, OSError) as error:
         print("error:", *[str(error), *getattr(error, "__notes__", [])], file=sys.stderr)

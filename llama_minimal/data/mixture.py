@@ -33,7 +33,8 @@ class MixedBatches:
         options: what ``Batches`` takes.
 
     Raises:
-        ValueError: if the weights do not fit the sources, a source is too short, or the ranks cannot share a batch.
+        ValueError: if the weights do not fit the sources, a source is too short, the ranks cannot share a batch, or
+            only some sources bring more than a document with each token.
 
     Example:
         >>> texts = {"stories": np.arange(100), "docs": np.arange(500, 700)}
@@ -57,6 +58,7 @@ class MixedBatches:
         self.tokens = tokens
         self.batch_size, self.seq_len, self.rank, self.world_size = batch_size, seq_len, rank, world_size
         self._sources = [_batches(name, part, seq_len=seq_len, **options) for name, part in tokens.items()]
+        _check_alike(dict(zip(tokens, self._sources, strict=True)))
         self._packed = any(isinstance(part, PackedExamples) for part in tokens.values())
         self._parts = parts(tokens, weights)
         self._order = order(self._parts)
@@ -158,3 +160,15 @@ def _batches(name: str, text: Text, **options: Any) -> Batches | PackedBatches:
         return one_source(text, batch_size=1, **options)
     except ValueError as error:
         raise ValueError(f"source {name}: {error}") from None
+
+
+def _check_alike(sources: Mapping[str, Batches | PackedBatches]) -> None:
+    """Refuse rows that cannot stand in one batch: with a teacher's probabilities, say, and without."""
+    more = {name: [part.shape[2:] for part in source.batch(0)[3:]] for name, source in sources.items()}
+    first = next(iter(more))
+    for name, shapes in more.items():
+        if shapes != more[first]:
+            raise ValueError(
+                f"sources {first} and {name} cannot be mixed: they do not bring the same with each token, such as what "
+                f"a teacher thinks of it; give both a cache of the same k, or neither"
+            )
