@@ -21,6 +21,7 @@ from llama_minimal.config import LlamaConfig, preset
 from llama_minimal.config.checks import check_one_of
 from llama_minimal.course.card import token_stream
 from llama_minimal.data import documents
+from llama_minimal.data.mixture import Texts
 from llama_minimal.devices import find_device
 from llama_minimal.distillation import Distillation, DistillationConfig
 from llama_minimal.model import Llama, build
@@ -70,7 +71,7 @@ def text(tokenizer: Tokenizer, n_texts: int = N_TEXTS, source: str = "course") -
 
 def teach(
     student: Llama,
-    tokens: np.ndarray,
+    tokens: Texts,
     config: TrainConfig,
     *,
     teacher: Llama | None,
@@ -80,7 +81,7 @@ def teach(
     """Train a student on text, with what a teacher thinks of each token or, without one, on the text alone.
 
     Args:
-        tokens: ids, (n,).
+        tokens: ids, (n,), or examples in rows.
         teacher: on the student's device.
         learns: from the teacher.
         on_step: called with each step's metrics.
