@@ -32,7 +32,7 @@ from llama_minimal.training import Trainer
 WHAT = "Loss, right answers and consistent stories of two models: pruned by several methods, and retrained."
 BUDGET = (
     "4,096 tokens to calibrate. Retraining: 60 steps of 8,192 tokens, an eightieth of the course model's training, by "
-    "AdamW at the rate 1e-3 unless said, with the zeros kept. 120 questions and 48 stories as tests. Three seeds, each "
+    "AdamW at the rate 1e-3 unless said, falling to 0, with the zeros kept. 120 questions and 48 stories as tests. Three seeds, each "
     "with another text to calibrate and to retrain on, and other tests."
 )
 CHECK = {"model": "course", "method": "wanda", "amount": "50%", "seed": 0, "steps": 0, "lr": 1e-3, "tested": 0}
@@ -127,7 +127,13 @@ def retrain(model: Llama, tokens: np.ndarray, *, steps: int, lr: float, seed: in
     """Train a model on, in place; its zeros stay if there are any to be kept."""
     length = min(SEQ_LEN, model.config.max_seq_len)
     recipe = TrainConfig(
-        steps=steps, batch_size=STEP_TOKENS // length, seq_len=length, lr=lr, warmup_steps=5, seed=seed
+        steps=steps,
+        batch_size=STEP_TOKENS // length,
+        seq_len=length,
+        lr=lr,
+        warmup_steps=min(5, steps),
+        seed=seed,
+        min_lr_ratio=0.0,
     )
     for _ in Trainer(model, tokens, recipe, after_step=keep_zeros if zeros else None).run():
         pass
