@@ -32,8 +32,8 @@ from llama_minimal.training import Trainer
 WHAT = "Loss, right answers and consistent stories of two models: pruned by several methods, and retrained."
 BUDGET = (
     "4,096 tokens to calibrate. Retraining: 60 steps of 8,192 tokens, an eightieth of the course model's training, by "
-    "AdamW at the rate 1e-3 unless said, falling to 0, with the zeros kept. 120 questions and 48 stories as tests. Three seeds, each "
-    "with another text to calibrate and to retrain on, and other tests."
+    "AdamW at the rate 1e-3 unless said, falling to 0, with the zeros kept. 120 questions and 48 stories as tests. "
+    "Three seeds, each with another text to calibrate and to retrain on, and other tests."
 )
 CHECK = {"model": "course", "method": "wanda", "amount": "50%", "seed": 0, "steps": 0, "lr": 1e-3, "tested": 0}
 
