@@ -21,44 +21,48 @@ How = Literal["mean", "first"]
 _POOLED = tuple(f"attention.{name}" for name in ("wk.weight", "wv.weight", "wk.bias", "wv.bias"))
 
 
-def pool_heads(w: Tensor, n_heads: int, n_groups: int) -> Tensor:
-    """Return one head for each group of neighbors: the mean of their rows.
+def pool_heads(w: Tensor, n_heads: int, n_groups: int, *, how: How = "mean") -> Tensor:
+    """Return one head for each group of neighbors: the mean of their rows, or the first of them.
 
     Args:
         w: (K·Dh, D), the matrix that makes keys or values, or (K·Dh,), its bias.
         n_heads: K.
         n_groups: G, a divisor of K.
+        how: "mean" or "first".
 
     Returns:
         (G·Dh, D) or (G·Dh,), in the dtype of ``w``; the mean is computed in at least float32.
 
     Raises:
-        ValueError: if G does not divide K.
+        ValueError: if G does not divide K, or there is no such ``how``.
 
-    Source: Ainslie et al. 2023, "GQA", §2.1 (mean pooling) and §2.2 (of each group).
+    Source: Ainslie et al. 2023, "GQA", §2.1 (mean pooling, and a single head) and §2.2 (of each group).
     """
+    check_one_of("how", how, get_args(How))
     n_groups = check_integer("n_groups", n_groups)
     check_divides("n_groups", n_groups, "n_heads", n_heads)
     wide = torch.promote_types(w.dtype, torch.float32)
     heads = w.to(wide).unflatten(0, (n_groups, n_heads // n_groups, -1))  # (G, K/G, Dh, ...)
-    return heads.mean(1).flatten(0, 1).to(w.dtype)
+    return (heads.mean(1) if how == "mean" else heads[:, 0]).flatten(0, 1).to(w.dtype)
 
 
-def group_kv_heads(model: Llama, n_kv_heads: int) -> Llama:
+def group_kv_heads(model: Llama, n_kv_heads: int, *, how: How = "mean") -> Llama:
     """Return a copy of a trained model in which groups of heads share keys and values.
 
-    Each group's key and value head is the mean of what its members had. Cache and matrices shrink by K/G at once; for
-    the loss, a short training on the former data must follow ("uptraining").
+    Each group's key and value head is the mean of what its members had, or its first member's. Cache and matrices
+    shrink by K/G at once; for the loss, a short training on the former data must follow ("uptraining").
 
     Args:
         model: with K kv heads, any number.
         n_kv_heads: G, a divisor of K.
+        how: "mean", which lost least in the source's comparison, or "first".
 
     Returns:
         A new model, which shares no memory with ``model``.
 
     Raises:
-        ValueError: if G does not divide K, or the model has adapters, or other parts than a trained one.
+        ValueError: if G does not divide K, there is no such ``how``, or the model has adapters, or other parts than a
+            trained one.
 
     Source: Ainslie et al. 2023, "GQA", §2.1.
     """
@@ -66,7 +70,7 @@ def group_kv_heads(model: Llama, n_kv_heads: int) -> Llama:
     check_divides("n_kv_heads", check_integer("n_kv_heads", n_kv_heads), "the model's kv heads", n_heads)
 
     def pool(name: str, tensors: list[Tensor]) -> Tensor:
-        return pool_heads(tensors[0], n_heads, n_kv_heads) if name.endswith(_POOLED) else tensors[0]
+        return pool_heads(tensors[0], n_heads, n_kv_heads, how=how) if name.endswith(_POOLED) else tensors[0]
 
     return _convert(model, model.config.replace(n_kv_heads=n_kv_heads), pool)
 

@@ -35,14 +35,20 @@ def model():
 # ---- keys and values
 
 
+@pytest.mark.parametrize("how", ["mean", "first"])
 @pytest.mark.parametrize("n_groups", [1, 2, 4])
 @pytest.mark.parametrize("shape", [(12, 5), (12,)])
-def test_a_pooled_head_is_the_mean_of_its_group(n_groups, shape):
+def test_a_pooled_head_is_the_mean_or_the_first_of_its_group(n_groups, shape, how):
     w = torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    expected = np.concatenate(
-        [np.mean([w[3 * h : 3 * h + 3] for h in group], axis=0) for group in np.split(np.arange(4), n_groups)]
-    )
-    np.testing.assert_allclose(pool_heads(w, 4, n_groups), expected, rtol=1e-14)
+    heads = [np.asarray(w[3 * h : 3 * h + 3]) for h in range(4)]
+    groups = [[heads[h] for h in group] for group in np.split(np.arange(4), n_groups)]
+    expected = np.concatenate([np.mean(group, axis=0) if how == "mean" else group[0] for group in groups])
+    np.testing.assert_allclose(pool_heads(w, 4, n_groups, how=how), expected, rtol=1e-14)
+    model = draw_model(n_layers=1)
+    grouped = group_kv_heads(model, n_groups, how=how).layers["0"].attention
+    for name in ("wk", "wv"):
+        former = getattr(model.layers["0"].attention, name).weight.detach()
+        torch.testing.assert_close(getattr(grouped, name).weight.detach(), pool_heads(former, 4, n_groups, how=how))
 
 
 @pytest.mark.parametrize("changes", [{}, {"bias": True}, {"share_layers": 2, "tie_embeddings": True}, {"head_dim": 12}])
@@ -154,6 +160,8 @@ def test_what_cannot_be_shared_is_refused(model):
         group_kv_heads(model, 3)
     with pytest.raises(ValueError, match="n_kv_heads=8"):
         group_kv_heads(model, 8)
+    with pytest.raises(ValueError, match="how='median'"):
+        group_kv_heads(model, 2, how="median")
     with pytest.raises(ValueError, match="n_layers=4 is not divisible by share_layers=3"):
         share_layers(model, 3)
     with pytest.raises(ValueError, match="how='median'"):

@@ -25,6 +25,7 @@ CHAPTERS = (  # the modules of checks/
     "applications",
     "pruning",
     "distillation",
+    "parameter_sharing",
 )
 
 
