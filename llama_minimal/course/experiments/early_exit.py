@@ -1,11 +1,14 @@
 """Chapter 18: what do trained exits know, and does leaving early beat a smaller model of equal cost?"""
 
+import copy
 import functools
+import itertools
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from llama_minimal.adaptive_computation import (
     EarlyExit,
@@ -39,7 +42,7 @@ WEIGHT = 0.3  # of each exit's loss beside that of the end
 POINTS = [{"model": model, "arm": "untrained", "lr": 0.0, "seed": 0} for model in ("course", "larger")] + [
     {"model": model, "arm": arm, "lr": lr, "seed": seed}
     for model, arms, rates in (
-        ("course", ("exits", "first 1", "first 2", "first 3", "whole"), (5e-4, 1.5e-3)),
+        ("course", ("exits", "own norms", "first 1", "first 2", "first 3", "whole"), (5e-4, 1.5e-3)),
         ("larger", ("exits", "first 2", "first 3", "first 4"), (1e-3,)),
     )
     for arm in arms
@@ -54,6 +57,22 @@ class Material(NamedTuple):
     train: np.ndarray
     held_out: Tensor
     """(48, 129): the beginnings of stories that no model here was trained on."""
+
+
+class Norms(nn.Module):
+    """Be the model's norm at the end and, of its own weights, at each exit; ``ExitLoss`` calls them in this order."""
+
+    def __init__(self, norm: nn.Module, n_exits: int) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList([norm, *(copy.deepcopy(norm) for _ in range(n_exits))])
+        self.calls = itertools.cycle(self.norms)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return next(self.calls)(x)
+
+    def of_exits(self) -> Iterator[nn.Module]:
+        """Return the norms in the order in which a text passes them."""
+        return itertools.cycle([*self.norms[1:], self.norms[0]])
 
 
 def start(model: str) -> tuple[Llama, TextCodec]:
@@ -119,7 +138,8 @@ def run(*, model: str, arm: str, lr: float, seed: int) -> dict[str, float]:
     Args:
         model: ``"course"`` or ``"larger"``.
         arm: ``"untrained"``: the exits of the model as it is; ``"exits"``: exits after each layer, trained along with
-            the end; ``"first 2"``: the first two layers, trained as a model of their own; ``"whole"``: the whole one.
+            the end; ``"own norms"``: the same, but each exit has a norm of its own, where else all share the model's;
+            ``"first 2"``: the first two layers, trained as a model of their own; ``"whole"``: the whole one.
 
     Returns:
         ``loss n`` after n layers; of trained exits also, by rule and threshold, what ``by_rule`` says, where ``all``
@@ -135,8 +155,12 @@ def run(*, model: str, arm: str, lr: float, seed: int) -> dict[str, float]:
         with torch.no_grad():
             return {f"loss {depth}": losses(part(texts.held_out[:, :-1])[None], texts.held_out).mean()}
     if arm != "untrained":
-        objective = ExitLoss(dict.fromkeys(range(1, n_layers), WEIGHT)) if arm == "exits" else None
+        objective = None if arm == "whole" else ExitLoss(dict.fromkeys(range(1, n_layers), WEIGHT))
+        if arm == "own norms":
+            whole.norm = Norms(whole.norm, n_layers - 1)
         tuned(whole, texts.train, objective=objective, lr=lr, seed=seed)
+    if arm == "own norms":
+        whole.norm.calls = whole.norm.of_exits()
     logits = exit_logits(whole.eval(), texts.held_out[:, :-1])
     means = losses(logits, texts.held_out).mean((1, 2)).tolist()
     figures = {f"loss {depth}": value for depth, value in enumerate(means, start=1)}
