@@ -9,6 +9,7 @@ from llama_minimal.checkpoint import save
 from llama_minimal.cli import main
 from llama_minimal.completion import Written
 from llama_minimal.generation import generate
+from llama_minimal.model import Llama
 from llama_minimal.tokenizer import Tokenizer
 
 TEMPLATE = """\
@@ -88,6 +89,52 @@ def test_an_answer_is_what_generate_writes(chat, talker):
     ids = ChatTemplate(tokenizer, TEMPLATE).encode([{"role": "user", "content": "ab"}], reply=True)
     (expected,) = generate(model, tokenizer, [ids], max_new_tokens=6, stop=["<|end|>"])
     assert chat("ab", flags=["--temperature", "0"]).split("\n", 1)[1] == expected.text + "\n"
+
+
+def test_with_a_draft_the_answers_are_the_same_in_fewer_passes(chat, folder, monkeypatch):
+    lines, flags = ("ab", "/system Be kind.", "ba"), ["--temperature", "0"]
+    plain, widths = chat(*lines, flags=flags), []
+    forward = Llama.forward
+
+    def counting(self, tokens, **how):
+        widths.append(tokens.size(1))
+        return forward(self, tokens, **how)
+
+    monkeypatch.setattr(Llama, "forward", counting)
+    assert chat(*lines, flags=[*flags, "--draft", folder, "--draft-tokens", "3"]) == plain
+    assert 4 in widths  # the last token, and the three that a model proposed
+    assert chat(*lines, flags=[*flags, "--draft", "prompt-lookup"]) == plain
+    assert chat("ab", flags=[*flags, "--draft", folder], folder=folder) == chat("ab", flags=flags)
+
+
+def test_without_a_template_lines_are_continued_with_a_draft_too(chat, talker, tmp_path):
+    save(talker[0], tmp_path / "plain", Tokenizer.train(["ab"], vocab_size=256 + len(NAMES), special_tokens=NAMES))
+    options = {"folder": str(tmp_path / "plain")}
+    plain = chat("ab", "ba", flags=["--temperature", "0"], **options)
+    assert "no chat template" in plain
+    assert chat("ab", "ba", flags=["--temperature", "0", "--draft", "prompt-lookup"], **options) == plain
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--draft", "other"], "vocabulary of 300"),
+        (["--draft-tokens", "2"], "--draft-tokens"),
+        (["--draft", "prompt-lookup", "--compile"], "--compile"),
+        (["--draft", "nowhere"], "nowhere"),
+    ],
+)
+def test_a_draft_that_does_not_suit_is_refused_before_the_first_message(
+    chat, make_model, tmp_path, monkeypatch, capsys, flags, message
+):
+    monkeypatch.chdir(tmp_path)
+    other = Tokenizer.train(["x xy " * 99], vocab_size=300, special_tokens=NAMES)
+    save(make_model(vocab_size=300, max_seq_len=CONTEXT), tmp_path / "other", other)
+    with pytest.raises(SystemExit):
+        chat("ab", flags=flags)
+    error = capsys.readouterr()
+    assert message in error.err
+    assert "Type a message" not in error.out
 
 
 def test_a_special_tokens_name_that_is_typed_is_text(chat, answers, talker):

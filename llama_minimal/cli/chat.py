@@ -9,7 +9,7 @@ from typing import Any
 import tyro
 
 from llama_minimal.cli.processes import is_one_of_several
-from llama_minimal.cli.write import WriteFlags, load_for_writing, print_pieces, print_stream
+from llama_minimal.cli.write import DraftFlags, WriteFlags, load_for_writing, print_pieces, print_stream
 
 _HELP = """\
   /reset          forget all turns
@@ -30,11 +30,13 @@ class Chat:
     """Folder of a model (a training run, Hugging Face, Meta), or a hub id."""
     system: str | None = None
     """What the model is told before all turns, if its template has a place for that."""
+    draft: tyro.conf.OmitArgPrefixes[DraftFlags] = field(default_factory=DraftFlags)
     write: tyro.conf.OmitArgPrefixes[WriteFlags] = field(default_factory=WriteFlags)
 
     def run(self) -> None:
         if is_one_of_several():
             raise ValueError("chat is a conversation with one process; start it without torchrun, or use generate")
+        from llama_minimal.adaptive_computation.speculative import check_draft
         from llama_minimal.chat import Conversation, chat_template
 
         own = None if self.write.adapter else _own_adapter(self.folder)
@@ -45,10 +47,11 @@ class Chat:
         template = chat_template(tokenizer)
         if template is None and self.system is not None:
             raise ValueError(f"--system is for a model with a chat template, and {self.folder} has none; leave it out")
+        draft = check_draft(self.draft.load(flags), model, tokenizer)  # now, and not after the first message
         if template is None:
-            _continue_lines(model, tokenizer, flags)
+            _continue_lines(model, tokenizer, flags, draft)
         else:
-            _Talk(model, Conversation(template, system=self.system), flags).run()
+            _Talk(model, Conversation(template, system=self.system), flags, draft).run()
 
 
 def _own_adapter(folder: str) -> str | None:
@@ -59,12 +62,12 @@ def _own_adapter(folder: str) -> str | None:
     return own.name if own.is_dir() else None
 
 
-def _continue_lines(model: Any, tokenizer: Any, flags: WriteFlags) -> None:
+def _continue_lines(model: Any, tokenizer: Any, flags: WriteFlags, draft: Any) -> None:
     print("This model has no chat template: it does not answer, it continues what you type.")
     print("Type the beginning of a text. An empty line ends the chat.")
     while prompt := _ask():
         try:
-            print_stream(model, tokenizer, prompt, flags)
+            print_stream(model, tokenizer, prompt, flags, draft=draft)
         except ValueError as error:  # too long, say: the next line may fit
             print(error)
 
@@ -72,8 +75,8 @@ def _continue_lines(model: Any, tokenizer: Any, flags: WriteFlags) -> None:
 class _Talk:
     """Read what the user types, and answer."""
 
-    def __init__(self, model: Any, conversation: Any, flags: WriteFlags) -> None:
-        self.model, self.conversation, self.flags = model, conversation, flags
+    def __init__(self, model: Any, conversation: Any, flags: WriteFlags, draft: Any) -> None:
+        self.model, self.conversation, self.flags, self.draft = model, conversation, flags, draft
         end = conversation.template.turn_end()
         self.stop = flags.stop if end is None else (*flags.stop, end)
         self.commands: dict[str, Callable[[str], None]] = {
@@ -125,6 +128,7 @@ class _Talk:
             print(f"(the context is full; the model no longer sees the first {turns})")
         n_answers = sum(message["role"] == "assistant" for message in self.conversation.messages)
         options = {"sampling": flags.sampling, "max_new_tokens": flags.max_new_tokens, "compile": flags.compile}
+        options["draft"] = self.draft
         tokenizer = self.conversation.template.tokenizer
         return stream(self.model, tokenizer, ids, stop=self.stop, seed=flags.seed + n_answers, **options)
 

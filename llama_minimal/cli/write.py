@@ -48,6 +48,39 @@ class WriteFlags:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DraftFlags:
+    """What writes ahead."""
+
+    draft: str | None = None
+    """What proposes tokens, several of which the model checks at once: prompt-lookup, or a small model like folder."""
+    draft_tokens: int | None = None
+    """How many at once; left out: 4 of a model's, 10 of those looked up."""
+
+    def __post_init__(self) -> None:
+        if self.draft_tokens is not None:
+            check_counts(self, "draft_tokens")
+            if self.draft is None:
+                raise ValueError(
+                    f"--draft-tokens {self.draft_tokens} says how many a --draft proposes; give one, or none"
+                )
+
+    def load(self, write: WriteFlags, device: str | None = None) -> Any:
+        """Return the draft, or None; a model in the dtype and on the device on which the large one gives logits."""
+        if self.draft is None:
+            return None
+        if write.compile:
+            raise ValueError("--compile is for steps of one token, and with --draft a step has several; leave one out")
+        from llama_minimal.adaptive_computation import ModelDraft, PromptLookup
+
+        size = {} if self.draft_tokens is None else {"n": self.draft_tokens}
+        if self.draft == "prompt-lookup":
+            return PromptLookup(**size)
+        device = device or next(iter(write.devices), write.device)
+        model, tokenizer = load_as_asked(self.draft, replace(write, device=device, devices=(), adapter=None))
+        return ModelDraft(model=model, tokenizer=tokenizer, **size)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Generate:
     """Continue a prompt, and print the text as it is written.
 
@@ -62,47 +95,25 @@ class Generate:
     """Texts to write: the second with the seed after the first's, and so on."""
     special_tokens: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Read names of special tokens in the prompt, such as <|eot_id|>, as those tokens; otherwise they are text."""
-    draft: str | None = None
-    """What proposes tokens, several of which the model checks at once: prompt-lookup, or a small model like folder."""
-    draft_tokens: int | None = None
-    """How many at once; left out: 4 of a model's, 10 of those looked up."""
+    draft: tyro.conf.OmitArgPrefixes[DraftFlags] = field(default_factory=DraftFlags)
     write: tyro.conf.OmitArgPrefixes[WriteFlags] = field(default_factory=WriteFlags)
     processes: tyro.conf.OmitArgPrefixes[ProcessFlags] = field(default_factory=ProcessFlags)
 
     def __post_init__(self) -> None:
         check_counts(self, "num_samples")
-        if self.draft_tokens is not None:
-            check_counts(self, "draft_tokens")
-            if self.draft is None:
-                raise ValueError(
-                    f"--draft-tokens {self.draft_tokens} says how many a --draft proposes; give one, or none"
-                )
 
     def run(self) -> None:
         with loaded(self.folder, self.write, self.processes, command="generate") as (model, tokenizer, mesh):
             prompt = self.prompt
             if prompt == "-":  # which the first process reads for all
                 prompt = mesh.first(_read_input) if mesh else _read_input()
-            draft = together(mesh, lambda: self._load_draft(mesh))
+            draft = together(mesh, lambda: self.draft.load(self.write, str(mesh.device) if mesh else None))
             for i in range(self.num_samples):
                 title = "\n" if i else ""
                 title += f"--- sample {i + 1} ---\n" if self.num_samples > 1 else ""
                 flags = replace(self.write, seed=self.write.seed + i)
                 options = {"special": self.special_tokens, "mesh": mesh, "draft": draft}
                 print_stream(model, tokenizer, prompt, flags, title=title, **options)
-
-    def _load_draft(self, mesh: Any) -> Any:
-        if self.draft is None:
-            return None
-        from llama_minimal.adaptive_computation import ModelDraft, PromptLookup
-
-        size = {} if self.draft_tokens is None else {"n": self.draft_tokens}
-        if self.draft == "prompt-lookup":
-            return PromptLookup(**size)
-        device = str(mesh.device) if mesh else next(iter(self.write.devices), self.write.device)
-        flags = replace(self.write, device=device, devices=(), adapter=None)
-        model, tokenizer = load_as_asked(self.draft, flags)
-        return ModelDraft(model=model, tokenizer=tokenizer, **size)
 
 
 def load_for_writing(folder: str, flags: WriteFlags) -> tuple[Any, Any]:

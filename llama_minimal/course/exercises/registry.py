@@ -26,6 +26,7 @@ CHAPTERS = (  # the modules of checks/
     "pruning",
     "distillation",
     "parameter_sharing",
+    "adaptive_computation",
 )
 
 
