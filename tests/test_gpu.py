@@ -18,6 +18,8 @@ from llama_minimal.generation import generate
 from llama_minimal.model import build
 from llama_minimal.parallel import Mesh
 from llama_minimal.parallel.mesh import DIMENSIONS
+from llama_minimal.pruning import prune
+from llama_minimal.quantization import quantize
 from llama_minimal.settings import TrainConfig
 from llama_minimal.training import Trainer
 
@@ -76,6 +78,53 @@ def test_a_gpu_writes_what_the_cpu_writes():
             parameter.mul_(6)
     on_cpu = generate(model, None, [[1, 2, 3]], max_new_tokens=40)[0].tokens
     assert generate(model.to("cuda"), None, [[1, 2, 3]], max_new_tokens=40)[0].tokens == on_cpu
+
+
+def lively(**changes):
+    model = build(preset("tiny", **changes))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(6)  # logits far apart
+    return model
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int4", "fp8", "int8-dynamic"])
+def test_a_quantized_model_computes_what_it_does_on_the_cpu(scheme):
+    model = quantize(lively(), scheme)
+    tokens = torch.arange(24).view(2, 12)
+    with torch.no_grad():
+        expected = model(tokens)
+        torch.testing.assert_close(
+            model.to("cuda")(tokens.cuda()).cpu(), expected, rtol=0.02, atol=0.02 * expected.std()
+        )
+
+
+@pytest.mark.parametrize("cache", ["int8", "int4"])
+def test_a_quantized_cache_writes_what_it_does_on_the_cpu(cache):
+    model = lively()
+    rows = [generate(model.to(device), None, [[1, 2, 3]], max_new_tokens=20, cache=cache) for device in ("cpu", "cuda")]
+    assert rows[0][0].tokens == rows[1][0].tokens
+
+
+def test_a_draft_leaves_the_greedy_text_as_it_is():
+    model, draft = lively().to("cuda"), lively(n_layers=1).to("cuda")
+    prompts = [[1, 2, 3], [4, 5]]
+    alone, helped = (generate(model, None, prompts, max_new_tokens=30, draft=d) for d in (None, draft))
+    assert [row.tokens for row in alone] == [row.tokens for row in helped]
+
+
+@pytest.mark.parametrize("method", ["magnitude", "wanda", "sparsegpt"])
+def test_pruned_weights_are_those_of_the_cpu(method):
+    texts = (
+        None if method == "magnitude" else [torch.randint(0, 512, (4, 64), generator=torch.Generator().manual_seed(0))]
+    )
+    zeros = []
+    for device in ("cpu", "cuda"):
+        model = build(preset("tiny")).to(device)
+        prune(model, method, sparsity=0.5, calibration=texts)
+        zeros.append(torch.cat([p.detach().cpu().flatten() == 0 for p in model.parameters()]))
+    assert zeros[0].float().mean() > 0.2
+    assert (zeros[0] == zeros[1]).float().mean() > 0.999
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "head"])
