@@ -165,9 +165,8 @@ def test_the_exit_rule_is_calibrated_once(tmp_path, monkeypatch, course):
 
 
 def test_every_row_that_is_measured_has_bytes_and_speed():
-    rows = {
-        measure: [p["row"] for p in experiment.POINTS if p["measure"] == measure] for measure in experiment.MEASURES
-    }
+    points, measures = experiment.POINTS, experiment.MEASURES
+    rows = {measure: [point["row"] for point in points if point["measure"] == measure] for measure in measures}
     assert set(ROWS) - set(rows["perplexity"]) <= {"trained on"}
     assert rows["speed"] == rows["perplexity"]
     assert all(set(rows[measure]) <= set(rows["speed"]) for measure in measures)
