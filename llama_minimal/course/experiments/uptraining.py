@@ -20,27 +20,26 @@ from llama_minimal.training import Trainer
 
 WHAT = "Loss of the course model on held-out stories, made to share heads or layers, before and after more training."
 BUDGET = (
-    "100 steps of 16 × 512 tokens, 2 % of what it was trained on, from the same mix of texts; AdamW at three rates, "
-    "three seeds. A rate of 0 means no training."
+    "64 steps of 2 × 256 tokens, 0.1 % of what it was trained on, from the same mix of texts; AdamW; the better of two "
+    "rates, tried with one seed; three seeds. A rate of 0 means no training."
 )
 CHECK = {"form": "1 kv head", "start": "mean", "lr": 0.0, "seed": 0}
 
-STEPS, ROWS, SEQ_LEN = 100, 16, 512
-LOOKS = (25, 50)  # steps after which the loss is measured, too
-RATES = (3e-4, 1e-3, 3e-3)
-N_TEXTS = 3600  # 830,000 tokens: about as many as the steps read
+STEPS, ROWS, SEQ_LEN = 64, 2, 256
+LOOKS = (8, 24)  # steps after which the loss is measured, too
+N_TEXTS = 180  # 43,000 tokens: a few more than the steps read
 KV_HEADS = {"4 kv heads": 4, "2 kv heads": 2, "1 kv head": 1}
 LAYERS = {"aabb": 2, "aaaa": 4}
+RATES = (1e-3, 2e-3)
 ARMS = [
     ("4 kv heads", "mean"),  # the model itself: what more training does without any sharing
-    *[(form, start) for form in ("2 kv heads", "1 kv head") for start in ("mean", "first", "random")],
+    *[("2 kv heads", start) for start in ("mean", "first", "random")],
+    ("1 kv head", "mean"),
     ("aabb", "mean"),
     ("aabb", "first"),
     ("aaaa", "first"),
 ]
-POINTS = [CHECK] + [
-    {"form": form, "start": start, "lr": lr, "seed": seed} for form, start in ARMS for lr in RATES for seed in (0, 1, 2)
-]
+POINTS = [CHECK] + [{"form": form, "start": start, "lr": lr, "seed": 0} for form, start in ARMS for lr in RATES]
 
 
 @cache
@@ -52,12 +51,12 @@ def training_text(tokenizer: TextCodec) -> np.ndarray:
 @cache
 def stories(tokenizer: TextCodec) -> np.ndarray:
     """Return stories that it was not trained on."""
-    return token_stream(tokenizer, [story.text() for story in held_out(60)])
+    return token_stream(tokenizer, [story.text() for story in held_out(12)])
 
 
 def story_loss(model: Llama, tokenizer: TextCodec) -> float:
     """Return the loss on held-out stories, in nats per token."""
-    batches = sequential_batches(stories(tokenizer), batch_size=ROWS, seq_len=SEQ_LEN)
+    batches = sequential_batches(stories(tokenizer), batch_size=8 * ROWS, seq_len=SEQ_LEN)
     total, count = sum_loss(model, batches, device=model.device)
     return total / count
 
