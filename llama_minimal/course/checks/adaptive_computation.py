@@ -108,7 +108,9 @@ EXERCISES = {
         ],
         mistakes={
             "this is the function above: a match after the first miss was made after another text": of.as_it_was,
-            "candidate i is compared with what the model says after it; choices[i] is what it says in its place": of.late,
+            "candidate i is compared with what the model says after it; choices[i] is what it says in its place": (
+                of.late
+            ),
             "the model's own token is missing: after the kept ones it has one more": lambda a, b: of.written(a, b)[:-1],
             "in the place of the first miss comes the model's choice, not the candidate": lambda a, b: list(
                 (*a, *b[-1:])[: len(of.written(a, b))]
