@@ -26,7 +26,8 @@ def folder(tmp_path_factory):
     """All rows, trained for two steps each."""
     patch = pytest.MonkeyPatch()
     patch.setattr(part_three, "RECIPE", replace(part_three.RECIPE, **QUICK))
-    patch.setattr(students, "recipe", lambda dim: replace(part_three.RECIPE, optimizer="adamw", embedding_lr_ratio=1.0))
+    quick = replace(part_three.RECIPE, optimizer="adamw", embedding_lr_ratio=1.0)
+    patch.setattr(students, "recipe", lambda dim, steps: quick)
     patch.setattr(part_three, "valley_tokens", lambda path, n: valley_tokens(path, n, texts=10, processes=1))
     patch.setattr(part_three, "held_out_tokens", lambda n, tokenizer: held_out_tokens(1, tokenizer))
     where = tmp_path_factory.mktemp("part_three")
