@@ -43,7 +43,7 @@ CHECK = {"arm": "forward", "lr": 6e-3, "seed": 0, "teacher": "64 x 1", "rows": 8
 TOLERANCE = 0.05
 
 STEPS, ROWS, SEQ_LEN, BATCH = 250, 2000, 64, 8
-PROMPT, THEN_STEPS, FIRST_LR = 8, 40, 12e-3
+PROMPT, THEN_STEPS, FIRST_LR = 8, 40, 6e-3
 STRAY = 1e-3  # a token to which a model gives less, it does not expect
 TEACHERS = {
     "64 x 1": {"n_layers": 1},
@@ -56,17 +56,20 @@ REVERSE = DistillationConfig(weight=1.0, divergence="reverse")
 CACHED = {"forward": FORWARD, "reverse": REVERSE, "half": DistillationConfig(weight=0.5), "top 1": FORWARD}
 CACHED["top 8"] = FORWARD
 BESIDE = {  # what a cache cannot give
+    "T = 2": DistillationConfig(weight=1.0, temperature=2.0),
     "T = 4": DistillationConfig(weight=1.0, temperature=4.0),
-    "hidden": DistillationConfig(weight=1.0, hidden_weight=1.0, layers=((0, 2),)),
+    "hidden": DistillationConfig(weight=1.0, hidden_weight=0.1, layers=((0, 2),)),
 }
 SEEDS = (0, 1, 2)
-RATES = (6e-3, 12e-3, 24e-3)
 POINTS = [CHECK] + [
     {"arm": arm, "lr": lr, "seed": seed} | more
     for arms, rates, more in (
-        (("text", "forward"), RATES, {}),
-        (("reverse",), RATES, {}),
-        (("text, longer",), RATES, {}),
+        (("text", "forward", "text, longer", "reverse"), (3e-3, 6e-3, 12e-3), {}),
+        (("half", "T = 2", "T = 4", "hidden", "top 1", "top 8", "writes"), (6e-3,), {}),
+        (("then forward", "then reverse", "then on-policy forward", "then on-policy reverse"), (2e-3,), {}),
+        (("text", "forward"), (3e-3, 6e-3), {"rows": 100}),
+        (("forward",), (6e-3,), {"teacher_steps": 100}),
+        *((("forward",), (6e-3,), {"teacher": name}) for name in ("64 x 1", "64 x 2", "192 x 3")),
     )
     for lr in rates
     for seed in SEEDS

@@ -44,7 +44,7 @@ def course() -> tuple[Llama, Tokenizer]:
 def given(n_rows: int) -> CachedExamples:
     """Return the rows that every student reads, with what the course model thinks of each token."""
     teacher, tokenizer = course()
-    rows = rows_of_text(text(tokenizer, max(20, n_rows))[: n_rows * SEQ_LEN + 1], seq_len=SEQ_LEN)
+    rows = rows_of_text(text(tokenizer, 2 * n_rows)[: n_rows * SEQ_LEN + 1], seq_len=SEQ_LEN)
     with tempfile.TemporaryDirectory() as folder:
         found = write_cache(teacher, rows, Path(folder) / "cache", k=KEPT)
         arrays = {"ids": np.array(found.ids), "log_probs": np.array(found.log_probs)}
