@@ -91,16 +91,16 @@ def train_exit(
         optimizer.step()
 
 
-def add_exits(model: Llama, tokens: Tensor, *, steps: int = 120, lr: float = 2e-3, seed: int = 0) -> ExitNorm:
-    """Give a model trained exits after each layer, and leave all of its weights as they are.
+def train_exits(
+    model: Llama, exits: ExitNorm, states: Tensor, tokens: Tensor, *, steps: int, lr: float, seed: int
+) -> None:
+    """Train all exits, and leave the model's own weights as they are.
 
     Args:
-        tokens: (B, T) text to learn from.
+        states: (L, B, T, D), from ``exit_states``.
+        tokens: (B, T) the text that was read.
         steps, lr, seed: of each exit, as for ``train_exit``.
     """
-    states = exit_states(model, tokens)
-    exits = least_squares(model, states)
+    targets = tokens[:, 1:].flatten()
     for matrix, x in zip(exits.matrices, states[:, :, :-1].flatten(1, -2), strict=False):
-        train_exit(model, matrix, x, tokens[:, 1:].flatten(), steps=steps, lr=lr, seed=seed)
-    model.norm = exits
-    return exits
+        train_exit(model, matrix, x, targets, steps=steps, lr=lr, seed=seed)

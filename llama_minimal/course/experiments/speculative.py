@@ -2,15 +2,13 @@
 
 import functools
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from llama_minimal.adaptive_computation import ModelDraft, PromptLookup, expected_tokens, first_layers
 from llama_minimal.checkpoint import load
 from llama_minimal.course.card import held_out
-from llama_minimal.course.exit_norm import add_exits
-from llama_minimal.course.experiments.early_exit import material
+from llama_minimal.course.experiments.early_exit import material, with_matrices
 from llama_minimal.course.students import shape, teach
 from llama_minimal.generation import generate
 from llama_minimal.model import Llama, build
@@ -19,7 +17,7 @@ from llama_minimal.tokenizer import TextCodec
 
 WHAT = "Tokens that a pass of the course model writes, by draft and number of candidates, greedy and sampled."
 BUDGET = (
-    "Three seeds. Exit n: the model's own first n layers with the matrices of chapter 18, 200 steps on 102,400 tokens. "
+    "Three seeds. Exit n: the model's own first n layers with the matrices of chapter 18, 200 steps on 64,000 tokens. "
     "Tiny (1 layer of width 64) and small (2 of 128): 100 steps of 16 × 128 tokens of stories, distilled from the "
     "course model, or from scratch on the text alone. Texts: 12 first sentences of held-out stories, others for each "
     "seed, continued by 48 tokens, greedy or sampled at temperature 0.8."
@@ -46,9 +44,8 @@ def course() -> tuple[Llama, TextCodec]:
 @functools.cache
 def with_exits(seed: int) -> Llama:
     """Return the course model with trained exits; what it says at its end is the same."""
-    model, tokenizer = load("course", dtype=torch.float32)
-    rows = torch.from_numpy(material(tokenizer).train.astype(np.int64)).view(-1, 128)
-    add_exits(model.eval(), rows, steps=200, seed=seed)
+    model, _ = load("course", dtype=torch.float32)
+    with_matrices(model.eval(), seed=seed)
     return model
 
 
