@@ -64,12 +64,15 @@ SEEDS = (0, 1, 2)
 POINTS = [CHECK] + [
     {"arm": arm, "lr": lr, "seed": seed} | more
     for arms, rates, more in (
-        (("text", "forward", "text, longer", "reverse"), (3e-3, 6e-3, 12e-3), {}),
-        (("half", "T = 2", "T = 4", "hidden", "top 1", "top 8", "writes"), (6e-3,), {}),
+        (("text", "forward"), (6e-3, 3e-3), {}),
+        (("text, longer",), (3e-3, 6e-3), {}),
+        (("reverse",), (3e-3, 6e-3), {}),
         (("then forward", "then reverse", "then on-policy forward", "then on-policy reverse"), (2e-3,), {}),
-        (("text", "forward"), (3e-3, 6e-3), {"rows": 100}),
+        *((("forward",), (6e-3,), {"teacher": name}) for name in ("64 x 1", "192 x 3")),
         (("forward",), (6e-3,), {"teacher_steps": 100}),
-        *((("forward",), (6e-3,), {"teacher": name}) for name in ("64 x 1", "64 x 2", "192 x 3")),
+        (("text", "forward"), (6e-3,), {"rows": 100}),
+        (("top 1", "top 8", "T = 2", "T = 4", "hidden", "half", "writes"), (6e-3,), {}),
+        (("text", "forward"), (12e-3,), {}),
     )
     for lr in rates
     for seed in SEEDS
