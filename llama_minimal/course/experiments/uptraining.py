@@ -33,6 +33,7 @@ LAYERS = {"aabb": 2, "aaaa": 4}
 RATES = (1e-3, 2e-3)
 ARMS = [
     ("2 kv heads", "mean"),
+    ("2 kv heads", "sum"),
     ("2 kv heads", "first"),
     ("2 kv heads", "random"),
     ("1 kv head", "mean"),
@@ -71,15 +72,17 @@ def convert(model: Llama, form: str, start: str, *, seed: int) -> Llama:
 
     Args:
         form: a name of ``KV_HEADS`` or ``LAYERS``.
-        start: "mean" or "first" of those that become one; "random", for heads, draws their keys and values anew.
+        start: "mean" or "first" of those that become one; for heads also their "sum", or "random": drawn anew.
     """
     if form in LAYERS:
         return share_layers(model, LAYERS[form], how=start)
-    grouped = group_kv_heads(model, KV_HEADS[form], how="first" if start == "random" else start)
-    if start == "random":
-        generator = torch.Generator().manual_seed(seed)
-        for block in grouped.blocks():
-            for layer in (block.attention.wk, block.attention.wv):
+    grouped = group_kv_heads(model, KV_HEADS[form], how="first" if start == "first" else "mean")
+    generator = torch.Generator().manual_seed(seed)
+    for block in grouped.blocks():
+        for layer in (block.attention.wk, block.attention.wv):
+            if start == "sum":
+                layer.weight.mul_(model.config.n_kv_heads // KV_HEADS[form])
+            elif start == "random":
                 layer.weight.normal_(std=0.02, generator=generator)
     return grouped
 
