@@ -110,7 +110,8 @@ def test_the_starts_differ_in_what_is_shared_alone(course):
     mean, first, random = (model.layers["0"].attention for model in starts.values())
     assert torch.equal(mean.wq.weight, random.wq.weight)
     total = uptraining.convert(course, "2 kv heads", "sum", seed=1).layers["0"].attention
-    torch.testing.assert_close(total.wk.weight[:64], course.layers["0"].attention.wk.weight[:128].view(2, 64, -1).sum(0))
+    neighbors = course.layers["0"].attention.wk.weight[:128].view(2, 64, -1)
+    torch.testing.assert_close(total.wk.weight[:64], neighbors.sum(0))
     assert random.wk.weight.std().item() == pytest.approx(0.02, rel=0.05)
     torch.testing.assert_close(first.wv.weight[:64], course.layers["0"].attention.wv.weight[:64])
     torch.testing.assert_close(first.wv.weight[64:], course.layers["0"].attention.wv.weight[128:192])
