@@ -44,9 +44,9 @@ POINTS = (
         {"arm": arm, "lr": lr, "seed": seed}
         for seed in (0, 1, 2)
         for arm, rates in {  # the first rate with every seed, the other with the first seed
-            "matrices": (2e-3, 5e-4),
-            "exits": (2e-3, 1e-3),
-            "first 1": (4e-3, 2e-3),
+            "matrices": (2e-3,),
+            "exits": (1e-3,),
+            "first 1": (4e-3,),
             "first 2": (4e-3, 2e-3),
             "first 3": (2e-3, 1e-3),
         }.items()
