@@ -46,9 +46,9 @@ ARMS = [
     (("dense",), ("0%",), 0, 1),
     (WEIGHTS, ("50%",), STEPS, 1),
     (("half", "layers"), ("50%",), STEPS, 1),
-    (WEIGHTS, ("2:4", "70%"), STEPS, 0),
-    (WEIGHTS, ("30%", "60%", "80%", "4:8"), 0, 0),
     (("heads", "features"), ("50%",), 0, 0),
+    (WEIGHTS, ("30%", "60%", "80%", "4:8"), 0, 0),
+    (WEIGHTS, ("2:4", "70%"), STEPS, 0),
 ]
 POINTS = [CHECK] + [
     {"method": method, "amount": amount, "seed": seed, "steps": steps, "tested": tested}
