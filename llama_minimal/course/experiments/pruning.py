@@ -41,18 +41,16 @@ STEPS, BATCH, SEQ_LEN, LR = 24, 4, 256, 1e-3
 QUESTIONS, STORIES = 60, 16
 WEIGHTS = ("magnitude", "wanda", "sparsegpt")
 PARTS = ("heads", "features", "layers", "half")  # "half": half of the heads and half of the features
-# Methods, how much goes, steps of retraining, and whether tasks are tested.
-ARMS = [
-    (("dense",), ("0%",), 0, 1),
-    (WEIGHTS, ("50%",), STEPS, 1),
-    (("half", "layers"), ("50%",), STEPS, 1),
-    (("heads", "features"), ("50%",), 0, 0),
-    (WEIGHTS, ("30%", "60%", "80%", "4:8"), 0, 0),
-    (WEIGHTS, ("2:4", "70%"), STEPS, 0),
-]
 POINTS = [CHECK] + [
     {"method": method, "amount": amount, "seed": seed, "steps": steps, "tested": tested}
-    for methods, amounts, steps, tested in ARMS
+    for methods, amounts, steps, tested in [
+        (("dense",), ("0%",), 0, 1),
+        (WEIGHTS, ("50%",), STEPS, 1),
+        (("half", "layers"), ("50%",), STEPS, 1),
+        (("heads", "features"), ("50%",), 0, 0),
+        (WEIGHTS, ("30%", "60%", "70%", "80%", "4:8"), 0, 0),
+        (WEIGHTS, ("2:4",), STEPS, 0),
+    ]
     for amount in amounts
     for method in methods
     for seed in (0, 1, 2)
