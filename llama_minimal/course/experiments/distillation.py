@@ -67,12 +67,11 @@ POINTS = [CHECK] + [
         (("text", "forward"), (6e-3, 3e-3), {}),
         (("text, longer",), (3e-3, 6e-3), {}),
         (("reverse",), (3e-3, 6e-3), {}),
-        (("then forward", "then reverse", "then on-policy forward", "then on-policy reverse"), (2e-3,), {}),
-        *((("forward",), (6e-3,), {"teacher": name}) for name in ("64 x 1", "192 x 3")),
-        (("forward",), (6e-3,), {"teacher_steps": 100}),
+        (("then forward", "then reverse", "then on-policy reverse"), (2e-3,), {}),
+        *((("forward",), (6e-3,), more) for more in ({"teacher": "192 x 3"}, {"teacher_steps": 100})),
+        (("top 8", "T = 4", "hidden", "writes"), (6e-3,), {}),
+        (("forward",), (6e-3,), {"teacher": "64 x 1"}),
         (("text", "forward"), (6e-3,), {"rows": 100}),
-        (("top 1", "top 8", "T = 2", "T = 4", "hidden", "half", "writes"), (6e-3,), {}),
-        (("text", "forward"), (12e-3,), {}),
     )
     for lr in rates
     for seed in SEEDS
