@@ -21,7 +21,7 @@ from llama_minimal.training import Trainer
 
 WHAT = "How well a student of the course model predicts new stories, by whether it learned from text or from teacher."
 BUDGET = (
-    "240 steps of 8 × 256 tokens, each read four times; width 64, 1 layer, vocabulary 2,048; the teacher's 32 likeliest "
+    "240 steps of 8 × 256 tokens, each read 4 times; width 64, 1 layer, vocabulary 2,048; the teacher's 32 likeliest "
     "tokens from a cache. AdamW, cosine. Measured on 5,120 tokens of stories from another split and seed."
 )
 CHECK = {"arm": "forward", "lr": 16e-3, "seed": 0, "steps": 4, "rows": 16}
