@@ -44,8 +44,8 @@ PARTS = ("heads", "features", "layers", "half")  # "half": half of the heads and
 POINTS = [CHECK] + [
     {"method": method, "amount": amount, "seed": seed, "steps": steps, "tested": tested}
     for methods, amounts, steps, tested in [
-        (WEIGHTS, ("30%", "60%", "70%", "2:4", "4:8"), 0, 0),
         (("dense",), ("0%",), 0, 1),
+        (WEIGHTS, ("30%", "60%", "70%", "2:4", "4:8"), 0, 0),
         (WEIGHTS, ("50%",), STEPS, 1),
         (("half", "layers"), ("50%",), STEPS, 1),
         (("heads", "features"), ("50%",), 0, 0),
