@@ -72,6 +72,12 @@ def decoded(model):
     return plain.to(next(iter(quantized_layers(model).values())).scale.dtype)
 
 
+def nearest_of_127(x):
+    """The same numbers, each token's rounded to whole 127ths of its largest."""
+    step = x.float().abs().amax(-1, keepdim=True) / 127
+    return ((x.float() / step).round() * step).to(x.dtype)
+
+
 # Grids
 
 
@@ -219,9 +225,14 @@ def test_layers_side_by_side_give_what_each_gives():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_a_model_computes_what_its_decoded_matrices_compute(scheme, dtype, switches):
     model = quantize(draw_model(**switches), scheme, dtype=dtype)
+    plain = decoded(model)
+    if scheme == "int8-dynamic":  # what each layer reads is rounded, too
+        for layer in plain.modules():
+            if isinstance(layer, Linear):
+                layer.register_forward_pre_hook(lambda _, inputs: nearest_of_127(*inputs))
     tolerance = 1e-5 if dtype == torch.float32 else 0.3
     with torch.no_grad():
-        torch.testing.assert_close(model(TOKENS), decoded(model)(TOKENS), rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(model(TOKENS), plain(TOKENS), rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("scheme", ALL)

@@ -223,17 +223,16 @@ class Info:
         total = sum(parts.values())
         shape = f"{config.n_layers} layers, width {config.dim}, {config.n_heads} heads ({config.n_kv_heads} kv)"
         print(f"{self.model}: {shape}, feed-forward {config.hidden_dim}, vocabulary {config.vocab_size}")
-        print("\nparameters")
-        print(table([(name, f"{n:,}  {n / total:6.1%}") for name, n in [*parts.items(), ("total", total)]]))
+        rows = [(name, f"{n:,}  {n / total:6.1%}") for name, n in [*parts.items(), ("total", total)]]
+        print("\nparameters", table(rows), sep="\n")
         print(f"\nfloating-point operations of one token, forward, after {config.max_seq_len:,} tokens")
         print(table([(name, human(n)) for name, n in [*flops.items(), ("total", sum(flops.values()))]]))
-        print("\nmemory")
         rows = [
             (f"weights, {self.precision}", human(memory.weights, "B")),
             (f"key/value cache, {self.precision}, {config.max_seq_len:,} tokens", human(memory.kv_cache, "B")),
             ("training: weights, gradients, AdamW in fp32", human(memory.training, "B")),
         ]
-        print(table(rows))
+        print("\nmemory", table(rows), sep="\n")
 
     def _config(self) -> LlamaConfig:
         from llama_minimal.checkpoint import read_config

@@ -168,7 +168,7 @@ class QuantizedLinear(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         self.restore()
-        return {name: value for name, value in self.__dict__.items() if name != "together"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("together", "grids", "grids_of")}
 
     def extra_repr(self) -> str:
         """Return what ``repr`` shows."""

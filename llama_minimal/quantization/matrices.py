@@ -36,6 +36,15 @@ def _is_meant(name: str, target: str) -> bool:
 
 
 def check_matrix(name: str, module: nn.Module, group_size: int | None) -> None:
+    """Refuse a matrix that cannot be rounded.
+
+    Args:
+        name: of the module, for the message.
+        group_size: that has to divide the rows; None if the last group may be shorter.
+
+    Raises:
+        ValueError: if it is spread over processes or devices, on the meta device, not finite, or no whole groups.
+    """
     kind = type(module).__bases__[1] if isinstance(module, Adapted) else type(module)
     if kind not in (Linear, nn.Linear, nn.Embedding) or type(module.weight.data) is not Tensor or _is_moved(module):
         raise ValueError(f"{name} is spread over processes or devices; quantize the model before that")

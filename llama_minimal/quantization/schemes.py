@@ -95,6 +95,8 @@ class Int4Linear(QuantizedLinear):
     scheme = "int4"
     grids: tuple[Tensor, Tensor] | None = None
     """Steps, and what a code of 0 stands for, in float32 for compiled code: each (out, G)."""
+    grids_of: tuple[Tensor, int] | None = None
+    """The ``scale`` that they were made of, and its version."""
 
     def _shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         return (self.out_features, -(-self.in_features // 2)), (_n_groups(self), self.out_features, 2)
@@ -121,16 +123,14 @@ class Int4Linear(QuantizedLinear):
 
     def prepare(self) -> None:
         super().prepare()
-        if self.group_size and self.in_features % self.group_size == self.group_size % 2 == 0:
+        if not self.group_size or self.in_features % self.group_size or self.group_size % 2:
+            return
+        if self.grids_of is None or self.grids_of[0] is not self.scale or self.grids_of[1] != self.scale._version:
             step, offset = self.scale.float().permute(2, 1, 0).contiguous()  # (out, G)
-            self.grids = step, offset - 8 * step
-
-    def restore(self) -> None:
-        super().restore()
-        self.grids = None
+            self.grids, self.grids_of = (step, offset - 8 * step), (self.scale, self.scale._version)
 
     def _vector_product(self, x: Tensor) -> Tensor:
-        if self.grids is None:
+        if self.grids_of is None:
             return super()._vector_product(x)
         # The sum over a row of (step · code + offset) x, and both codes of a byte stay in one place.
         (step, offset), pairs = self.grids, self.group_size // 2
