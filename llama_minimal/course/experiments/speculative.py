@@ -17,15 +17,15 @@ from llama_minimal.tokenizer import TextCodec
 
 WHAT = "Tokens that a pass of the course model writes, by draft and number of candidates, greedy and sampled."
 BUDGET = (
-    "Three seeds. Exit n: the model's own first n layers with the matrices of chapter 18, 200 steps on 64,000 tokens. "
-    "Tiny (1 layer of width 64) and small (2 of 128): 80 steps of 16 × 128 tokens of stories, distilled from the "
+    "Three seeds. Exit n: the model's own first n layers with the matrices of chapter 18, 150 steps on 51,200 tokens. "
+    "Tiny (1 layer of width 64) and small (2 of 128): 60 steps of 16 × 128 tokens of stories, distilled from the "
     "course model, or from scratch on the text alone. Texts: 12 first sentences of held-out stories, others for each "
     "seed, continued by 48 tokens, greedy or sampled at temperature 0.8."
 )
 CHECK = {"draft": "look-up", "seed": 0}
 TOLERANCE = 0.05  # a candidate that is nearly as likely as another may be kept on one machine only
 
-N_TEXTS, N_TOKENS, STEPS = 12, 48, 80
+N_TEXTS, N_TOKENS, STEPS = 12, 48, 60
 SAMPLINGS = {"greedy": GREEDY, "sampled": Sampling(temperature=0.8)}
 COUNTS = {"greedy": (4,), "sampled": (1, 2, 4, 8)}  # candidates of a step; 4 where the draft looks them up
 DRAFTS = ("look-up", "tiny from scratch", "tiny distilled", "small distilled", "exit 1", "exit 2", "exit 3")
