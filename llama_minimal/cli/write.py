@@ -144,12 +144,8 @@ def load_as_asked(folder: str, flags: WriteFlags) -> tuple[Any, Any]:
         if flags.quantize:
             raise ValueError("--quantize is for a model on one device; leave it out, or --devices")
         return load_layers(folder, flags.devices, dtype=dtype_of(flags), adapter=flags.adapter)
-    model, tokenizer = load(folder, device=find_device(flags.device), dtype=dtype_of(flags), adapter=flags.adapter)
-    if flags.quantize:
-        from llama_minimal.quantization import quantize
-
-        quantize(model, flags.quantize, dtype=dtype_of(flags) or "bfloat16")
-    return model, tokenizer
+    options = {"dtype": dtype_of(flags), "adapter": flags.adapter, "quantize": flags.quantize}
+    return load(folder, device=find_device(flags.device), **options)
 
 
 def dtype_of(flags: WriteFlags) -> str | None:

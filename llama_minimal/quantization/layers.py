@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from llama_minimal.compiling import is_compiled_vector, vector_product
 from llama_minimal.quantization import kernels
 from llama_minimal.quantization.grids import Grid, Rounded, nearest
+from llama_minimal.quantization.parts import InParts
 
 Rows = Tensor | slice
 ALL = slice(None)
 
 
-class QuantizedLinear(nn.Module):
+class QuantizedLinear(InParts):
     """Be a linear layer whose matrix is kept as codes; a subclass says in which.
 
     Args:
@@ -90,6 +91,11 @@ class QuantizedLinear(nn.Module):
     def options(self) -> dict[str, Any]:
         """What else says how a layer of this kind computes."""
         return {}
+
+    @property
+    def steps(self) -> Tensor:
+        """How far apart the numbers of each grid are."""
+        return self.scale
 
     @property
     def grid_dtype(self) -> torch.dtype:

@@ -2,7 +2,8 @@
 
 # G groups of a row, g numbers of a group
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -66,6 +67,8 @@ class Int8DynamicLinear(Int8Linear):
     """
 
     scheme = "int8-dynamic"
+    of_all: Callable[[Tensor], Tensor] | None = None
+    """Returns of each token's largest input that of all processes, where this one has some of the inputs only."""
 
     def __init__(self, *args: Any, threshold: float | None = None, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -76,7 +79,7 @@ class Int8DynamicLinear(Int8Linear):
         return {"threshold": self.threshold}
 
     def forward(self, x: Tensor) -> Tensor:
-        out = dynamic_linear(x.detach(), self.weight, self.scale, threshold=self.threshold)
+        out = dynamic_linear(x.detach(), self.weight, self.scale, threshold=self.threshold, of_all=self.of_all)
         if torch.is_grad_enabled() and x.requires_grad:  # rounding has no slope; the gradient is that of the matrix
             smooth = F.linear(x, self.decode().to(x.dtype))
             out = smooth + (out - smooth).detach()
@@ -93,10 +96,16 @@ class Int4Linear(QuantizedLinear):
     """
 
     scheme = "int4"
+    axes: ClassVar = {"weight": (0, 1), "scale": (1, 0)}
+    codes_per_entry = 2
     grids: tuple[Tensor, Tensor] | None = None
     """Steps, and what a code of 0 stands for, in float32 for compiled code: each (out, G)."""
     grids_of: tuple[Tensor, int] | None = None
     """The ``scale`` that they were made of, and its version."""
+
+    @property
+    def steps(self) -> Tensor:
+        return self.scale[..., 0]
 
     def _shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         return (self.out_features, -(-self.in_features // 2)), (_n_groups(self), self.out_features, 2)
