@@ -19,7 +19,6 @@ CHECK = {"form": "one layer", "lr": 5e-3, "seed": 0}
 TOLERANCE = 0.04
 
 STEPS = 300
-RATES = (5e-3, 1e-2, 2e-2)
 # What each form changes in a model of four layers that shares nothing.
 EQUAL_COMPUTE: dict[str, dict[str, Any]] = {
     "nothing": {},
