@@ -15,7 +15,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 python3 -m venv venv
-venv/bin/python -m pip install -qq --disable-pip-version-check torch==2.13.0 numpy==2.4.6 setuptools
+venv/bin/python -m pip install -qq --disable-pip-version-check torch==2.13.0 numpy==2.4.6
 cat > see.py <<'PY'
 import statistics
 import sys
