@@ -41,6 +41,13 @@ ARMS = [
 POINTS = [
     CHECK,
     *[{"form": form, "start": start, "lr": lr, "seed": 0} for lr in (1e-3, 5e-4) for form, start in ARMS],
+    # At the better rate.
+    *[
+        {"form": form, "start": start, "lr": 5e-4 if start in ("mean", "sum", "first") else 1e-3, "seed": seed}
+        for form, start in ARMS[:4]
+        for seed in (1, 2)
+    ],
+    *[{"form": form, "start": start, "lr": 1e-3, "seed": seed} for form, start in ARMS[4:] for seed in (1, 2)],
     # The model itself: what more training does without any sharing.
     *[{"form": "4 kv heads", "start": "mean", "lr": lr, "seed": 0} for lr in (5e-4, 1e-3)],
 ]
