@@ -20,8 +20,8 @@ from llama_minimal.training import Trainer
 
 WHAT = "Loss of the course model on held-out stories, made to share heads or layers, before and after more training."
 BUDGET = (
-    "24 steps of 4 × 256 tokens, 0.06 % of what it was trained on, from the same mix of texts; AdamW; the better of two "
-    "rates, tried with one seed; three seeds. A rate of 0 means no training."
+    "24 steps of 4 × 256 tokens, 0.06 % of what it was trained on, from the same mix of texts; AdamW; the better of "
+    "two rates, tried with one seed; three seeds. A rate of 0 means no training."
 )
 CHECK = {"form": "1 kv head", "start": "mean", "lr": 0.0, "seed": 0}
 
