@@ -12,7 +12,7 @@ from llama_minimal.training import Trainer
 WHAT = "Validation loss of a small LLaMA by what its parts share, with the unique parameters and the operations."
 BUDGET = (
     "300 steps of 8 × 64 tokens, no story twice, four layers (but for the shallow forms), width 32 or wider, "
-    "vocabulary 300; Muon, the best of three learning rates, tried with one seed; three seeds."
+    "vocabulary 300; Muon, the best of the learning rates that were tried with one seed; three seeds."
 )
 # With the least arithmetic, at the lowest rate: other processors' losses are close.
 CHECK = {"form": "one layer", "lr": 5e-3, "seed": 0}
@@ -45,12 +45,8 @@ PARTS = {"attention": "attention", "feed-forward": "feed_forward"}
 
 POINTS = [
     {"form": form, "lr": lr, "seed": 0}
-    for forms in (
-        ("nothing", "aaaa", "one layer", "aabb", "tied", "1 kv head", "aaaa, wide"),
-        ("feed-forward", "attention", "1 kv head, wide", "tied, wide", "two layers"),
-    )
-    for lr in (1e-2, 2e-2, 5e-3)
-    for form in forms
+    for lr in (1e-2, 2e-2)
+    for form in ("nothing", "aaaa", "one layer", "aabb", "tied", "1 kv head", "aaaa, wide")
 ]
 
 
