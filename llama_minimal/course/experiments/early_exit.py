@@ -46,10 +46,9 @@ POINTS = (
         for seed in (0, 1, 2)
         for arm, rates in {  # the first rate with every seed, the other with the first seed
             "matrices": (2e-3,),
-            "exits": (1e-3,),
             "first 1": (2e-3,),
-            "first 2": (2e-3, 1e-3),
-            "first 3": (2e-3, 1e-3),
+            "first 2": (2e-3,),
+            "first 3": (1e-3,),
         }.items()
         for lr in (rates if seed == 0 else rates[:1])
     ]
