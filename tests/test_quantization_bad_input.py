@@ -120,3 +120,21 @@ def test_a_draft_that_is_in_few_bits_stays_so(tmp_path, capsys):
     alone = capsys.readouterr().out
     main(["generate", "course", *flags, "--draft", str(tmp_path / "few")])
     assert capsys.readouterr().out == alone
+
+
+def test_codes_are_not_tuned_and_nothing_is_written(tmp_path, capsys):
+    """An adapter beside them can be trained in Python; the commands end with weights that it was merged into."""
+    few, out = tmp_path / "few", tmp_path / "out"
+    save(quantize(load("course")[0], "int8"), few, load("course")[1])
+    examples = [{"prompt": f"{i} and one?", "completion": f"It is {i + 1}."} for i in range(40)]
+    (tmp_path / "examples.jsonl").write_text("\n".join(map(json.dumps, examples)))
+    for arguments, words in (
+        (["finetune", tmp_path / "examples.jsonl", "--base", few, "--out", out], f"cannot tune {few}"),
+        (["train", "--init-from", few, "--corpus", tmp_path / "examples.jsonl", "--out", out], "cannot begin with"),
+    ):
+        with pytest.raises(SystemExit):
+            main(list(map(str, arguments)))
+        error = " ".join(capsys.readouterr().err.split())
+        assert words in error
+        assert "the model is quantized (int8); load the original" in error
+        assert not out.exists()
