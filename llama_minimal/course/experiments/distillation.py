@@ -61,11 +61,11 @@ BESIDE = {  # what a cache cannot give
 POINTS = [CHECK] + [
     {"arm": arm, "lr": lr, "seed": seed} | more
     for arms, rates, more in (
-        (("text", "forward", "text, longer", "reverse"), (12e-3, 6e-3, 24e-3), {}),
+        (("text", "forward", "text, longer", "reverse"), (12e-3, 6e-3), {}),
         (("then forward", "then reverse", "then on-policy forward", "then on-policy reverse"), (4e-3,), {}),
         (("text", "forward"), (12e-3,), {"rows": 100}),
-        (("forward",), (12e-3,), {"teacher_steps": 150}),
         (("top 1", "top 8", "T = 2", "T = 4", "hidden", "writes"), (12e-3,), {}),
+        (("forward",), (12e-3,), {"teacher_steps": 150}),
         *((("forward",), (12e-3,), {"teacher": name}) for name in ("32 x 1", "128 x 3")),
     )
     for lr in rates
