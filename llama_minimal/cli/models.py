@@ -156,7 +156,7 @@ class Convert:
     target: tyro.conf.Positional[Path]
     """Folder to write."""
     format: Literal["huggingface", "meta", "native"] | None = None
-    """Format to write; left out: huggingface, or with --quantize native."""
+    """Format to write; left out: huggingface, or of a model in few bits native."""
     quantize: Scheme | None = None
     """Write the weights in so few bits."""
     dtype: str | None = None
@@ -176,7 +176,7 @@ class Convert:
     def run(self) -> None:
         from llama_minimal.checkpoint import companions_of, save
         from llama_minimal.lora import merge_and_unload
-        from llama_minimal.quantization import quantize
+        from llama_minimal.quantization import quantization_of, quantize
 
         if self.target.exists() and (not self.target.is_dir() or any(self.target.iterdir())):
             what = "not empty" if self.target.is_dir() else "a file"
@@ -186,7 +186,7 @@ class Convert:
             merge_and_unload(model)
         if self.quantize:
             quantize(model, self.quantize, dtype=self.dtype or "bfloat16")
-        format = self.format or ("native" if self.quantize else "huggingface")
+        format = self.format or ("native" if quantization_of(model) else "huggingface")
         limits = {"n_shards": self.n_shards, "max_shard_bytes": int(self.max_shard_gb * 1e9)}
         save(model, self.target, tokenizer, format=format, **limits)
         if tokenizer is None:

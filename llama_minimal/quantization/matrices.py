@@ -85,6 +85,17 @@ def quantized_tensors(model: nn.Module) -> dict[str, Tensor]:
     return found
 
 
+def check_steps(model: nn.Module, source: object) -> None:
+    """Refuse steps that no rounding gives: what a damaged file holds.
+
+    Raises:
+        ValueError: if one is not above 0; the message names ``source`` and the layer.
+    """
+    for name, layer in quantized_layers(model).items():
+        if not (layer.steps > 0).all():
+            raise ValueError(f"{source}: {name}.scale holds steps that are not above 0; the checkpoint is damaged")
+
+
 def refuse_quantized(model: nn.Module, what: str) -> None:
     """Refuse to do something to a quantized model.
 
