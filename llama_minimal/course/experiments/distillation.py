@@ -1,24 +1,27 @@
 """Chapter 16: what does a small model gain from a teacher, what of the teacher does it need, and from which teacher?"""
 
 import tempfile
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from llama_minimal.checkpoint import load
+from llama_minimal.config import LlamaConfig
 from llama_minimal.cost import flops_per_token
-from llama_minimal.course.card import held_out, token_stream
-from llama_minimal.course.students import shape, teach, text
+from llama_minimal.course.card import token_stream
+from llama_minimal.course.lab import small_config, small_text
 from llama_minimal.data import PackedExamples
-from llama_minimal.devices import default_device
+from llama_minimal.data.valley import stories
 from llama_minimal.distillation import (
     CachedDistillation,
+    CachedExamples,
     Distillation,
     DistillationConfig,
+    OnPolicyDistillation,
     forward_kl,
+    principal_projections,
     reverse_kl,
     rows_of_text,
     teacher_writes,
@@ -27,182 +30,215 @@ from llama_minimal.distillation import (
 from llama_minimal.loss import Objective, next_token
 from llama_minimal.model import Llama, build
 from llama_minimal.observing import reading
-from llama_minimal.settings import Sampling, TrainConfig
+from llama_minimal.settings import GREEDY, Sampling, TrainConfig
 from llama_minimal.training import Trainer
 
 WHAT = "How well a student predicts new stories, and how near it is to a teacher, by what it learned from and how."
 BUDGET = (
-    "240 steps of 16 × 512 tokens of texts that the course model has read, 4,000 unless said, always in the same rows; "
-    "'text, longer': as many steps as the teacher's arithmetic would have bought. AdamW, cosine, three seeds. Measured "
-    "on 32,768 tokens of stories from another split and seed."
+    "200 steps of 8 × 64 tokens, fresh but for the arms with few rows; student: width 32, 1 layer, vocabulary 300; "
+    "teachers: 600 steps. 'text, longer': as many steps as the teacher's arithmetic would have bought. 'then …': 40 "
+    "steps more, after 200 of forward KL. AdamW, cosine. Measured on 9,984 tokens of stories from another split."
 )
-CHECK = {"student": "tiny", "arm": "forward", "texts": 100, "lr": 5e-3, "seed": 0, "steps": 10, "rows": 1}
+CHECK = {"arm": "forward", "lr": 12e-3, "seed": 0, "teacher": "32 x 1", "rows": 80, "steps": 30, "teacher_steps": 30}
 TOLERANCE = 0.05
 
-STEPS, ROWS, SEQ_LEN = 240, 16, 512
-N_MEASURED = 64  # rows of new stories
+STEPS, ROWS, SEQ_LEN, BATCH = 200, 1600, 64, 8
+PROMPT, THEN_STEPS, FIRST_LR = 8, 40, 12e-3
 STRAY = 1e-3  # a token to which a model gives less, it does not expect
+TEACHERS = {
+    "32 x 1": {"dim": 32, "n_layers": 1, "n_heads": 2, "n_kv_heads": 2, "hidden_dim": 88},
+    "64 x 2": {"n_layers": 2},
+    "128 x 3": {"dim": 128, "n_layers": 3, "n_heads": 4, "n_kv_heads": 4, "hidden_dim": 344},
+}
 FORWARD = DistillationConfig(weight=1.0)
 REVERSE = DistillationConfig(weight=1.0, divergence="reverse")
-ARMS = {  # what the course model's student learns; None learns the text alone
-    "text": None,
-    "text, longer": None,
-    "forward": FORWARD,
-    "reverse": REVERSE,
-    # In two trainings of half the steps each, so that only the second half differs.
-    "forward, forward": FORWARD,
-    "forward, reverse": FORWARD,
-    "half": DistillationConfig(weight=0.5),
+CACHED = {"forward": FORWARD, "reverse": REVERSE, "top 1": FORWARD, "top 8": FORWARD}
+BESIDE = {  # what a cache cannot give
+    "T = 2": DistillationConfig(weight=1.0, temperature=2.0),
     "T = 4": DistillationConfig(weight=1.0, temperature=4.0),
-    "top 1": FORWARD,
-    "top 16": FORWARD,
-    # From other teachers: one of the shape "middle" that has read the same text, and the larger model.
-    "from middle": FORWARD,
-    "from larger": FORWARD,
+    "hidden": DistillationConfig(weight=1.0, hidden_weight=0.1, layers=((0, 1),)),
 }
-SEEDS = (0, 1, 2)
 POINTS = [CHECK] + [
-    {"student": student, "arm": arm, "texts": texts, "lr": lr, "seed": seed}
-    for student, texts, arms, rates in (
-        ("small", 4000, ("text", "forward"), (8e-3, 4e-3, 16e-3)),
-        ("small", 4000, ("text, longer",), (8e-3, 4e-3, 16e-3)),
-        ("small", 4000, ("reverse",), (8e-3, 4e-3)),
-        ("small", 4000, ("forward, forward", "forward, reverse"), (8e-3,)),
-        ("small", 4000, ("half", "T = 4", "top 1", "top 16"), (8e-3,)),
-        ("small", 400, ("text", "forward"), (8e-3,)),
-        ("tiny", 4000, ("text", "from middle", "forward", "from larger"), (12e-3,)),
+    {"arm": arm, "lr": lr, "seed": seed}
+    for arms, lr, seeds in (
+        (("text", "forward", "text, longer", "reverse"), 12e-3, (0, 1, 2)),
+        (("text", "forward"), 6e-3, (0,)),
+        (("then forward", "then reverse"), 4e-3, (0, 1)),
+        (("then on-policy forward", "then on-policy reverse"), 4e-3, (0,)),
     )
-    for lr in rates
-    for seed in SEEDS
+    for seed in seeds
     for arm in arms
 ]
 
 
-def longer(name: str, teacher: Llama) -> float:
-    """Return how many steps on the text alone cost as much as one with a teacher, in arithmetic."""
-    student, taught = (
-        sum(flops_per_token(config, context=(SEQ_LEN + 1) / 2).values()) for config in (shape(name), teacher.config)
+@cache
+def text(n_stories: int = 2000) -> np.ndarray:
+    """Return the ids of stories to learn from, in one stream."""
+    return token_stream(small_text().tokenizer, [story.text() for story in stories(n_stories, split="train")])
+
+
+@cache
+def given(n_rows: int) -> PackedExamples:
+    """Return the rows that every student reads."""
+    return rows_of_text(text()[: n_rows * SEQ_LEN + 1], seq_len=SEQ_LEN)
+
+
+@cache
+def measured() -> PackedExamples:
+    """Return rows of new stories."""
+    return rows_of_text(small_text().validation[:10_000], seq_len=SEQ_LEN)
+
+
+def student_shape() -> LlamaConfig:
+    """Return the student's shape."""
+    return small_config(**TEACHERS["32 x 1"])
+
+
+def ratio(teacher: str) -> float:
+    """Return how many steps on the text alone cost as much arithmetic as one with this teacher beside."""
+    context = (SEQ_LEN + 1) / 2
+    ours, theirs = (
+        sum(flops_per_token(config, context=context).values())
+        for config in (student_shape(), small_config(**TEACHERS[teacher]))
     )
-    return (3 * student + taught) / (3 * student)
+    return (3 * ours + theirs) / (3 * ours)
 
 
 @cache
-def course() -> tuple[Llama, object]:
-    """Return the course model and its tokenizer."""
-    return load("course", dtype=torch.float32)
-
-
-@cache
-def find_teacher(name: str, texts: int, rows: int, steps: int) -> Llama:
-    """Return a teacher: the course model, the larger one, or one of a student's shape that is trained here."""
-    if name == "course":
-        return course()[0].to(default_device())
-    if name == "larger":
-        from llama_minimal.course import larger  # its weights do not come with the package
-
-        return larger.load(dtype=torch.float32)[0].to(default_device())
-    model = build(shape(name), seed=0).to(default_device())
-    settings = TrainConfig(steps=steps, batch_size=rows, seq_len=SEQ_LEN, lr=6e-3, warmup_steps=steps // 10)
-    teach(model, examples(texts), settings, teacher=None)
+def find_teacher(name: str, steps: int) -> Llama:
+    """Return a teacher; it learns from the stream behind what students read with it."""
+    model = build(small_config(**TEACHERS[name]), seed=100)
+    fit(model, text()[ROWS * SEQ_LEN * 4 :], None, lr=3e-3, seed=100, steps=steps)
     return model
 
 
 @cache
-def examples(texts: int) -> PackedExamples:
-    """Return the rows that every student reads."""
-    return rows_of_text(text(course()[1], texts), seq_len=SEQ_LEN)
+def kept(name: str, steps: int, n_rows: int, k: int) -> CachedExamples:
+    """Return rows with what a teacher thinks of each token, read from the disk into memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = write_cache(find_teacher(name, steps), given(n_rows), Path(folder) / "cache", k=k)
+        arrays = {"ids": np.array(found.ids), "log_probs": np.array(found.log_probs)}
+        fields = {"temperature": found.temperature, "vocab_size": found.vocab_size}
+    return CachedExamples(found.inputs, found.targets, found.documents, **arrays, **fields)
 
 
-def objective(arm: str, teacher: Llama, student: Llama, given: PackedExamples, folder: str) -> tuple[Objective, object]:
-    """Return what a student is to make smaller, and what it reads."""
-    config = ARMS[arm]
-    if config is None:
-        return None, given
-    if not arm.startswith("top"):
-        return Distillation(teacher, student, config), given
-    kept = write_cache(teacher, given, Path(folder) / "cache", k=int(arm.removeprefix("top ")))
-    return CachedDistillation(student, kept, config), kept
+@cache
+def written_by(name: str, steps: int, n_rows: int, sampled: bool) -> PackedExamples:
+    """Return as much text, of which a teacher has written all but the first tokens of each row."""
+    prompts = [row[:PROMPT].tolist() for row in given(n_rows).inputs]
+    sampling = Sampling(temperature=1.0) if sampled else GREEDY
+    settings = {"max_new_tokens": SEQ_LEN + 1 - PROMPT, "sampling": sampling, "batch_size": 128}
+    return PackedExamples.pack(teacher_writes(find_teacher(name, steps), prompts, **settings), seq_len=SEQ_LEN)
+
+
+def fit(model: Llama, read: object, learns: Objective | None, *, lr: float, seed: int, steps: int) -> None:
+    """Train to the end."""
+    settings = {"batch_size": BATCH, "seq_len": SEQ_LEN, "warmup_steps": steps // 10}
+    for _ in Trainer(model, read, TrainConfig(steps=steps, lr=lr, seed=seed, **settings), objective=learns).run():
+        pass
+
+
+def learn(
+    student: Llama, arm: str, name: str, teacher_steps: int, n_rows: int, *, lr: float, seed: int, steps: int
+) -> int:
+    """Train a student by one of the arms, and return how many steps that took."""
+    read, learns = given(n_rows), None
+    if arm == "text, longer":
+        steps, read = round(steps * ratio(name)), text()[: round(n_rows * SEQ_LEN * ratio(name)) + 1]
+    elif arm.startswith("writes"):
+        read = written_by(name, teacher_steps, n_rows, arm == "writes")
+    elif arm in CACHED:
+        k = int(arm.removeprefix("top ")) if arm.startswith("top") else student.config.vocab_size
+        read = kept(name, teacher_steps, n_rows, k)
+        learns = CachedDistillation(student, read, CACHED[arm])
+    elif arm != "text":
+        teacher = find_teacher(name, teacher_steps)
+        batches = [torch.from_numpy(read.inputs[i : i + 64]) for i in range(0, 256, 64)]
+        narrowed = principal_projections(teacher, batches, [1], student.config.dim) if arm == "hidden" else None
+        learns = Distillation(teacher, student, BESIDE[arm], projections=narrowed)
+    fit(student, read, learns, lr=lr, seed=seed, steps=steps)
+    return steps
+
+
+def go_on(student: Llama, arm: str, teacher: Llama, *, lr: float, seed: int) -> None:
+    """Let a student that has learned go on: on other rows of text, or on what it writes itself."""
+    rows = rows_of_text(text()[ROWS * SEQ_LEN : 2 * ROWS * SEQ_LEN + 1], seq_len=SEQ_LEN)
+    learns = Distillation(teacher, student, REVERSE if arm.endswith("reverse") else FORWARD)
+    if "on-policy" in arm:
+        learns = OnPolicyDistillation(learns, prompt_tokens=PROMPT, seed=seed)
+    fit(student, rows, learns, lr=lr, seed=seed + 50, steps=THEN_STEPS)
 
 
 @torch.no_grad()
-def measure(student: Llama, teacher: Llama, n_rows: int) -> dict[str, float]:
-    """Return how a student predicts new stories, beside a teacher; means over all tokens.
+def measure(student: Llama, teacher: Llama) -> dict[str, float]:
+    """Return what ``compare`` does, on new stories."""
+    inputs, targets = (torch.from_numpy(part) for part in measured().rows(slice(None))[:2])
+    with reading(student), reading(teacher):
+        z, teacher_z = student(inputs).flatten(0, 1), teacher(inputs).flatten(0, 1)
+    return compare(z, teacher_z, targets.flatten())
+
+
+def compare(z: Tensor, teacher_z: Tensor, targets: Tensor) -> dict[str, float]:
+    """Return how a student predicts, beside a teacher; means over all tokens.
+
+    Args:
+        z, teacher_z: logits, (N, V).
+        targets: ids, (N,).
 
     Returns:
-        ``loss`` of the next token, in nats, and ``teacher``, that of the teacher; ``forward`` and ``reverse``, KL(p ‖
-        q) and KL(q ‖ p); ``entropy`` of q; ``missed``, what p gives to tokens that the student does not expect;
-        ``stray``, what q gives to tokens that the teacher does not; ``same``, the share of first choices that agree.
+        ``loss`` of the next token, in nats, and ``teacher_loss``, that of the teacher; ``forward_kl`` and
+        ``reverse_kl``, KL(p ‖ q) and KL(q ‖ p); ``entropy`` of q; ``missed``, what p gives to tokens that the student
+        does not expect; ``stray``, what q gives to tokens that the teacher does not; ``same``, the share of first
+        choices that agree.
     """
-    ids = token_stream(course()[1], [story.text() for story in held_out(max(20, 5 * n_rows))])
-    rows = rows_of_text(ids[: n_rows * SEQ_LEN + 1], seq_len=SEQ_LEN)
-    sums: dict[str, float] = {}
-    with reading(student), reading(teacher):
-        for i in range(n_rows):
-            inputs, targets = (torch.from_numpy(part).to(student.device) for part in rows.rows([i])[:2])
-            for name, value in _compare(student(inputs)[0], teacher(inputs)[0], targets[0]).items():
-                sums[name] = sums.get(name, 0.0) + value.double().mean().item() / n_rows
-    return sums
-
-
-def _compare(z: Tensor, teacher_z: Tensor, targets: Tensor) -> dict[str, Tensor]:
-    log_q, log_p = z.log_softmax(-1), teacher_z.log_softmax(-1)  # (T, V)
+    log_q, log_p = z.log_softmax(-1), teacher_z.log_softmax(-1)
     q, p = log_q.exp(), log_p.exp()
-    return {
+    values = {
         "loss": -log_q.gather(-1, targets[:, None]),
-        "teacher": -log_p.gather(-1, targets[:, None]),
-        "forward": forward_kl(z, teacher_z),
-        "reverse": reverse_kl(z, teacher_z),
+        "teacher_loss": -log_p.gather(-1, targets[:, None]),
+        "forward_kl": forward_kl(z, teacher_z),
+        "reverse_kl": reverse_kl(z, teacher_z),
         "entropy": -(q * log_q).sum(-1),
         "missed": (p * (q < STRAY)).sum(-1),
         "stray": (q * (p < STRAY)).sum(-1),
         "same": (z.argmax(-1) == teacher_z.argmax(-1)).double(),
     }
+    return {name: value.double().mean().item() for name, value in values.items()}
 
 
-def judge(student: Llama, teacher: Llama, n: int) -> float:
-    """Return how surprised the teacher is by texts that the student writes at temperature 1, in nats per token."""
-    tokenizer = course()[1]
-    prompts = [[tokenizer.bos_id]] * n
-    settings = {"max_new_tokens": 128, "sampling": Sampling(temperature=1.0), "stop_ids": [tokenizer.eos_id]}
-    rows = PackedExamples.pack(teacher_writes(student, prompts, **settings, batch_size=n), seq_len=SEQ_LEN)
+def judge(writer: Llama, teacher: Llama) -> float:
+    """Return how surprised the teacher is by texts that a model writes at temperature 1, in nats per token."""
+    prompts = [row[:PROMPT].tolist() for row in measured().inputs]
+    settings = {"max_new_tokens": SEQ_LEN + 1 - PROMPT, "sampling": Sampling(temperature=1.0), "batch_size": 256}
+    rows = PackedExamples.pack(teacher_writes(writer, prompts, **settings), seq_len=SEQ_LEN)
     with reading(teacher):
-        batch = tuple(torch.from_numpy(part).to(teacher.device) for part in rows.rows(slice(None)))
-        total, count = next_token(teacher, batch)
+        total, count = next_token(teacher, tuple(map(torch.from_numpy, rows.rows(slice(None)))))
     return (total / count).item()
 
 
-def train(model: Llama, read: PackedExamples, config: TrainConfig, learns: Objective | None) -> None:
-    """Train to the end."""
-    for _ in Trainer(model, read, config, objective=learns).run():
-        pass
-
-
 def run(
-    *, student: str, arm: str, texts: int, lr: float, seed: int, steps: int = STEPS, rows: int = ROWS
+    *,
+    arm: str,
+    lr: float,
+    seed: int,
+    teacher: str = "64 x 2",
+    rows: int = ROWS,
+    steps: int = STEPS,
+    teacher_steps: int = 600,
 ) -> dict[str, float]:
-    """Train a student, and return what ``measure`` does, and how many steps it took.
+    """Train a student, and return what ``measure`` does, how many steps it took, and what of it the teacher thinks.
 
     Args:
-        student: a shape of ``students.SHAPES``.
-        arm: what it learns from, a name of ``ARMS``.
-        texts: how many it reads.
+        arm: what it learns from.
         seed: of the weights and of the order of the rows.
-        rows: of 512 tokens in a step.
+        teacher: its width and layers, a name of ``TEACHERS``; for "text" the one that it is compared with.
+        rows: of 64 tokens, to be read again where the steps are more.
     """
-    name = arm.removeprefix("from ") if arm.startswith("from") else "course"
-    teacher, given = find_teacher(name, texts, rows, steps), examples(texts)
-    if arm == "text, longer":
-        steps = round(steps * longer(student, teacher))
-    model = build(shape(student), seed=seed).to(default_device())
-    halves = 2 if ", " in arm and "forward" in arm else 1
-    config = TrainConfig(
-        steps=steps // halves, batch_size=rows, seq_len=SEQ_LEN, lr=lr, warmup_steps=steps // 10 // halves, seed=seed
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        learns, read = objective(arm, teacher, model, given, folder)
-        train(model, read, config, learns)
-    if halves == 2:
-        then = REVERSE if arm == "forward, reverse" else FORWARD
-        train(model, given, replace(config, seed=seed + 100), Distillation(teacher, model, then))
-    n = N_MEASURED if rows == ROWS else 4
-    return {"took": steps, **measure(model, teacher, n), "written": judge(model, teacher, n)}
+    expert, model = find_teacher(teacher, teacher_steps), build(student_shape(), seed=seed)
+    if arm.startswith("then"):
+        learn(model, "forward", teacher, teacher_steps, rows, lr=FIRST_LR, seed=seed, steps=steps)
+        go_on(model, arm, expert, lr=lr, seed=seed)
+        took = steps + THEN_STEPS
+    else:
+        took = learn(model, arm, teacher, teacher_steps, rows, lr=lr, seed=seed, steps=steps)
+    return {"took": took, **measure(model, expert), "written": judge(model, expert)}
