@@ -269,7 +269,7 @@ def engines(stack: ExitStack, args: argparse.Namespace, folder: Path, task: tupl
                 is_quantized = precision in BITS_OF_SCHEMES
                 if name == "transformers" and is_quantized:
                     continue
-                if way == "compiled" and (prompt > 1 or (name != "transformers" and not args.compile_ours)):
+                if way == "compiled" and not is_compiled(args, name, batch, prompt):
                     continue
                 side = "theirs" if name == "transformers" else "ours"
                 start = python_engine(root, args.threads, side, folder, precision, way, batch, tokens, prompt)
@@ -287,6 +287,12 @@ def engines(stack: ExitStack, args: argparse.Namespace, folder: Path, task: tupl
                 return ask_llama_bench(args.llama_bench, model, tokens, prompt, args.threads)
 
             yield Engine(f"llama.cpp {kind}", n * size, ask)
+
+
+def is_compiled(args: argparse.Namespace, name: str, batch: int, prompt: int) -> bool:
+    """Return whether an engine is offered compiled, too: ours on a CPU for one text, and for models that are tiny."""
+    ours = args.has_gpu or batch == 1 or set(args.shapes) <= {"tiny", "small"}
+    return prompt == 1 and (name == "transformers" or (name == "ours" and ours))
 
 
 def compare(args: argparse.Namespace, folder: Path, shape: str, task: tuple[int, int, int]) -> None:
@@ -338,8 +344,7 @@ def main() -> None:
     import torch
     import transformers
 
-    args.compile_ours = torch.cuda.is_available() or set(args.shapes) <= {"tiny", "small"}  # elsewhere it is refused
-
+    args.has_gpu = torch.cuda.is_available()
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}"
     print(f"{datetime.date.today()}, {where}, {versions}")

@@ -61,10 +61,8 @@ def beam_search(
     _check_penalty(length_penalty)
     stop_ids = as_ids((model.eos_ids or ()) if stop_ids is None else stop_ids, what="stop_ids")
     n_steps = min(max_new_tokens, model.config.max_seq_len - len(prompt))
-    sizes = {"batch_size": beam_size, "max_seq_len": len(prompt) + n_steps}
-    cache = model.make_cache(**sizes, kind=cache_kind(cache))
-    tokens = torch.tensor([prompt] * beam_size, device=model.device)
-    logits = model.next_logits(tokens, cache=cache)  # (B, V)
+    cache = model.make_cache(batch_size=beam_size, max_seq_len=len(prompt) + n_steps, kind=cache_kind(cache))
+    logits = model.next_logits(torch.tensor([prompt] * beam_size, device=model.device), cache=cache)  # (B, V)
 
     opened: list[tuple[list[int], float]] = [([], 0.0)]  # tokens and log-probability
     finished: list[Beam] = []
@@ -80,10 +78,10 @@ def beam_search(
         best_future = max((t / n**length_penalty for _, t in opened for n in (length + 1, n_steps)), default=0.0)
         if not opened or (len(finished) == beam_size and finished[-1].score >= best_future) or length == n_steps:
             break
-        parents = [parent for parent, _, _ in still_open]
-        cache.select(parents + [0] * (beam_size - len(parents)))  # idle rows repeat row 0
-        newest = [sequence[-1] for sequence, _ in opened] + [0] * (beam_size - len(opened))
-        position = torch.full((beam_size, 1), len(prompt) + length - 1, device=tokens.device)
+        idle = [0] * (beam_size - len(opened))  # rows that repeat row 0
+        cache.select([parent for parent, _, _ in still_open] + idle)
+        newest = [sequence[-1] for sequence, _ in opened] + idle
+        position = torch.full((beam_size, 1), len(prompt) + length - 1, device=model.device)
         logits = model.next_logits(torch.tensor(newest, device=model.device)[:, None], positions=position, cache=cache)
     if length == n_steps:
         finished += [Beam(sequence, total / length**length_penalty, "length") for sequence, total in opened]

@@ -20,6 +20,7 @@ Compare = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 _Known = tuple[Tensor, list[Tensor | None]]  # a value, and its gradients
 
 _FEW_LOGITS = 1 << 21
+_IN_CACHE = 1 << 20  # numbers of a product of which the cache holds that many
 _UNKNOWN_VOCABULARY = 1 << 17  # of a module that does not say
 
 
@@ -153,8 +154,15 @@ def _by_hand(
         if dw is not None and dw.dtype == dtype:
             dw.addmm_(d.t(), (xs * ws).to(dtype))  # without an array for the product
         elif dw is not None:
-            dw += d.t() @ (xs * ws).to(dtype)
+            _add_product(dw, d, (xs * ws).to(dtype))
     return total, [dx, None if dw is None else dw.to(w.dtype)]
+
+
+def _add_product(sums: Tensor, d: Tensor, x: Tensor) -> None:
+    """Add dᵀ x to sums (V, D) of a wider kind; on a CPU by parts that are widened while the cache has them."""
+    n_rows = max(1, _IN_CACHE // x.size(-1)) if x.device.type == "cpu" else len(sums)
+    for rows, columns in zip(sums.split(n_rows), d.split(n_rows, dim=-1), strict=True):
+        rows += columns.t() @ x
 
 
 def _differences(

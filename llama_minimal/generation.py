@@ -43,7 +43,8 @@ def generate(
     """Continue every prompt; row i writes exactly what its prompt alone would write with seed + i.
 
     Args:
-        model: in one process; or what ``parallel.inference.distribute`` returns, then every process calls this.
+        model: in one process; or what ``parallel.inference.distribute`` returns, then every process calls this,
+            with the same draft if any, which each of them holds whole.
         tokenizer: needed for prompts that are text and for stop strings.
         prompts: texts, or lists of token ids, of any lengths.
         max_new_tokens: the most to write; less if the context of ``max_seq_len`` tokens is full before.
@@ -131,11 +132,9 @@ def decode(
     texts, rooms = [list(prompt) for prompt in prompts], [min(max_new_tokens, context - len(p)) for p in prompts]
     how = {"vocab_size": model.config.vocab_size, "known": vocab_size, "device": device}
     choice = Choice(prompts, sampling, n_places=max_new_tokens, seed=seed, **how)
-    size = min(max(map(len, prompts)) + max_new_tokens, context)
+    size = _n_slots(max(map(len, prompts)) + max_new_tokens, context, compile=compile)
     step = _step_of(model, compile=compile, draft=draft, n_rows=len(prompts))
     proposer = draft.start(prompts, choice, size=size) if draft else None
-    if compile:  # few cache sizes, so that few need compiling: powers of two
-        size = min(1 << (size - 1).bit_length(), context)
     kept = model.make_cache(batch_size=len(prompts), max_seq_len=size, kind=cache_kind(cache))
 
     with nullcontext() if step is _step else plain_weights(model):
@@ -152,10 +151,14 @@ def decode(
             choice.see(new)
             for text, tokens in zip(texts, new, strict=True):
                 text += tokens
-            proposal = nothing
-            if proposer and max(rooms) > 1:
-                proposal = proposer.propose(texts, [max(0, room - 1) for room in rooms])
+            ahead = [max(0, room - 1) for room in rooms]
+            proposal = proposer.propose(texts, ahead) if proposer and any(ahead) else nothing
             logits = step(model, *_next_input(texts, proposal, size=size, device=device), kept)
+
+
+def _n_slots(n: int, context: int, *, compile: bool) -> int:
+    """Return how many slots the cache has; compiled, a power of two, for each size needs compiling."""
+    return min(1 << (n - 1).bit_length() if compile else n, context)
 
 
 def _next_input(texts: Sequence[Ids], proposal: Proposal, *, size: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -39,7 +39,7 @@ def test_the_last_text_that_fits_does_and_one_more_does_not(times, heads):
     shape = (config.n_layers, times, heads, config.head_dim, config.max_seq_len)
     n = right("texts_that_fit")(80e9, ends, per_layer, *shape)
     assert needs.weights + n * needs.kv_cache <= 80e9 < needs.weights + (n + 1) * needs.kv_cache
-    assert right("texts_that_fit")(1e9, ends, per_layer, *shape) == 0
+    assert right("texts_that_fit")(0.5e9, ends, per_layer, *shape) == 0
 
 
 @pytest.mark.parametrize("n_groups", [1, 2, 3, 6])
@@ -88,25 +88,16 @@ def test_each_form_shares_what_its_name_says():
     for form in sharing.FORMS:
         model = sharing.build_form(form, seed=0)
         sizes[form] = sum(p.numel() for p in model.parameters())
-        if form not in sharing.ORDERS and form not in sharing.PARTS:
+        if form not in sharing.PARTS:
             assert sizes[form] == sum(parameters(model.config).values())
     whole = sizes["nothing"]
     assert all(abs(sizes[form] / whole - 1) < 0.005 for form in sharing.EQUAL_PARAMETERS)
-    assert sizes["aabb"] == sizes["abab"] == sizes["two layers"]
+    assert sizes["aabb"] == sizes["two layers"]
     assert sizes["aaaa"] == sizes["one layer"]
-    blocks = [id(block) for block in sharing.build_form("abab", seed=0).layers.values()]
-    assert blocks == [blocks[0], blocks[1]] * 2
-    assert blocks[0] != blocks[1]
     for form, part in sharing.PARTS.items():
         layers = sharing.build_form(form, seed=0).layers.values()
         shared = {name for name in ("attention", "feed_forward") if len({id(getattr(b, name)) for b in layers}) == 1}
         assert shared == {part}
-
-
-def test_forms_that_share_layers_choose_among_lower_rates():
-    assert sharing.rates("nothing") == [0.1 / 32, 0.2 / 32, 0.4 / 32]
-    assert sharing.rates("aabb") == sharing.rates("attention") == [0.05 / 32, 0.1 / 32, 0.2 / 32]
-    assert max(sharing.rates("aaaa, wide")) == 0.4 / 56 / 2
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +109,10 @@ def test_the_starts_differ_in_what_is_shared_alone(course):
     starts = {start: uptraining.convert(course, "2 kv heads", start, seed=1) for start in ("mean", "first", "random")}
     mean, first, random = (model.layers["0"].attention for model in starts.values())
     assert torch.equal(mean.wq.weight, random.wq.weight)
-    assert random.wk.weight.std() == pytest.approx(0.02, rel=0.05)
+    total = uptraining.convert(course, "2 kv heads", "sum", seed=1).layers["0"].attention
+    neighbors = course.layers["0"].attention.wk.weight[:128].view(2, 64, -1)
+    torch.testing.assert_close(total.wk.weight[:64], neighbors.sum(0))
+    assert random.wk.weight.std().item() == pytest.approx(0.02, rel=0.05)
     torch.testing.assert_close(first.wv.weight[:64], course.layers["0"].attention.wv.weight[:64])
     torch.testing.assert_close(first.wv.weight[64:], course.layers["0"].attention.wv.weight[128:192])
     again = uptraining.convert(course, "2 kv heads", "random", seed=1).layers["0"].attention

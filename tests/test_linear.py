@@ -336,7 +336,24 @@ def test_a_compiled_layer_multiplies_a_vector_by_what_its_codes_stand_for():
             exact = F.linear(x.to(matrix.dtype).double(), matrix.double(), bias)
             rounding = 1e-6 if out.dtype == torch.float32 else 1e-2
             torch.testing.assert_close(out.double(), exact, rtol=rounding, atol=10 * rounding)
-    assert all(layer.packs and getattr(layer, "grids", None) is None for layer in layers)
+    assert all(layer.packs for layer in layers)
+
+
+def test_grids_of_compiled_code_are_made_once_and_anew_when_they_change():
+    layer = SCHEMES["int4"].from_weight(torch.randn(40, 96), group_size=32)
+    layer.prepare()
+    first = layer.grids
+    layer.restore()
+    layer.prepare()
+    assert layer.grids is first
+    with torch.no_grad():
+        layer.scale.mul_(2)
+    layer.prepare()
+    assert layer.grids[0].equal(2 * first[0])
+    layer.load_state_dict(SCHEMES["int4"].from_weight(torch.randn(40, 96), group_size=32).state_dict())
+    layer.prepare()
+    assert layer.grids[0].equal(layer.scale.float()[..., 0].t())
+    assert "grids" not in layer.__getstate__()
 
 
 @pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8", "int4"])

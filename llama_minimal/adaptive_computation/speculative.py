@@ -105,6 +105,8 @@ class ModelDraft:
     tokenizer: TextCodec | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.model, Llama):
+            raise ValueError(f"model is a {type(self.model).__name__}, and must be a Llama, of one process")
         check_integer("n", self.n)
 
     def start(self, prompts: Texts, choice: Choice, *, size: int) -> Proposer:
@@ -190,7 +192,8 @@ def check_draft(draft: Draft | None, model: Llama, tokenizer: TextCodec | None) 
                 f"the draft is on {draft.model.device} and the model on {model.device}; move one of them with .to"
             )
     elif not isinstance(draft, PromptLookup | None):
-        raise ValueError(f"draft={draft!r} must be a Llama, a ModelDraft or a PromptLookup")
+        what = repr(draft) if isinstance(draft, str | int | float) else f"a {type(draft).__name__}"
+        raise ValueError(f"draft is {what}, and must be a Llama, a ModelDraft or a PromptLookup")
     return draft
 
 

@@ -13,12 +13,16 @@ from llama_minimal.checkpoint.huggingface import INDEX, has_weights, open_huggin
 from llama_minimal.checkpoint.huggingface_config import config_from_huggingface, not_expressible
 from llama_minimal.checkpoint.meta import EXTRA, open_meta, write_meta
 from llama_minimal.checkpoint.native import MODEL_TYPE, open_native, write_native
+from llama_minimal.checkpoint.rounding import rounded
 from llama_minimal.checkpoint.tensors import Checkpoint, Slots, fill, slots_of
 from llama_minimal.checkpoint.text_side import GENERATION, TOKENIZER_FILES, read_end_ids, write_generation_config
 from llama_minimal.config import LlamaConfig, read_json
 from llama_minimal.config.checks import is_number
 from llama_minimal.files import refuse_pointer, update_folder
 from llama_minimal.model import Llama
+from llama_minimal.quantization import Quantization, check_steps
+from llama_minimal.quantization import quantize as quantize_model
+from llama_minimal.settings import Scheme
 from llama_minimal.tokenizer import TextCodec, load_tokenizer
 from llama_minimal.tokenizer.companions import Companions
 
@@ -49,6 +53,7 @@ def load(
     dtype: torch.dtype | str | None = None,
     max_seq_len: int | None = None,
     adapter: str | Path | None = None,
+    quantize: Scheme | Quantization | None = None,
     place: Callable[[Llama], Slots] | None = None,
 ) -> tuple[Llama, TextCodec | None]:
     """Load a model and its tokenizer, whatever the format.
@@ -64,6 +69,7 @@ def load(
         max_seq_len: another context than the checkpoint's own.
         adapter: folder of an adapter to load onto the model, see ``load_adapter``; or the name of one that comes with
             the model, in its folder ``adapters``.
+        quantize: keep the matrices in so few bits, as ``quantize`` does; one at a time is in memory as it was.
         place: gives memory to a model that has none yet, in place: several devices, or this process's part. It
             returns what to fill; of the rest nothing is read. None means all, on ``device``.
 
@@ -79,6 +85,10 @@ def load(
     for path in sorted(folder.iterdir()):
         refuse_pointer(path)
     checkpoint = open_checkpoint(folder)
+    is_said = quantize is None or isinstance(quantize, Quantization)
+    how = quantize if is_said else Quantization(scheme=quantize)
+    if how is not None and adapter is None:
+        checkpoint = rounded(checkpoint, how, folder, dtype=dtype)
     config = checkpoint.config if max_seq_len is None else checkpoint.config.replace(max_seq_len=max_seq_len)
     tokenizer = _find_tokenizer(folder)
     if tokenizer and tokenizer.vocab_size > config.vocab_size:
@@ -92,11 +102,14 @@ def load(
     if place is not None:
         slots = dict.fromkeys(slots) | place(model)
     fill(slots, checkpoint.tensors(), folder)
+    check_steps(model, folder)
     model.eos_ids = read_end_ids(folder, vocab_size=config.vocab_size)
     if tokenizer and model.eos_ids:
         tokenizer.eos_ids = model.eos_ids
     if adapter is not None:
         load_adapter(model, find_adapter(folder, adapter))
+        if how is not None:  # only now: an adapter belongs to the weights as they were
+            quantize_model(model, dtype=dtype or torch.bfloat16, **how.to_dict())
     return model.eval(), tokenizer
 
 

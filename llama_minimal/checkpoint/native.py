@@ -26,7 +26,7 @@ def open_native(folder: Path, config: dict[str, Any]) -> Checkpoint:
     with naming(folder / "config.json"):
         ours = LlamaConfig.from_dict(values)
         there = {name: LoRAConfig(**settings) for name, settings in there.items()}
-        how = Quantization(**config[_QUANTIZATION]) if config.get(_QUANTIZATION) is not None else None
+        how = Quantization.from_dict(config[_QUANTIZATION]) if config.get(_QUANTIZATION) is not None else None
     if is_sharded(folder):
         return replace(open_sharded(folder, ours), adapters=there, active=tuple(active))
     path = folder / "model.safetensors"

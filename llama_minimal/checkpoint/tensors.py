@@ -102,11 +102,11 @@ def fill(slots: Llama | Slots, tensors: Iterable[tuple[str, Stored]], source: Pa
         if slot.shape != tuple(tensor.shape):
             raise ValueError(f"{source}: {name} has shape {tuple(tensor.shape)}, but the config asks for {slot.shape}")
         part = tensor[slot.where]
-        if part.is_floating_point() != slot.memory.is_floating_point():
+        is_number = part.is_floating_point() and slot.memory.is_floating_point()
+        if not is_number and part.dtype != slot.memory.dtype:  # codes stand for other numbers in another format
             raise ValueError(f"{source}: {name} is of {part.dtype}, but the config asks for {slot.memory.dtype}")
         slot.memory.copy_(part.to(slot.memory.dtype))  # Apple's devices cannot read float64
-        if not _is_finite(part):  # now that it is in the processor's cache
-            raise ValueError(f"{source}: {name} holds NaN or infinity; the checkpoint is damaged, get it again")
+        check_finite(part, name, source)  # now that it is in the processor's cache
         del part  # before the next one is read
     if missing or unknown:
         parts = [f"{what} {_shorten(names)}" for what, names in (("lacks", missing), ("has unknown", unknown)) if names]
@@ -156,10 +156,17 @@ def load_safetensors(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} is damaged: {error}") from None
 
 
-def _is_finite(tensor: Tensor) -> bool:
+def check_finite(tensor: Tensor, name: str, source: Path) -> Tensor:
+    """Return the tensor.
+
+    Raises:
+        ValueError: if it holds NaN or infinity.
+    """
     # Minimum and maximum carry NaN along and need no memory, unlike isfinite().all().
     low, high = torch.aminmax(tensor)
-    return bool(torch.isfinite(low) and torch.isfinite(high))
+    if not (torch.isfinite(low) and torch.isfinite(high)):
+        raise ValueError(f"{source}: {name} holds NaN or infinity; the checkpoint is damaged, get it again")
+    return tensor
 
 
 def _shorten(names: Iterable[str]) -> str:

@@ -1,6 +1,5 @@
-"""``llama-minimal evaluate``, ``convert`` and ``info``: look at a model, or write it in another format."""
+"""``llama-minimal evaluate`` and ``info``: look at a model."""
 
-import math
 from array import array
 from dataclasses import dataclass, field
 from itertools import islice
@@ -13,7 +12,7 @@ from tqdm import tqdm
 from llama_minimal import cost
 from llama_minimal.cli.console import check_counts, human, print_plugins, table
 from llama_minimal.cli.several import ProcessFlags, loaded, together
-from llama_minimal.cli.write import WriteFlags, load_as_asked, load_for_writing
+from llama_minimal.cli.write import WriteFlags, load_for_writing
 from llama_minimal.config import PRESETS, LlamaConfig, preset
 from llama_minimal.settings import Scheme
 
@@ -148,53 +147,6 @@ class Evaluate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Convert:
-    """Write a model in another format, in fewer bits, or with an adapter in its weights; its tokenizer comes along."""
-
-    source: tyro.conf.Positional[str]
-    """Folder of a model, or a hub id."""
-    target: tyro.conf.Positional[Path]
-    """Folder to write."""
-    format: Literal["huggingface", "meta", "native"] | None = None
-    """Format to write; left out: huggingface, or with --quantize native."""
-    quantize: Scheme | None = None
-    """Write the weights in so few bits."""
-    dtype: str | None = None
-    """float32, bfloat16 or float16; left out: as it is."""
-    adapter: str | None = None
-    """Folder of an adapter to merge into the weights, or the name of one that comes with the model."""
-    n_shards: int = 1
-    """Files in the meta format, one per model-parallel rank."""
-    max_shard_gb: float = 5.0
-    """Size of a file in the huggingface format, in gigabytes."""
-
-    def __post_init__(self) -> None:
-        check_counts(self, "n_shards")
-        if not 1e-9 <= self.max_shard_gb < math.inf:
-            raise ValueError(f"--max-shard-gb {self.max_shard_gb} must be a positive number of gigabytes, such as 5")
-
-    def run(self) -> None:
-        from llama_minimal.checkpoint import companions_of, save
-        from llama_minimal.lora import merge_and_unload
-        from llama_minimal.quantization import quantize
-
-        if self.target.exists() and (not self.target.is_dir() or any(self.target.iterdir())):
-            what = "not empty" if self.target.is_dir() else "a file"
-            raise ValueError(f"{self.target} is {what}; give a new folder")
-        model, tokenizer = load_as_asked(self.source, WriteFlags(dtype=self.dtype, device="cpu", adapter=self.adapter))
-        if self.adapter:
-            merge_and_unload(model)
-        if self.quantize:
-            quantize(model, self.quantize, dtype=self.dtype or "bfloat16")
-        format = self.format or ("native" if self.quantize else "huggingface")
-        limits = {"n_shards": self.n_shards, "max_shard_bytes": int(self.max_shard_gb * 1e9)}
-        save(model, self.target, tokenizer, format=format, **limits)
-        if tokenizer is None:
-            companions_of(self.source).save(self.target)
-        print(f"saved in {self.target}")
-
-
-@dataclass(frozen=True, kw_only=True)
 class Info:
     """Show what a model costs: parameters by component, arithmetic per token, memory."""
 
@@ -223,17 +175,16 @@ class Info:
         total = sum(parts.values())
         shape = f"{config.n_layers} layers, width {config.dim}, {config.n_heads} heads ({config.n_kv_heads} kv)"
         print(f"{self.model}: {shape}, feed-forward {config.hidden_dim}, vocabulary {config.vocab_size}")
-        print("\nparameters")
-        print(table([(name, f"{n:,}  {n / total:6.1%}") for name, n in [*parts.items(), ("total", total)]]))
+        rows = [(name, f"{n:,}  {n / total:6.1%}") for name, n in [*parts.items(), ("total", total)]]
+        print("\nparameters", table(rows), sep="\n")
         print(f"\nfloating-point operations of one token, forward, after {config.max_seq_len:,} tokens")
         print(table([(name, human(n)) for name, n in [*flops.items(), ("total", sum(flops.values()))]]))
-        print("\nmemory")
         rows = [
             (f"weights, {self.precision}", human(memory.weights, "B")),
             (f"key/value cache, {self.precision}, {config.max_seq_len:,} tokens", human(memory.kv_cache, "B")),
             ("training: weights, gradients, AdamW in fp32", human(memory.training, "B")),
         ]
-        print(table(rows))
+        print("\nmemory", table(rows), sep="\n")
 
     def _config(self) -> LlamaConfig:
         from llama_minimal.checkpoint import read_config

@@ -54,10 +54,9 @@ def loaded(folder: str, flags: Any, processes: ProcessFlags, *, command: str) ->
     from llama_minimal.cli.write import dtype_of, load_for_writing, need_tokenizer
 
     n = processes.check(command)
-    if n > 1 and (flags.devices or flags.compile or flags.adapter or flags.quantize):
+    if n > 1 and (flags.devices or flags.compile or flags.adapter):
         raise ValueError(
-            "--devices, --compile, --adapter and --quantize are for one process; leave them out, or --tensor and "
-            "--pipeline"
+            "--devices, --compile and --adapter are for one process; leave them out, or --tensor and --pipeline"
         )
     if n == 1:
         yield *load_for_writing(folder, flags), None
@@ -66,6 +65,7 @@ def loaded(folder: str, flags: Any, processes: ProcessFlags, *, command: str) ->
     from llama_minimal.parallel.mesh import open_mesh
 
     with open_mesh(flags.device, tensor=processes.tensor, pipeline=processes.pipeline) as mesh:
-        model, tokenizer = together(mesh, lambda: load_distributed(folder, mesh, dtype=dtype_of(flags)))
+        how = {"dtype": dtype_of(flags), "quantize": flags.quantize}
+        model, tokenizer = together(mesh, lambda: load_distributed(folder, mesh, **how))
         need_tokenizer(folder, tokenizer)
         yield model, tokenizer, mesh

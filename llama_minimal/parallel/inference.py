@@ -15,14 +15,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from llama_minimal.checkpoint import load
-from llama_minimal.checkpoint.tensors import Slot, Slots
+from llama_minimal.checkpoint.tensors import Slot, Slots, tensors_of
 from llama_minimal.kv_cache import KVCache, LayeredCache
 from llama_minimal.model import Llama
 from llama_minimal.parallel.mesh import Mesh
-from llama_minimal.parallel.slices import Slices, keep_slices
+from llama_minimal.parallel.slices import Slices, check_groups, keep_slices
 from llama_minimal.parallel.stages import make_cut, whole_name
 from llama_minimal.parallel.tensor import check_divisible
-from llama_minimal.quantization import refuse_quantized
+from llama_minimal.quantization import Quantization, quantized_tensors
+from llama_minimal.settings import Scheme
 from llama_minimal.tokenizer import TextCodec
 
 
@@ -97,7 +98,7 @@ def distribute(model: Llama, mesh: Mesh, *, balance: Sequence[int] | None = None
     For training there is ``parallelize``.
 
     Args:
-        model: the same on every process.
+        model: the same on every process; its matrices may be in few bits, and each keeps its part of the codes.
         mesh: of ``tensor × pipeline`` processes.
         balance: layers of each stage of the pipeline; None means stages of about as many parameters.
 
@@ -114,12 +115,13 @@ def load_distributed(
     *,
     dtype: torch.dtype | str | None = None,
     max_seq_len: int | None = None,
+    quantize: Scheme | Quantization | None = None,
     balance: Sequence[int] | None = None,
 ) -> tuple[Distributed, TextCodec | None]:
     """Load of a model what this process computes; of the rest, nothing is held in memory.
 
     Args:
-        path_or_id, dtype, max_seq_len: as for ``checkpoint.load``.
+        path_or_id, dtype, max_seq_len, quantize: as for ``checkpoint.load``.
         mesh, balance: as for ``distribute``.
 
     Raises:
@@ -129,9 +131,13 @@ def load_distributed(
     def place(model: Llama) -> Slots:
         slices = _keep_part(model, mesh, balance)
         model.to_empty(device=mesh.device)
-        return {whole_name(name, model.config): Slot(p, *slices[name]) for name, p in model.named_parameters()}
+        coded = quantized_tensors(model)
+        return {
+            whole_name(name, model.config, is_quantized=name in coded): Slot(tensor, *slices[name])
+            for name, tensor in tensors_of(model).items()
+        }
 
-    model, tokenizer = load(path_or_id, dtype=dtype, max_seq_len=max_seq_len, place=place)
+    model, tokenizer = load(path_or_id, dtype=dtype, max_seq_len=max_seq_len, quantize=quantize, place=place)
     return Distributed(model, mesh), tokenizer
 
 
@@ -142,8 +148,8 @@ def _keep_part(model: Llama, mesh: Mesh, balance: Sequence[int] | None) -> Slice
             f"{mesh.size} processes are more than tensor={mesh.size_of('tensor')} × pipeline="
             f"{mesh.size_of('pipeline')}, and the others would have nothing to do; start only so many"
         )
-    refuse_quantized(model, "spread it over processes")
     check_divisible(model.config, mesh.size_of("tensor"))  # before anything is changed
+    check_groups(model, mesh.size_of("tensor"))
     if (n_stages := mesh.size_of("pipeline")) > 1:
         make_cut(model.config, n_stages, balance).apply_to(model, mesh.rank_of("pipeline"))
     model.requires_grad_(False)  # the exchanges know no gradients

@@ -33,6 +33,8 @@ class Cut:
             model.tok_embeddings = None
         if stage < self.n_stages - 1:
             model.norm = model.output = None
+            if own := getattr(model.tok_embeddings, "own_table", None):  # one that was kept as the output layer
+                own()
 
     def shared(self) -> dict[str, tuple[int, ...]]:
         """Return the parts that stand in several stages: name in a whole model → stages."""
@@ -53,10 +55,15 @@ class Cut:
         return [parameter for name, parameter in named if name.startswith(f"{unit}.")]
 
 
-def whole_name(name: str, config: LlamaConfig) -> str:
-    """Return how a parameter of a stage is called in a whole model, where one that is shared has its first name."""
-    if name.startswith("output.") and config.tie_embeddings:
-        return name.replace("output.", "tok_embeddings.")
+def whole_name(name: str, config: LlamaConfig, *, is_quantized: bool = False) -> str:
+    """Return how a tensor of a stage is called in a whole model, where one that is shared has its first name.
+
+    Args:
+        is_quantized: whether it is the codes or the grids of a layer; a tied table's are those of the output layer.
+    """
+    if config.tie_embeddings:
+        table, kept_as = ("tok_embeddings.table.", "output.") if is_quantized else ("output.", "tok_embeddings.")
+        name = name.replace(table, kept_as) if name.startswith(table) else name
     if name.startswith("layers."):
         _, layer, *rest = name.split(".")
         first = int(layer) // config.share_layers * config.share_layers

@@ -143,15 +143,17 @@ def check_divisible(config: LlamaConfig, n_processes: int) -> None:
     for name in ("n_kv_heads", "n_heads", "hidden_dim"):
         value = getattr(config, name)
         if value % n_processes:
-            fitting = [n for n in range(1, config.n_kv_heads + 1) if _divides(n, config)]
+            fitting = divisors(config)
             raise ValueError(
                 f"tensor={n_processes} does not divide {name}={value}; this model can be split among "
                 f"{', '.join(map(str, fitting))} processes"
             )
 
 
-def _divides(n: int, config: LlamaConfig) -> bool:
-    return not (config.n_kv_heads % n or config.n_heads % n or config.hidden_dim % n)
+def divisors(config: LlamaConfig) -> list[int]:
+    """Return among how many processes heads and features can be shared out evenly."""
+    shared = (config.n_kv_heads, config.n_heads, config.hidden_dim)
+    return [n for n in range(1, config.n_kv_heads + 1) if not any(size % n for size in shared)]
 
 
 def first_id(config: LlamaConfig, n_processes: int, rank: int) -> int:

@@ -10,6 +10,7 @@ from llama_minimal.calibration import Batches, hessians, input_norms, read
 from llama_minimal.config.checks import check_integer
 from llama_minimal.model import Llama
 from llama_minimal.observing import watching
+from llama_minimal.pruning.layers import check_weights
 
 
 def head_scores(model: Llama, calibration: Batches) -> Tensor:
@@ -25,9 +26,9 @@ def head_scores(model: Llama, calibration: Batches) -> Tensor:
         (blocks, H), in float32 at least.
 
     Raises:
-        ValueError: as ``hessians``.
+        ValueError: as ``hessians``; or if the model is quantized.
     """
-    layers = {str(i): block.attention.wo for i, block in enumerate(model.blocks())}
+    layers = check_weights({f"wo of block {i}": block.attention.wo for i, block in enumerate(model.blocks())})
     scores = []
     for name, hessian in hessians(model, calibration, layers).items():
         parts = layers[name].weight.detach().to(hessian.dtype).split(model.config.head_dim, dim=1)  # H times (D, Dh)
@@ -50,9 +51,9 @@ def feature_scores(model: Llama, calibration: Batches) -> Tensor:
         (blocks, F), in float32 at least.
 
     Raises:
-        ValueError: as ``input_norms``.
+        ValueError: as ``input_norms``; or if the model is quantized.
     """
-    layers = {str(i): block.feed_forward.w2 for i, block in enumerate(model.blocks())}
+    layers = check_weights({f"w2 of block {i}": block.feed_forward.w2 for i, block in enumerate(model.blocks())})
     norms = input_norms(model, calibration, layers)
     columns = {i: layer.weight.detach().to(norms[i].dtype).norm(dim=0) for i, layer in layers.items()}
     return torch.stack([(norms[i] * columns[i]) ** 2 for i in layers])

@@ -42,6 +42,18 @@ def find_layers(model: nn.Module, layers: str | Iterable[str] | None = None) -> 
     return found
 
 
+def check_weights(layers: dict[str, nn.Module]) -> dict[str, nn.Module]:
+    """Return the layers.
+
+    Raises:
+        ValueError: if one has no weights in floating point, so that their sizes say nothing: it is quantized.
+    """
+    for name, layer in layers.items():
+        if layer.weight.dtype not in _FLOATS:
+            raise ValueError(_not_plain(name, layer))
+    return layers
+
+
 def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Return what multiplies with a matrix: the parts of attention and feed-forward, each once, and ``output``.
 
@@ -59,10 +71,7 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 def _check_layer(model: nn.Module, name: str, layer: nn.Module) -> None:
     if not isinstance(layer, nn.Linear) or layer.weight.dtype not in _FLOATS:
-        raise ValueError(
-            f"{name} is a {type(layer).__name__}, not a plain linear layer in floating point; prune the model first, "
-            f"and quantize it after"
-        )
+        raise ValueError(_not_plain(name, layer))
     if type(layer.weight.data) is not Tensor:
         raise ValueError(f"{name} is spread over processes; prune the model before it is parallelized")
     if layer.weight.is_meta:
@@ -71,6 +80,13 @@ def _check_layer(model: nn.Module, name: str, layer: nn.Module) -> None:
         raise ValueError(f"{name} is one matrix with the embedding (tie_embeddings), which is looked up; leave it out")
     if getattr(layer, "unmerged", None) is not None:  # as adapters keep it
         raise ValueError(f"adapters are merged into {name}, and unmerging would bring it back; unmerge them first")
+
+
+def _not_plain(name: str, layer: nn.Module) -> str:
+    return (
+        f"{name} is a {type(layer).__name__}, not a plain linear layer in floating point; prune the model first, "
+        f"and quantize it after"
+    )
 
 
 def refuse_unlike(model: nn.Module, what: str) -> None:

@@ -12,8 +12,8 @@ from llama_minimal.pruning.layers import linear_layers
 def keep_zeros(model: Llama) -> Callable[[], None]:
     """Return what sets the zeros of a pruned model back to zero, to be called after every step: the mask.
 
-    Momentum and decay would move a removed weight on even without a gradient. Give this function itself to the training
-    loop, ``Trainer(…, after_step=keep_zeros)``: it reads the mask off the weights before the first step, and after
+    Momentum would move a removed weight on even without a gradient. Give this function itself to the training loop,
+    ``Trainer(…, after_step=keep_zeros)``: it reads the mask off the weights before the first step, and after
     ``resume`` off those of the snapshot, so that the mask needs no file of its own. (The gradients of removed weights
     still count in the norm that is clipped.)
 

@@ -14,6 +14,7 @@ from llama_minimal.quantization.gptq import gptq, second_moment
 from llama_minimal.quantization.grids import round_to_grid
 from llama_minimal.quantization.layers import QuantizedLinear
 from llama_minimal.quantization.matrices import (
+    check_steps,
     quantization_of,
     quantized_layers,
     quantized_tensors,
@@ -30,7 +31,7 @@ from llama_minimal.quantization.rounding import (
     zero_point_grid,
 )
 from llama_minimal.quantization.schemes import SCHEMES, FP8Linear, Int4Linear, Int8DynamicLinear, Int8Linear
-from llama_minimal.quantization.whole_model import expect_quantized, quantize, round_weights
+from llama_minimal.quantization.whole_model import code_names, expect_quantized, quantize, round_weights
 
 __all__ = [
     "SCHEMES",
@@ -43,6 +44,8 @@ __all__ = [
     "QuantizedKVCache",
     "QuantizedLinear",
     "awq",
+    "check_steps",
+    "code_names",
     "dynamic_linear",
     "expect_quantized",
     "from_codes",

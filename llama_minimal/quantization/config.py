@@ -1,7 +1,7 @@
 """How a model's matrices are kept, in a form that its ``config.json`` holds."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from llama_minimal.config.checks import check_integer, check_number, check_one_of, settle
@@ -50,8 +50,24 @@ class Quantization:
         """What a layer of the scheme needs beside the group."""
         return {"threshold": self.threshold} if self.scheme == "int8-dynamic" else {}
 
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Quantization":
+        """Read what ``to_dict`` wrote.
+
+        Raises:
+            ValueError: if it is no such thing, a field is unknown, the scheme is missing, or a value is odd.
+        """
+        if not isinstance(values, dict):
+            raise ValueError(f"quantization={values!r} must be an object, such as {{'scheme': 'int8'}}")
+        known = [field.name for field in fields(cls)]
+        if unknown := sorted(set(values) - set(known)):
+            raise ValueError(f"quantization has unknown fields {unknown}; known are {known}")
+        if "scheme" not in values:
+            raise ValueError("quantization lacks its scheme, such as 'int8'")
+        return cls(**values)
+
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON; ``Quantization(**values)`` reads them back."""
+        """Return plain values for JSON; ``from_dict`` reads them back."""
         values = asdict(self) | {"skip": list(self.skip)}
         return {name: value for name, value in values.items() if name != "threshold" or value is not None}
 
@@ -62,7 +78,7 @@ def check_names(name: str, value: Iterable[str]) -> tuple[str, ...]:
     Raises:
         ValueError: if they are one text, or no texts.
     """
-    names = value if isinstance(value, str) else tuple(value)
-    if isinstance(names, str) or not all(isinstance(one, str) for one in names):
+    names = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else value
+    if not isinstance(names, tuple) or not all(isinstance(one, str) for one in names):
         raise ValueError(f"{name}={names!r} must be names of layers, such as ('output',)")
     return tuple(dict.fromkeys(names))

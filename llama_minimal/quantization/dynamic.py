@@ -1,6 +1,7 @@
 """Whole numbers on both sides: the inputs of a layer, too, are rounded to 8 bits, each token by its own step."""
 
 import functools
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,14 @@ from llama_minimal.quantization.rounding import from_codes, symmetric_grid, to_c
 _EXACT_IN_FLOAT32 = 1040  # products of at most 127², whose sum stays below 2²⁴
 
 
-def dynamic_linear(x: Tensor, codes: Tensor, scale: Tensor, *, threshold: float | None = None) -> Tensor:
+def dynamic_linear(
+    x: Tensor,
+    codes: Tensor,
+    scale: Tensor,
+    *,
+    threshold: float | None = None,
+    of_all: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
     """Return x wᵀ as a product of whole numbers: each token is rounded to int8 with a step of its own.
 
     y = s_x · s_w · (codes_x · codes_wᵀ). The sum in the middle is exact, and one multiplication a number brings the
@@ -24,6 +32,7 @@ def dynamic_linear(x: Tensor, codes: Tensor, scale: Tensor, *, threshold: float 
         codes: (out, in) int8, the matrix w = scale · codes.
         scale: (out, 1), one step per row.
         threshold: size from which a number of x is an outlier; None means that none is.
+        of_all: of x that holds some of the inputs only, what makes of their largest sizes, (n, 1), those of all.
 
     Returns:
         (..., out), in the dtype of x.
@@ -39,7 +48,7 @@ def dynamic_linear(x: Tensor, codes: Tensor, scale: Tensor, *, threshold: float 
         columns = is_outlier.any(0).nonzero()[:, 0]
         apart, wide = (wide * is_outlier)[:, columns], wide.masked_fill(is_outlier, 0)
         out = F.linear(apart, from_codes(codes[:, columns], scale))
-    step = symmetric_grid(wide, 8)  # (n, 1)
+    step = symmetric_grid(wide if of_all is None else of_all(wide.abs().amax(-1, keepdim=True)), 8)  # (n, 1)
     out = out + int_product(to_codes(wide, step, bits=8), codes) * step * scale.T
     return out.to(x.dtype).view(*x.shape[:-1], len(codes))
 

@@ -36,6 +36,15 @@ def _is_meant(name: str, target: str) -> bool:
 
 
 def check_matrix(name: str, module: nn.Module, group_size: int | None) -> None:
+    """Refuse a matrix that cannot be rounded.
+
+    Args:
+        name: of the module, for the message.
+        group_size: that has to divide the rows; None if the last group may be shorter.
+
+    Raises:
+        ValueError: if it is spread over processes or devices, on the meta device, not finite, or no whole groups.
+    """
     kind = type(module).__bases__[1] if isinstance(module, Adapted) else type(module)
     if kind not in (Linear, nn.Linear, nn.Embedding) or type(module.weight.data) is not Tensor or _is_moved(module):
         raise ValueError(f"{name} is spread over processes or devices; quantize the model before that")
@@ -74,6 +83,17 @@ def quantized_tensors(model: nn.Module) -> dict[str, Tensor]:
         layer.restore()
         found |= {f"{name}.weight": layer.weight, f"{name}.scale": layer.scale}
     return found
+
+
+def check_steps(model: nn.Module, source: object) -> None:
+    """Refuse steps that no rounding gives: what a damaged file holds.
+
+    Raises:
+        ValueError: if one is not above 0; the message names ``source`` and the layer.
+    """
+    for name, layer in quantized_layers(model).items():
+        if not (layer.steps > 0).all():
+            raise ValueError(f"{source}: {name}.scale holds steps that are not above 0; the checkpoint is damaged")
 
 
 def refuse_quantized(model: nn.Module, what: str) -> None:

@@ -2,7 +2,8 @@
 
 # G groups of a row, g numbers of a group
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +35,7 @@ class Int8Linear(QuantizedLinear):
         self.scale.copy_(grids[..., 0])
 
     def decode(self, rows: Rows = ALL) -> Tensor:
-        codes, scale = _take(self.weight, rows)[:, : self.in_features], _take(self.scale, rows)
+        codes, scale = _take(self._plain_codes(), rows), _take(self.scale, rows)
         return from_codes(in_groups(codes, self.group_size), scale[..., None]).flatten(1)[:, : self.in_features]
 
     def _vector_product(self, x: Tensor) -> Tensor:
@@ -45,14 +46,14 @@ class Int8Linear(QuantizedLinear):
         out = out if self.bias is None else out + self.bias
         return out.to(x.dtype).view(*x.shape[:-1], -1)
 
-    def _can_lay_out(self) -> bool:
-        return kernels.has_int8_product() and self.group_size is None and self.out_features % 32 == 0
+    def _rows_of_block(self) -> int | None:
+        return 32 if kernels.has_int8_product() and self.group_size is None else None
 
-    def _laid_out_codes(self) -> Tensor:
-        return kernels.padded(self.weight, self._width())
+    def _laid_out_codes(self, more: int) -> Tensor:
+        return kernels.with_rows(kernels.padded(self.weight, self._width()), more)
 
     def _plain_codes(self) -> Tensor:
-        return self.weight[:, : self.in_features]
+        return self.weight[: self.out_features, : self.in_features]
 
     def _product(self, x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
         return kernels.int8_product(x, codes, scale)
@@ -66,6 +67,8 @@ class Int8DynamicLinear(Int8Linear):
     """
 
     scheme = "int8-dynamic"
+    of_all: Callable[[Tensor], Tensor] | None = None
+    """Returns of each token's largest input that of all processes, where this one has some of the inputs only."""
 
     def __init__(self, *args: Any, threshold: float | None = None, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -76,14 +79,14 @@ class Int8DynamicLinear(Int8Linear):
         return {"threshold": self.threshold}
 
     def forward(self, x: Tensor) -> Tensor:
-        out = dynamic_linear(x.detach(), self.weight, self.scale, threshold=self.threshold)
+        out = dynamic_linear(x.detach(), self.weight, self.scale, threshold=self.threshold, of_all=self.of_all)
         if torch.is_grad_enabled() and x.requires_grad:  # rounding has no slope; the gradient is that of the matrix
             smooth = F.linear(x, self.decode().to(x.dtype))
             out = smooth + (out - smooth).detach()
         return out if self.bias is None else out + self.bias
 
-    def _can_lay_out(self) -> bool:
-        return False
+    def _rows_of_block(self) -> None:
+        return None
 
 
 class Int4Linear(QuantizedLinear):
@@ -93,8 +96,16 @@ class Int4Linear(QuantizedLinear):
     """
 
     scheme = "int4"
+    axes: ClassVar = {"weight": (0, 1), "scale": (1, 0)}
+    codes_per_entry = 2
     grids: tuple[Tensor, Tensor] | None = None
     """Steps, and what a code of 0 stands for, in float32 for compiled code: each (out, G)."""
+    grids_of: tuple[Tensor, int] | None = None
+    """The ``scale`` that they were made of, and its version."""
+
+    @property
+    def steps(self) -> Tensor:
+        return self.scale[..., 0]
 
     def _shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         return (self.out_features, -(-self.in_features // 2)), (_n_groups(self), self.out_features, 2)
@@ -116,21 +127,20 @@ class Int4Linear(QuantizedLinear):
     def _codes(self, rows: Rows = ALL) -> Tensor:
         if not self.is_laid_out:
             return unpack_int4(_take(self.weight, rows), self.in_features)
-        codes = self.layout.take(self.weight) if isinstance(rows, slice) else self.layout.take_rows(self.weight, rows)
-        return codes[:, : self.in_features]
+        if not isinstance(rows, slice):
+            return self.layout.take_rows(self.weight, rows)[:, : self.in_features]
+        return self.layout.take(self.weight)[: self.out_features, : self.in_features]
 
     def prepare(self) -> None:
         super().prepare()
-        if self.group_size and self.in_features % self.group_size == self.group_size % 2 == 0:
+        if not self.group_size or self.in_features % self.group_size or self.group_size % 2:
+            return
+        if self.grids_of is None or self.grids_of[0] is not self.scale or self.grids_of[1] != self.scale._version:
             step, offset = self.scale.float().permute(2, 1, 0).contiguous()  # (out, G)
-            self.grids = step, offset - 8 * step
-
-    def restore(self) -> None:
-        super().restore()
-        self.grids = None
+            self.grids, self.grids_of = (step, offset - 8 * step), (self.scale, self.scale._version)
 
     def _vector_product(self, x: Tensor) -> Tensor:
-        if self.grids is None:
+        if self.grids_of is None:
             return super()._vector_product(x)
         # The sum over a row of (step · code + offset) x, and both codes of a byte stay in one place.
         (step, offset), pairs = self.grids, self.group_size // 2
@@ -144,13 +154,13 @@ class Int4Linear(QuantizedLinear):
         out = out if self.bias is None else out + self.bias
         return out.to(x.dtype).view(*x.shape[:-1], -1)
 
-    def _can_lay_out(self) -> bool:
+    def _rows_of_block(self) -> int | None:
         layout = kernels.int4_layout()
-        return layout is not None and self.group_size in kernels.GROUPS and self.out_features % layout.block == 0
+        return layout.block if layout is not None and self.group_size in kernels.GROUPS else None
 
-    def _laid_out_codes(self) -> Tensor:
+    def _laid_out_codes(self, more: int) -> Tensor:
         self.layout = kernels.int4_layout()
-        return self.layout.lay_out(kernels.padded(self._codes(), self._width()))
+        return self.layout.lay_out(kernels.with_rows(kernels.padded(self._codes(), self._width()), more))
 
     def _plain_codes(self) -> Tensor:
         return pack_int4(self._codes())
@@ -178,9 +188,6 @@ class FP8Linear(QuantizedLinear):
     def decode(self, rows: Rows = ALL) -> Tensor:
         values = _take(self.weight, rows).view(torch.float8_e4m3fn)
         return from_codes(values, _take(self.scale, rows))
-
-    def _can_lay_out(self) -> bool:
-        return False
 
 
 SCHEMES: dict[str, type[QuantizedLinear]] = {

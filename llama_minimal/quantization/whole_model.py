@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from llama_minimal.calibration import Batches, undone_on_error
+from llama_minimal.config.checks import check_divides
 from llama_minimal.devices import find_dtype
 from llama_minimal.lora.adapters import keep_adapters, let_train, refuse_adapters, refuse_merged
 from llama_minimal.quantization.config import Quantization, check_names
@@ -55,7 +56,6 @@ def quantize(
 
     Source: gptq: Frantar et al. 2022, "GPTQ"; awq: Lin et al. 2023, "AWQ", without its search for clipped ranges.
     """
-    skip = skip if isinstance(skip, str) else tuple(skip)  # a text is refused
     how = Quantization(scheme=scheme, group_size=group_size, skip=skip, threshold=threshold)
     kind, dtype, batches = SCHEMES[scheme], find_dtype(dtype), check_method(method, calibration)
     matrices = _checked_matrices(model, how.skip, None if group_size == "row" else how.group_size, method)
@@ -133,10 +133,30 @@ def expect_quantized(model: nn.Module, how: Quantization) -> None:
     model.requires_grad_(False)
 
 
+def code_names(model: nn.Module, how: Quantization) -> dict[str, str]:
+    """Return the parameters that ``quantize`` rounds, and of each the layer that keeps its codes.
+
+    Args:
+        model: not quantized; the meta device will do.
+
+    Raises:
+        ValueError: if a layer to skip is not there, or a group does not divide the rows.
+    """
+    parameters = {id(parameter): name for name, parameter in model.named_parameters()}
+    found = {}
+    for name, module in find_matrices(model, how.skip).items():
+        if how.group_size not in ("row", None):
+            check_divides("group_size", how.group_size, f"the rows of {name}", module.weight.size(1))
+        found[parameters[id(module.weight)]] = f"{name}.table" if isinstance(module, nn.Embedding) else name
+    return found
+
+
 def _checked_matrices(
     model: nn.Module, skip: Sequence[str], group_size: int | None, method: Method
 ) -> dict[str, nn.Module]:
     """Return what is to be rounded, after all that would stand in the way was looked for."""
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model is {str(model)[:50]!r}, and must be a model, such as load(…) returns")
     refuse_quantized(model, "quantize it once more")
     refuse_merged(model, "quantize a model")
     if method == "awq":

@@ -192,7 +192,7 @@ EXERCISES = {
         mistakes={
             "this is the code above, with both of its faults": partial(_every_second, over=np.sum),
             "the groups are of every second or third head; query heads read those of *neighbors*": _every_second,
-            "the groups are right; but a sum makes larger keys, and so sharper shares: take the mean": partial(
+            "the groups are right; but this is their sum: two equal heads are to become that head": partial(
                 _pool, over=np.sum
             ),
             "this averages neighboring rows inside of a head; average heads, row by row": _neighboring_rows,

@@ -23,6 +23,7 @@ CHAPTERS = (  # the modules of checks/
     "model_parallelism",
     "finetuning",
     "applications",
+    "quantization",
     "pruning",
     "distillation",
     "parameter_sharing",

@@ -14,12 +14,12 @@ from llama_minimal.model import Llama
 from llama_minimal.observing import reading
 from llama_minimal.pruning import head_scores
 
-WHAT = "Loss of two models when their heads are removed one after the other, in four orders."
+WHAT = "Loss of the course model when its heads are removed one after the other, in four orders."
 BUDGET = (
     "No retraining. The order is found on 4,096 tokens, the loss is that of 1,536 others; three seeds, each with other "
     "texts."
 )
-CHECK = {"model": "course", "order": "output", "seed": 0}
+CHECK = {"order": "output", "seed": 0}
 
 ORDERS = (
     "output",  # how far the attention's output moves without a head: head_scores
@@ -27,12 +27,7 @@ ORDERS = (
     "alone",  # what the loss gains when a head alone is removed, measured
     "random",
 )
-POINTS = [
-    {"model": model, "order": order, "seed": seed}
-    for model in ("course", "larger")
-    for order in ORDERS
-    for seed in (0, 1, 2)
-]
+POINTS = [{"order": order, "seed": seed} for order in ORDERS for seed in (0, 1, 2)]
 
 Head = tuple[int, int]  # block and head
 
@@ -98,14 +93,13 @@ def _alone(model: Llama, head: Head, tokens: Tensor) -> float:
         return loss(model, tokens)
 
 
-def run(*, model: str, order: str, seed: int) -> dict[str, float]:
+def run(*, order: str, seed: int) -> dict[str, float]:
     """Return the loss without the first 0, 1, 2 … heads of an order, by their number.
 
     Args:
-        model: "course", or "larger".
         order: one of ``ORDERS``.
     """
-    trained, tokenizer = start(model)
+    trained, tokenizer = start()
     trained = trained.to(default_device())
     known = calibration(tokenizer, seed=seed).to(trained.device)
     new = calibration(tokenizer, seed=10 + seed, rows=6).to(trained.device)

@@ -6,61 +6,68 @@ import torch
 from torch import Tensor
 
 from llama_minimal.adaptive_computation import ModelDraft, PromptLookup, expected_tokens, first_layers
-from llama_minimal.config import preset
+from llama_minimal.checkpoint import load
 from llama_minimal.course.card import held_out
-from llama_minimal.course.experiments.early_exit import material, start, tuned
+from llama_minimal.course.experiments.early_exit import material, with_matrices
+from llama_minimal.course.students import shape, teach
 from llama_minimal.generation import generate
 from llama_minimal.model import Llama, build
-from llama_minimal.settings import GREEDY, Sampling
+from llama_minimal.settings import GREEDY, Sampling, TrainConfig
 from llama_minimal.tokenizer import TextCodec
 
-WHAT = "Tokens that a pass of the model writes, by draft and by the number of candidates, greedy and sampled."
+WHAT = "Tokens that a pass of the course model writes, by draft and number of candidates, greedy and sampled."
 BUDGET = (
-    "Drafts: students of the course model as course/students.py trains them (one training each); two layers of width "
-    "64 or 128 from scratch, 600 steps of 32 × 256 tokens from stories of the valley at rate 4e-3; the model's own "
-    "first layers, trained as a model for 150 steps at 1e-3; or no training. Three seeds, each 24 first sentences of "
-    "held-out stories, which are continued by 64 tokens, greedy or sampled at temperature 0.8."
+    "Three seeds. Exit n: the model's own first n layers with the matrices of chapter 18, 150 steps on 51,200 tokens. "
+    "Tiny distilled: 1 layer of width 64, 320 steps of 4 × 128 tokens of stories with the course model beside it. "
+    "Texts: 12 first sentences of held-out stories, others for each seed, continued by 48 tokens, greedy or sampled at "
+    "temperature 0.8."
 )
-CHECK = {"model": "course", "draft": "look-up", "seed": 0}
+CHECK = {"draft": "look-up", "seed": 0}
 TOLERANCE = 0.05  # a candidate that is nearly as likely as another may be kept on one machine only
 
-N_TEXTS, N_TOKENS = 24, 64
-COUNTS = (1, 2, 4, 8)  # candidates of a step; so many at most where they are looked up:
-LOOKED_UP = (4,)
+N_TEXTS, N_TOKENS, STEPS = 12, 48, 320
 SAMPLINGS = {"greedy": GREEDY, "sampled": Sampling(temperature=0.8)}
-DRAFTS = {
-    "course": (
-        "look-up",
-        *("student tiny", "student small", "student middle"),
-        *("width 64", "width 128", "first 1", "first 2", "first 3"),
-    ),
-    "larger": ("look-up", "student tiny", "student small", "student middle", "course", "first 3"),
-}
+COUNTS = {"greedy": (4,), "sampled": (1, 2, 4, 8)}  # candidates of a step; 4 where the draft looks them up
+DRAFTS = ("look-up", "tiny distilled", "exit 1", "exit 2", "exit 3")
 
 POINTS = [
-    {"model": model, "draft": draft, "seed": seed} for model in DRAFTS for draft in DRAFTS[model] for seed in (0, 1, 2)
+    {"draft": draft, "seed": seed} for seed in (0, 1, 2) for draft in DRAFTS if seed == 0 or draft != "tiny distilled"
 ]
 
 
-def draft_model(draft: str, whole: Llama, tokenizer: TextCodec, *, seed: int) -> Llama:
-    """Return a draft for a model, trained if it has to be."""
-    kind, _, size = draft.partition(" ")
-    if kind == "course":
-        return start("course")[0]
-    if kind == "student":
-        from llama_minimal.course import students
+@functools.cache
+def course() -> tuple[Llama, TextCodec]:
+    """Return the course model and its tokenizer."""
+    model, tokenizer = load("course", dtype=torch.float32)
+    return model.eval(), tokenizer
 
-        return students.load(size, dtype=torch.float32)[0].eval()
-    if kind == "first":
-        train = material(tokenizer, 6500).train
-        # A copy of the weights: the model itself stays as it is.
-        part = build(whole.config.replace(n_layers=int(size)))
-        part.load_state_dict(first_layers(whole, int(size)).state_dict())
-        return tuned(part, train, objective=None, lr=1e-3, seed=seed)
-    small = preset("tiny", dim=int(size), n_heads=int(size) // 16, n_kv_heads=int(size) // 16, hidden_dim=3 * int(size))
-    shape = {"n_layers": 2, "vocab_size": whole.config.vocab_size, "max_seq_len": 256, "tie_embeddings": True}
-    train = material(tokenizer, 12_000).train
-    return tuned(build(small.replace(**shape), seed=seed), train, objective=None, lr=4e-3, seed=seed, steps=600)
+
+@functools.cache
+def with_exits(seed: int) -> Llama:
+    """Return the course model with trained exits; what it says at its end is the same."""
+    model, _ = load("course", dtype=torch.float32)
+    with_matrices(model.eval(), seed=seed)
+    return model
+
+
+def student(name: str, how: str, *, seed: int) -> Llama:
+    """Return a small model, trained with the course model beside it or on the text alone."""
+    teacher, tokenizer = course()
+    small = build(shape(name), seed=seed)
+    recipe = TrainConfig(
+        steps=STEPS, batch_size=4, seq_len=128, lr=0.5 / small.config.dim, warmup_steps=STEPS // 20, seed=seed
+    )
+    tokens = material(tokenizer, 512 * STEPS).train
+    teach(small, tokens, recipe, teacher=teacher if how == "distilled" else None)
+    return small.eval()
+
+
+def draft_model(draft: str, *, seed: int) -> Llama:
+    """Return a draft, trained if it has to be."""
+    kind, _, how = draft.partition(" ")
+    if kind == "exit":
+        return first_layers(with_exits(seed), int(how))
+    return student(kind, how, seed=seed)
 
 
 @torch.no_grad()
@@ -78,33 +85,33 @@ def probabilities(model: Llama, text: list[int], sampling: Sampling) -> Tensor:
     return (model(torch.tensor([text]))[0].double() / sampling.temperature).softmax(-1)
 
 
-@functools.cache
 def prompts(tokenizer: TextCodec, seed: int) -> list[list[int]]:
     """Return first sentences of held-out stories, others for each seed."""
     tales = held_out(N_TEXTS * (seed + 1))[N_TEXTS * seed :]
     return [tokenizer.encode(tale.tell()[0].text, bos=True) for tale in tales]
 
 
-def run(*, model: str, draft: str, seed: int) -> dict[str, float]:
-    """Train a draft, and let a model check what it proposes.
+def run(*, draft: str, seed: int) -> dict[str, float]:
+    """Train a draft, and let the course model check what it proposes.
 
     Args:
-        model: ``"course"`` or ``"larger"``.
-        draft: ``"look-up"``; ``"student small"``: a distilled model; ``"width 64"``: two layers of that width, from
-            scratch; ``"first 2"``: the model's first two layers, trained as a model; ``"course"``: the course model.
+        draft: ``"look-up"``; ``"small distilled"`` or ``"tiny from scratch"``: a student; ``"exit 2"``: the model's own
+            first two layers.
 
     Returns:
-        ``parameters`` of the draft; by kind of sampling and number of candidates, the tokens that a pass of the model
-        writes, without the first; ``alpha``, the acceptance on sampled texts, and ``formula n``, the tokens that follow
-        from it.
+        ``parameters`` of the draft's layers; by kind of sampling and number of candidates, the tokens that a pass of
+        the model writes, without the first; ``alpha``, the acceptance on sampled texts, and ``formula n``, the tokens
+        that follow from it.
     """
-    whole, tokenizer = start(model)
-    small = None if draft == "look-up" else draft_model(draft, whole, tokenizer, seed=seed)
+    whole, tokenizer = course()
+    small = None if draft == "look-up" else draft_model(draft, seed=seed)
     given = prompts(tokenizer, seed)
-    figures: dict[str, float] = {"parameters": sum(p.numel() for p in small.parameters()) if small else 0}
+    figures: dict[str, float] = {}
+    if small:
+        figures["parameters"] = sum(p.numel() for p in small.layers.parameters())
     options = {"max_new_tokens": N_TOKENS, "seed": 1000 * seed, "stop_ids": []}
     for name, sampling in SAMPLINGS.items():
-        for n in COUNTS if small else LOOKED_UP:
+        for n in COUNTS[name] if small else (4,):
             how = ModelDraft(model=small, n=n) if small else PromptLookup(n=n)
             rows = generate(whole, None, given, sampling=sampling, draft=how, **options)
             passes = sum(len(row.accepted) for row in rows)
@@ -112,5 +119,5 @@ def run(*, model: str, draft: str, seed: int) -> dict[str, float]:
     if small:
         texts = [prompt + row.tokens for prompt, row in zip(given, rows, strict=True)]
         figures["alpha"] = acceptance(whole, small, texts, SAMPLINGS["sampled"])
-        figures |= {f"formula {n}": expected_tokens(figures["alpha"], n) for n in COUNTS}
+        figures |= {f"formula {n}": expected_tokens(figures["alpha"], n) for n in COUNTS["sampled"]}
     return figures
