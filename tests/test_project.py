@@ -69,6 +69,7 @@ LEVELS = {
     "adaptive_computation": 4,
     "generation": 5,
     "evaluation": 4,
+    "long_context": 3.5,  # of what adaptive_computation imports
     "pruning": 4,
     "beams": 5,
     "distillation": 6,

@@ -120,15 +120,16 @@ class _Talk:
 
     def _stream(self) -> Iterable[str]:
         from llama_minimal.generation import stream
+        from llama_minimal.long_context import context_of
 
-        flags, context = self.flags, self.model.config.max_seq_len
+        flags, context = self.flags, context_of(self.model.config, self.flags.cache)
         ids, n_left_out = self.conversation.prompt(context - min(flags.max_new_tokens, context // 2))
         if n_left_out:
             turns = "turn" if n_left_out == 1 else f"{n_left_out} turns"
             print(f"(the context is full; the model no longer sees the first {turns})")
         n_answers = sum(message["role"] == "assistant" for message in self.conversation.messages)
         options = {"sampling": flags.sampling, "max_new_tokens": flags.max_new_tokens, "compile": flags.compile}
-        options["draft"] = self.draft
+        options |= {"draft": self.draft, "cache": flags.cache}
         tokenizer = self.conversation.template.tokenizer
         return stream(self.model, tokenizer, ids, stop=self.stop, seed=flags.seed + n_answers, **options)
 

@@ -1,0 +1,357 @@
+"""Texts longer than the context: windows with sinks."""
+
+import functools
+import importlib
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llama_minimal import reference
+from llama_minimal.adaptive_computation import EarlyExit, ExitRule, PromptLookup
+from llama_minimal.beams import beam_search
+from llama_minimal.chat import Conversation, chat_template, set_chat_template
+from llama_minimal.checkpoint import load, save
+from llama_minimal.cli import main
+from llama_minimal.config import LlamaConfig, RopeScaling
+from llama_minimal.generation import decode, generate, stream
+from llama_minimal.kv_cache import LayeredCache
+from llama_minimal.long_context import Window, WindowedKVCache, read_long
+from llama_minimal.settings import Sampling
+from llama_minimal.tokenizer import Tokenizer
+from tests.tiny_models import draw_model, make_lively
+
+PROMPTS = [[5, 6, 7, 8, 9], [3], [60, 1, 2]]
+LONG = torch.randint(61, (3, 50), generator=torch.Generator().manual_seed(1))  # more than the context of 32
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+NAMES = ("<|bos|>", "<|eos|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
+MOVABLE = [
+    {},
+    {"n_kv_heads": 2},
+    {"norm_placement": "post", "norm": "layer", "bias": True},
+    {"position": "none"},
+    {"head_dim": 12, "n_kv_heads": 1},
+    {"rope_scaling": RopeScaling(kind="linear", factor=3.0)},
+    {"rope_scaling": RopeScaling(kind="dynamic", factor=2.0, original_max_seq_len=10)},
+    {"rope_scaling": RopeScaling(kind="yarn", factor=4.0, original_max_seq_len=8, beta_fast=4.0)},
+]
+
+
+def name_of(changes):
+    scaling = changes.get("rope_scaling")
+    return scaling.kind if scaling else str(changes)
+
+
+@functools.cache
+def double(**changes):
+    return draw_model(**changes).double()  # rounding cannot explain a difference
+
+
+def model_of(changes):
+    return draw_model(**changes).double()
+
+
+def make(model, *, n=3, length=10**9, **window):
+    return model.make_cache(
+        batch_size=n, max_seq_len=length, kind=functools.partial(WindowedKVCache, window=Window(**window))
+    )
+
+
+@torch.no_grad()
+def one_by_one(model, cache, tokens):
+    """Return the logits of what follows each token, (B, T, V), when they are fed one after another."""
+    parts = [
+        model(tokens[:, t : t + 1], positions=torch.full((len(tokens), 1), t), cache=cache)
+        for t in range(tokens.size(1))
+    ]
+    return torch.cat(parts, 1)
+
+
+@contextmanager
+def numpy_windows(monkeypatch, config, **window):
+    """Let the reference's whole model look through windows."""
+    cos, sin = reference.rope_table(
+        config.head_dim, window["size"], config.rope_theta, config.rope_scaling, context=config.max_seq_len
+    )
+    if config.position == "none":
+        cos, sin = np.ones_like(cos), np.zeros_like(sin)
+    with monkeypatch.context() as patch:
+        block = importlib.import_module("llama_minimal.reference.block")  # of which a function has the name
+        patch.setattr(block, "apply_rope", lambda x, cos, sin: x)
+        patch.setattr(block, "attention", lambda q, k, v, _: reference.window_attention(q, k, v, cos, sin, **window))
+        yield
+
+
+def tokens_of(model, prompts=PROMPTS, **options):
+    return [row.tokens for row in generate(model, None, prompts, **({"max_new_tokens": 20} | options))]
+
+
+# Windows: what they compute
+
+
+@pytest.mark.parametrize(
+    "window", [{"size": 9, "n_sinks": 2}, {"size": 5, "n_sinks": 4}, {"size": 7, "n_sinks": 0}], ids=str
+)
+@pytest.mark.parametrize("changes", MOVABLE, ids=name_of)
+def test_a_text_longer_than_the_context_is_numpys_token_by_token(changes, window, monkeypatch):
+    """The twin sees the whole text at once and says of each token what it may look at, and from where."""
+    model = model_of(changes)
+    params = {name: value.numpy() for name, value in model.state_dict().items()}
+    with numpy_windows(monkeypatch, model.config, **window):
+        expected = reference.llama(params, LONG.numpy(), model.config)
+    np.testing.assert_allclose(one_by_one(model, make(model, **window), LONG), expected, rtol=0, atol=1e-9)
+    assert not np.allclose(expected, reference.llama(params, LONG.numpy(), model.config.replace(max_seq_len=64)))
+
+
+@settings(max_examples=20)
+@given(n_sinks=st.integers(0, 5), others=st.integers(1, 9), length=st.integers(1, 50))
+def test_with_one_layer_a_token_sees_what_a_plain_model_sees_of_the_kept_tokens_alone(n_sinks, others, length):
+    """One layer's keys and values depend on their own token only, so the window is a text without its middle."""
+    model, size = double(n_layers=1, n_kv_heads=2), n_sinks + others
+    found = one_by_one(model, make(model, size=size, n_sinks=n_sinks), LONG[:, :length])[:, -1]
+    kept = sorted({*range(min(n_sinks, length)), *range(max(0, length - others), length)})
+    kept = list(range(length)) if length <= size else kept
+    with torch.no_grad():
+        torch.testing.assert_close(found, model(LONG[:, kept])[:, -1], rtol=0, atol=1e-9)
+    assert kept == reference.positions_kept(length - 1, size=size, n_sinks=n_sinks)
+    assert kept == make(model, size=size, n_sinks=n_sinks).positions_kept(length - 1)
+
+
+@pytest.mark.parametrize("changes", MOVABLE, ids=name_of)
+def test_while_the_text_fits_the_logits_are_those_of_a_full_cache(changes):
+    model, tokens = model_of(changes), LONG[:, :20]
+    cache = make(model, size=20, n_sinks=4)
+    positions = torch.arange(6, 9).expand(3, -1)
+    with torch.no_grad():
+        parts = [model(tokens[:, :6], cache=cache), model(tokens[:, 6:9], positions=positions, cache=cache)]
+        for t in range(9, 20):
+            parts.append(model(tokens[:, t : t + 1], positions=torch.full((3, 1), t), cache=cache))
+        torch.testing.assert_close(torch.cat(parts, 1), model(tokens), rtol=0, atol=1e-9)
+
+
+def test_a_key_is_turned_anew_and_that_matters():
+    """Without this, a cache that kept turned keys and never slid them would pass on texts that fit."""
+    model = double()
+    cache = make(model, n=1, size=6, n_sinks=2)
+    one_by_one(model, cache, LONG[:1, :8])
+    places = cache._places_of_slots(torch.tensor([[7]]))
+    assert places.tolist() == [[0, 1, 4, 5, 2, 3]]  # slots 2 and 3 were taken by tokens 6 and 7
+    assert cache.places(torch.tensor([[3], [5], [7], [10**9]])).flatten().tolist() == [3, 5, 5, 5]
+
+
+def test_sinks_stay_and_the_others_go():
+    """A change of an early token is seen if it is a sink or within the window, else not (with one layer)."""
+    model = double(n_layers=1)
+    right = one_by_one(model, make(model, size=8, n_sinks=2), LONG)[:, -1]
+    seen = []
+    for t in range(LONG.size(1)):
+        other = LONG.clone()
+        other[:, t] = (other[:, t] + 1) % 61
+        if not torch.equal(one_by_one(model, make(model, size=8, n_sinks=2), other)[:, -1], right):
+            seen.append(t)
+    assert seen == [0, 1, *range(44, 50)]
+
+
+def test_rows_of_different_length_are_read_as_each_alone():
+    model = double(n_kv_heads=2)
+    prompts = [LONG[0].tolist(), LONG[1, :3].tolist(), LONG[2, :14].tolist()]
+    cache = make(model, size=10, n_sinks=2)
+    with torch.no_grad():
+        together = [read_long(model, prompts, cache)]
+        alone = [[], [], []]
+        for step in range(12):
+            new = torch.tensor([[7 + step]] * 3)
+            at = torch.tensor([[len(prompt) + step] for prompt in prompts])
+            together.append(model.next_logits(new, positions=at, cache=cache))
+        for row, prompt in enumerate(prompts):
+            text = torch.tensor([prompt + list(range(7, 19))])
+            own = one_by_one(model, make(model, n=1, size=10, n_sinks=2), text)
+            alone[row] = own[0, len(prompt) - 1 :]
+    torch.testing.assert_close(torch.stack(together, 1), torch.stack(alone), rtol=0, atol=1e-9)
+
+
+def test_select_reorders_rows_that_have_slid():
+    model = double()
+    cache = make(model, size=6, n_sinks=2)
+    one_by_one(model, cache, LONG[:, :10])
+    cache.select([2, 0, 0])
+    rows = LONG[[2, 0, 0], :11]
+    with torch.no_grad():
+        found = model(rows[:, -1:], positions=torch.full((3, 1), 10), cache=cache)
+    torch.testing.assert_close(
+        found, one_by_one(model, make(model, size=6, n_sinks=2), rows)[:, -1:], rtol=0, atol=1e-9
+    )
+
+
+def test_in_several_places_it_is_one_cache():
+    model = double(n_layers=4, n_kv_heads=2)
+    sizes = {"batch_size": 3, "max_seq_len": 99, "dtype": torch.float64, "window": Window(size=7, n_sinks=3)}
+    parts = [(layers, WindowedKVCache(model.config, n_layers=len(layers), **sizes)) for layers in ([3, 1], [0], [2])]
+    found, expected = (
+        one_by_one(model, cache, LONG[:, :20]) for cache in (LayeredCache(parts), make(model, size=7, n_sinks=3))
+    )
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    prompts = LONG[:, :15].tolist()
+    with torch.no_grad():
+        logits = read_long(model, prompts, LayeredCache(parts))
+    torch.testing.assert_close(logits, expected[:, 14], rtol=0, atol=1e-9)
+
+
+def test_after_twenty_thousand_tokens_it_has_what_it_should_in_the_memory_of_its_slots():
+    config = LlamaConfig(dim=16, n_layers=1, n_heads=2, vocab_size=5, max_seq_len=32)
+    cache = WindowedKVCache(config, batch_size=1, max_seq_len=10**9, window=Window(size=16), dtype=torch.float64)
+    n_bytes, buffers = cache.nbytes, [buffer.data_ptr() for buffer in cache._buffers()]
+    new = torch.randn(1, 2, 20_000, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for t in range(20_000):
+        keys, values = cache.write(0, new[:, :, t : t + 1], -new[:, :, t : t + 1], torch.tensor([[t]]))
+    assert cache.nbytes == n_bytes == 2 * 16 * 16 * 8  # keys and values, slots, width, bytes of a number
+    assert [buffer.data_ptr() for buffer in cache._buffers()] == buffers
+    kept = cache.positions_kept(19_999)
+    assert kept == [0, 1, 2, 3, *range(19_988, 20_000)]
+    turned = reference.apply_rope(new[:, :, kept].numpy(), *reference.rope_table(8, 16))
+    order = cache._places_of_slots(torch.tensor([[19_999]]))[0].argsort()
+    np.testing.assert_allclose(keys[:, :, order], turned, rtol=0, atol=1e-12)
+    assert torch.equal(values[:, :, order], -new[:, :, kept])
+
+
+# Windows: what is written with them
+
+
+@pytest.mark.parametrize("changes", MOVABLE[:5], ids=name_of)
+def test_a_window_that_never_slides_writes_the_same_text(changes):
+    model = draw_model(**changes)
+    for options in ({}, {"sampling": Sampling(temperature=0.8), "seed": 3}, {"stop_ids": [7, 8]}):
+        assert tokens_of(model, cache=Window(), **options) == tokens_of(model, **options)
+        assert tokens_of(model, cache=Window(size=25, n_sinks=0), **options) == tokens_of(model, **options)
+
+
+def test_texts_go_on_beyond_the_context():
+    model = draw_model(n_kv_heads=2)
+    window, prompts = Window(size=12, n_sinks=2), [*PROMPTS, LONG[0].tolist()]
+    rows = generate(model, None, prompts, max_new_tokens=60, cache=window)
+    for prompt, row in zip(prompts, rows, strict=True):
+        assert (len(row.tokens), row.finish_reason) == (60, "length")
+        assert tokens_of(model, [prompt], max_new_tokens=60, cache=window) == [row.tokens]
+        text = torch.tensor([prompt + row.tokens])
+        logits = one_by_one(model, make(model, n=1, size=12, n_sinks=2), text)
+        assert logits[0, len(prompt) - 1 : -1].argmax(-1).tolist() == row.tokens
+    assert tokens_of(model, PROMPTS, max_new_tokens=60) != [row.tokens for row in rows[:3]]  # which end at 32 tokens
+    stopped = generate(model, None, prompts, max_new_tokens=60, cache=window, stop_ids=[rows[0].tokens[40]])
+    assert stopped[0].finish_reason == "stop"
+
+
+def test_decode_and_beams_take_a_window():
+    model, window = draw_model(), Window(size=12, n_sinks=2)
+    steps = [step[0].tokens[0] for step in decode(model, [PROMPTS[0]], max_new_tokens=40, cache=window)]
+    assert [steps] == tokens_of(model, PROMPTS[:1], max_new_tokens=40, cache=window)
+    prompt = LONG[0, :40].tolist()
+    (best,) = beam_search(model, prompt, beam_size=1, max_new_tokens=30, cache=window)
+    assert [best.tokens] == tokens_of(model, [prompt], max_new_tokens=30, cache=window)
+    same = [beam_search(model, PROMPTS[0], max_new_tokens=12, cache=cache) for cache in (None, Window())]
+    assert [beam.tokens for beam in same[0]] == [beam.tokens for beam in same[1]]
+
+
+def test_early_exit_fills_skipped_layers_with_keys_before_the_rotation():
+    model = draw_model(n_layers=3)
+    for threshold, cache in ((0.0, Window()), (0.3, Window())):
+        eager = EarlyExit(model, ExitRule(threshold=threshold))
+        assert tokens_of(eager, PROMPTS[:1], cache=cache) == tokens_of(eager, PROMPTS[:1])
+    assert len(tokens_of(EarlyExit(model, ExitRule(threshold=0.0)), cache=Window(size=8), max_new_tokens=40)[0]) == 40
+
+
+def test_in_half_precision_the_text_goes_on():
+    model = draw_model().to(torch.bfloat16)
+    assert len(tokens_of(model, cache=Window(size=8), max_new_tokens=40)[0]) == 40
+
+
+# Windows: what they refuse
+
+
+def refuses(message, **options):
+    with pytest.raises(ValueError, match=message):
+        tokens_of(draw_model(), **options)
+
+
+def test_what_a_window_cannot_go_with_is_said():
+    refuses("draft's candidates", cache=Window(), draft=PromptLookup())
+    refuses("tokens stay where they are", cache=Window(), compile=True)
+    refuses("larger than the context of 32", cache=Window(size=33))
+    refuses("cache='window' is not one of 'int8', 'int4'", cache="window")
+    with pytest.raises(ValueError, match="added the old ones"):
+        tokens_of(draw_model(position="sinusoidal"), cache=Window())
+    with pytest.raises(ValueError, match="no other place in the context of 4"):
+        tokens_of(draw_model(max_seq_len=4), [[1]], cache=Window())
+    for values in ({"size": 4}, {"size": 0}, {"n_sinks": -1}, {"size": 2.5}, {"size": "all"}, {"n_sinks": True}):
+        with pytest.raises(ValueError, match=r"size of at least 5|must be a whole number"):
+            Window(**values)
+
+
+# Windows: on the command line
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    tokenizer = Tokenizer.train(["ab"], vocab_size=256 + len(NAMES), special_tokens=NAMES)
+    model = make_lively(draw_model(vocab_size=tokenizer.vocab_size, max_seq_len=64), 1.5)
+    set_chat_template(tokenizer, TEMPLATE)
+    save(model, path := tmp_path_factory.mktemp("talker") / "model", tokenizer)
+    return str(path), *load(path)
+
+
+def test_generate_and_chat_have_flags_for_it(folder, capsys, monkeypatch):
+    path, model, tokenizer = folder
+    main(["generate", path, "-p", "ab" * 40, "--max-new-tokens", "90", "--window", "20", "--sinks", "2"])
+    options = {"max_new_tokens": 90, "sampling": Sampling(temperature=0.8, top_p=0.95)}
+    (row,) = generate(model, tokenizer, ["ab" * 40], cache=Window(size=20, n_sinks=2), **options)
+    assert capsys.readouterr().out == "ab" * 40 + row.text + "\n"
+    assert "".join(stream(model, tokenizer, "ab" * 40, cache=Window(size=20, n_sinks=2), **options)) == row.text
+
+    typed = iter(["a" * 50, "b" * 50, ""])
+    monkeypatch.setattr("builtins.input", lambda _: next(typed))
+    main(["chat", path, "--window", "30", "--max-new-tokens", "5", "--temperature", "0"])
+    printed = capsys.readouterr().out
+    assert "context" not in printed  # no turn is left out, and no message is too long
+    conversation = Conversation(chat_template(tokenizer))
+    for message in ("a" * 50, "b" * 50):
+        conversation.add("user", message)
+        ids, _ = conversation.prompt(10**9)
+        (row,) = generate(model, tokenizer, [ids], max_new_tokens=5, cache=Window(size=30), stop=["<|end|>"])
+        conversation.add("assistant", row.text)
+        assert row.text.removeprefix(" ") in printed
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--window", "4"], "--window 4 has no place beside --sinks 4; give at least 5"),
+        (["--window", "0"], "--window 0 must be at least 1"),
+        (["--sinks", "2"], "--sinks 2 says how many tokens of a --window"),
+        (["--window", "9", "--sinks", "-1"], "--sinks -1 must be at least 0"),
+        (["--window", "9", "--compile"], "leave out it or --window"),
+        (["--window", "9", "--draft", "prompt-lookup"], "leave one out"),
+        (["--window", "65"], "larger than the context of 64"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_flags_that_do_not_go_together_are_refused(folder, flags, says, capsys):
+    with pytest.raises(SystemExit):
+        main(["generate", folder[0], "-p", "ab", *flags])
+    printed = capsys.readouterr()
+    assert says in " ".join(printed.err.replace("│", " ").split())
+    assert "ab" not in printed.out
+
+
+def test_several_tokens_at_once_are_refused_once_it_slides():
+    model = double()
+    cache = make(model, n=1, size=6, n_sinks=2)
+    with torch.no_grad():
+        with pytest.raises(ValueError, match="7 tokens do not fit the cache's 6 slots"):
+            model(LONG[:1, :7], cache=cache)
+        with pytest.raises(ValueError, match="takes a token at a time, and these are 2"):
+            model(LONG[:1, :2], positions=torch.tensor([[5, 6]]), cache=cache)
