@@ -1,4 +1,4 @@
-"""Texts longer than the context: windows with sinks."""
+"""Texts longer than the context: windows with sinks, stretched positions, sliding perplexity."""
 
 import functools
 import importlib
@@ -15,14 +15,18 @@ from llama_minimal.adaptive_computation import EarlyExit, ExitRule, PromptLookup
 from llama_minimal.beams import beam_search
 from llama_minimal.chat import Conversation, chat_template, set_chat_template
 from llama_minimal.checkpoint import load, save
+from llama_minimal.checkpoint.huggingface_config import config_from_huggingface, config_to_huggingface
 from llama_minimal.cli import main
 from llama_minimal.config import LlamaConfig, RopeScaling
+from llama_minimal.data import sequential_batches
+from llama_minimal.evaluation import n_windows, sliding_batches, sum_loss
 from llama_minimal.generation import decode, generate, stream
 from llama_minimal.kv_cache import LayeredCache
 from llama_minimal.long_context import Window, WindowedKVCache, read_long
+from llama_minimal.positions import rope_table
 from llama_minimal.settings import Sampling
 from llama_minimal.tokenizer import Tokenizer
-from tests.tiny_models import draw_model, make_lively
+from tests.tiny_models import SIZES, draw_model, make_lively
 
 PROMPTS = [[5, 6, 7, 8, 9], [3], [60, 1, 2]]
 LONG = torch.randint(61, (3, 50), generator=torch.Generator().manual_seed(1))  # more than the context of 32
@@ -326,6 +330,23 @@ def test_generate_and_chat_have_flags_for_it(folder, capsys, monkeypatch):
         assert row.text.removeprefix(" ") in printed
 
 
+def test_evaluate_slides_by_a_stride(folder, capsys, tmp_path):
+    path, model, tokenizer = folder
+    (tmp_path / "text.txt").write_text(text := "abba" * 60)
+    flags = ["evaluate", path, "--corpus", str(tmp_path / "text.txt"), "--seq-len", "20", "--batch-size", "3"]
+    losses = []
+    tokens = np.array([*tokenizer.start_ids, *tokenizer.encode(text)])
+    for stride, more in ((20, []), (7, ["--stride", "7"])):
+        main([*flags, *more])
+        total, count = sum_loss(model, sliding_batches(tokens, size=20, stride=stride))
+        losses.append(f"{total / count:.4f}")
+        assert losses[-1] in capsys.readouterr().out
+    assert losses[0] != losses[1]
+    with pytest.raises(SystemExit):
+        main([*flags, "--stride", "21"])
+    assert "stride=21 would leave out targets" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
@@ -355,3 +376,102 @@ def test_several_tokens_at_once_are_refused_once_it_slides():
             model(LONG[:1, :7], cache=cache)
         with pytest.raises(ValueError, match="takes a token at a time, and these are 2"):
             model(LONG[:1, :2], positions=torch.tensor([[5, 6]]), cache=cache)
+
+
+# Scalings
+
+
+@st.composite
+def scalings(draw):
+    kind = draw(st.sampled_from(["linear", "ntk", "dynamic", "yarn"]))
+    values = {"kind": kind, "factor": draw(st.floats(1, 8)), "original_max_seq_len": draw(st.integers(4, 40))}
+    if kind == "yarn":
+        values |= {"beta_fast": draw(st.floats(1, 40)), "beta_slow": draw(st.floats(0.1, 1))}
+        values |= {"attention_factor": draw(st.none() | st.floats(0.5, 2)), "truncate": draw(st.booleans())}
+    return RopeScaling(**values)
+
+
+@settings(max_examples=12)
+@given(
+    scaling=scalings(),
+    theta=st.floats(10, 1e6),
+    heads=st.sampled_from([{}, {"n_kv_heads": 2}, {"n_kv_heads": 1, "head_dim": 12}, {"head_dim": 6}]),
+    context=st.integers(8, 48),
+)
+def test_with_any_scaling_the_logits_are_those_of_transformers(as_transformers, scaling, theta, heads, context):
+    """They read our weights and our config.json."""
+    model = draw_model(rope_theta=theta, rope_scaling=scaling, max_seq_len=context, **heads)
+    tokens = LONG[:, :context]
+    with torch.no_grad():
+        ours, theirs = model(tokens), as_transformers(model)(tokens).logits
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@settings(max_examples=12)
+@given(scaling=scalings(), context=st.integers(8, 48))
+def test_what_is_written_is_read_again_with_the_same_turns(scaling, context):
+    config = LlamaConfig(**{**SIZES, "max_seq_len": context, "rope_scaling": scaling})
+    again = config_from_huggingface(config_to_huggingface(config)).replace(max_seq_len=context)
+    tables = [
+        rope_table(c.head_dim, context, c.rope_theta, c.rope_scaling, dtype=torch.float64) for c in (config, again)
+    ]
+    torch.testing.assert_close(*tables, rtol=0, atol=1e-12)
+    if scaling.kind == "yarn":
+        assert again == config
+
+
+# Perplexity by windows that slide
+
+
+@settings(max_examples=30)
+@given(
+    n=st.integers(2, 40),
+    size=st.integers(1, 12),
+    share=st.floats(0, 1),
+    batch_size=st.integers(1, 5),
+    seed=st.integers(0, 9),
+)
+def test_every_token_counts_once_as_when_each_is_predicted_by_itself(n, size, share, batch_size, seed):
+    stride, model = max(1, round(share * size)), double(n_kv_heads=2)
+    tokens = np.random.default_rng(seed).integers(0, 61, n)
+    total, count = sum_loss(model, sliding_batches(tokens, size=size, stride=stride, batch_size=batch_size))
+    begins, expected = reference.window_begins(n, size=size, stride=stride), 0.0
+    for i, begin in enumerate(begins, start=1):
+        assert i - begin <= size
+        assert begin == 0 or i - begin >= size - stride + 1
+        with torch.no_grad():
+            expected -= float(model(torch.from_numpy(tokens[None, begin:i]))[0, -1].log_softmax(-1)[tokens[i]])
+    assert count == n - 1
+    assert total == pytest.approx(expected, rel=1e-6)
+
+
+@given(n=st.integers(2, 60), size=st.integers(1, 20), share=st.floats(0, 1), batch_size=st.integers(1, 5))
+def test_the_targets_that_weigh_are_the_text(n, size, share, batch_size):
+    stride = max(1, round(share * size))
+    batches = list(sliding_batches(np.arange(n, dtype=np.uint16), size=size, stride=stride, batch_size=batch_size))
+    weighed = np.concatenate([targets[weights > 0] for _, targets, weights in batches])
+    assert weighed.tolist() == list(range(1, n))
+    assert sum(len(inputs) for inputs, _, _ in batches) == n_windows(n, size=size, stride=stride)
+    if stride == size:
+        for mine, plain in zip(
+            batches, sequential_batches(np.arange(n), batch_size=batch_size, seq_len=size), strict=True
+        ):
+            assert all(np.array_equal(*pair) for pair in zip(mine, plain, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"stride": 5}, "stride=5 would leave out targets between windows of size=4"),
+        ({"stride": 0}, "stride=0 must be a whole number"),
+        ({"size": 0}, "size=0 must be"),
+        ({"batch_size": 1.5}, "batch_size=1.5 must be"),
+        ({"tokens": [1]}, "at least two"),
+        ({"tokens": [[1, 2]]}, "must be one row"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_windows_that_cannot_slide_are_refused(values, says):
+    given = {"tokens": np.arange(9), "size": 4, "stride": 2} | values
+    with pytest.raises(ValueError, match=says):
+        sliding_batches(given.pop("tokens"), **given)

@@ -68,7 +68,7 @@ LEVELS = {
     "completion": 4,
     "adaptive_computation": 4,
     "generation": 5,
-    "evaluation": 4,
+    "evaluation": 3,
     "long_context": 3.5,  # of what adaptive_computation imports
     "pruning": 4,
     "beams": 5,

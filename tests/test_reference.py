@@ -210,6 +210,7 @@ NOT_DIFFERENTIABLE = {
     "sparsegpt": "a search",
     "store_float8": "bits",
     "window_attention": "only read",
+    "window_begins": "integers",
     "wanda_score": "a score",
     "symmetric_grid": "a grid",
     "to_codes": "bits",

@@ -71,7 +71,7 @@ from llama_minimal.reference.feedforward import (
     swiglu_vjp,
 )
 from llama_minimal.reference.generation import generate
-from llama_minimal.reference.long_context import positions_kept, window_attention
+from llama_minimal.reference.long_context import positions_kept, window_attention, window_begins
 from llama_minimal.reference.lora import lora_linear, lora_linear_vjp, lora_update, lora_update_vjp
 from llama_minimal.reference.loss import chunked_loss, chunked_loss_vjp, next_token_loss, next_token_loss_vjp
 from llama_minimal.reference.mixed_precision import decode_float, encode_float, round_float, store_float8
@@ -219,5 +219,6 @@ __all__ = [
     "unpack_int4",
     "wanda_score",
     "window_attention",
+    "window_begins",
     "zero_point_grid",
 ]

@@ -46,3 +46,23 @@ def window_attention(q: Array, k: Array, v: Array, cos: Array, sin: Array, *, si
         query = apply_rope(q[:, :, t : t + 1], cos[n - 1 : n], sin[n - 1 : n])
         out[:, :, t : t + 1] = attention(query, keys, v[:, :, kept])
     return out
+
+
+def window_begins(n_tokens: int, *, size: int, stride: int) -> Array:
+    """Say from where on each token is predicted when windows of a text overlap.
+
+    Token i is counted in the first window that reaches it: number max(0, ⌈(i − size) / stride⌉), which begins stride
+    times as far.
+
+    Args:
+        size: tokens that the model sees at once.
+        stride: from the beginning of a window to that of the next, at most ``size``.
+
+    Returns:
+        (n_tokens − 1,) integers, of the tokens from the second on.
+
+    Example:
+        >>> window_begins(7, size=4, stride=2).tolist()
+        [0, 0, 0, 0, 2, 2]
+    """
+    return stride * np.maximum(0, -(-(np.arange(1, n_tokens) - size) // stride))
