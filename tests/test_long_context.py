@@ -1,4 +1,4 @@
-"""Texts longer than the context: windows with sinks, stretched positions, sliding perplexity."""
+"""Texts longer than the context: windows with sinks, stretched positions, sliding perplexity, memories."""
 
 import functools
 import importlib
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from llama_minimal import reference
 from llama_minimal.adaptive_computation import EarlyExit, ExitRule, PromptLookup
+from llama_minimal.attention import attention
 from llama_minimal.beams import beam_search
 from llama_minimal.chat import Conversation, chat_template, set_chat_template
 from llama_minimal.checkpoint import load, save
@@ -22,7 +23,18 @@ from llama_minimal.data import sequential_batches
 from llama_minimal.evaluation import n_windows, sliding_batches, sum_loss
 from llama_minimal.generation import decode, generate, stream
 from llama_minimal.kv_cache import LayeredCache
-from llama_minimal.long_context import Window, WindowedKVCache, read_long
+from llama_minimal.long_context import (
+    KeyValueMemory,
+    TokenMemory,
+    Window,
+    WindowedKVCache,
+    WithMemory,
+    gate_memory,
+    nearest,
+    neighbor_distribution,
+    read_long,
+    remember,
+)
 from llama_minimal.positions import rope_table
 from llama_minimal.settings import Sampling
 from llama_minimal.tokenizer import Tokenizer
@@ -475,3 +487,157 @@ def test_windows_that_cannot_slide_are_refused(values, says):
     given = {"tokens": np.arange(9), "size": 4, "stride": 2} | values
     with pytest.raises(ValueError, match=says):
         sliding_batches(given.pop("tokens"), **given)
+
+
+# Memories
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+@settings(max_examples=20)
+@given(n_keys=st.integers(1, 30), n=st.integers(1, 35), width=st.integers(1, 5), seed=st.integers(0, 99))
+def test_the_nearest_are_those_of_brute_force(n_keys, n, width, seed):
+    queries, keys = normal(4, width, seed=seed), 1e3 + normal(n_keys, width, seed=seed + 1)
+    expected = reference.nearest(queries, keys, n)
+    for chunk in (1 << 16, 7):  # all at once, and in parts
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("llama_minimal.long_context.neighbors._CHUNK", chunk)
+            found = nearest(torch.from_numpy(queries), torch.from_numpy(keys), n)
+        np.testing.assert_array_equal(found[1], expected[1])
+        np.testing.assert_allclose(found[0], expected[0], rtol=1e-12)
+
+
+def test_what_neighbors_say_is_numpys_and_a_near_one_says_more():
+    distances, tokens = np.sort(3 * np.abs(normal(5, 6)), -1), np.random.default_rng(0).integers(0, 4, (5, 6))
+    for temperature in (1.0, 0.3, 20.0):
+        found = neighbor_distribution(torch.from_numpy(distances), torch.from_numpy(tokens), 7, temperature)
+        np.testing.assert_allclose(
+            found, reference.neighbor_distribution(distances, tokens, 7, temperature), atol=1e-12
+        )
+        np.testing.assert_allclose(found.sum(-1), 1)
+    one = neighbor_distribution(torch.tensor([[0.0, 1.0, 1.0]]).log1p(), torch.tensor([[2, 0, 2]]), 3)
+    np.testing.assert_allclose(one, [[0.25, 0, 0.75]])  # weights 1, 1/2, 1/2
+
+
+def test_a_memory_holds_each_token_after_the_state_that_its_window_gives():
+    model, text = double(n_kv_heads=2), LONG[0, :21]
+    memory = remember(model, text, size=8, stride=3, batch_size=2)
+    assert memory.tokens.tolist() == text[1:].tolist()
+    for i, begin in enumerate(reference.window_begins(21, size=8, stride=3)):
+        with torch.no_grad():
+            state = model.hidden_states(text[None, begin : i + 1])[0, -1]
+        torch.testing.assert_close(memory.states[i], state, rtol=0, atol=1e-9)
+
+
+def test_the_mixture_is_that_of_numpy_and_of_probabilities():
+    model = double()
+    memory = remember(model, LONG[0], size=16)
+    with torch.no_grad():
+        x = model.hidden_states(LONG[1:, :10])
+        plain = model(LONG[1:, :10]).softmax(-1)
+        found = WithMemory(model, memory, share=0.3, n=5, temperature=9.0)(LONG[1:, :10]).exp()
+        alone = WithMemory(model, memory, share=0)(LONG[1:, :10])
+    distances, places = reference.nearest(x.flatten(0, 1).numpy(), memory.states.numpy(), 5)
+    said = reference.neighbor_distribution(distances, memory.tokens.numpy()[places], 61, 9.0).reshape(2, 10, 61)
+    np.testing.assert_allclose(found, 0.3 * said + 0.7 * plain.numpy(), atol=1e-12)
+    torch.testing.assert_close(alone, plain.log(), rtol=0, atol=1e-9)
+
+
+def test_with_its_memory_a_model_recites_what_it_has_read_once():
+    """A property: of a text without repeated states, the nearest state to each is its own, and says what followed."""
+    model, text = draw_model(n_kv_heads=2), LONG[0, :30]
+    knowing = WithMemory(model, remember(model, text, size=30), share=0.99, n=1)
+    prompt = text[:5].tolist()
+    assert tokens_of(knowing, [prompt], max_new_tokens=25) == [text[5:].tolist()]
+    assert tokens_of(model, [prompt], max_new_tokens=25) != [text[5:].tolist()]
+    assert tokens_of(knowing, [prompt], max_new_tokens=25, cache=Window()) == [text[5:].tolist()]
+    losses = [sum_loss(one, sliding_batches(text, size=30, stride=30))[0] for one in (model, knowing)]
+    assert losses[0] > 29 * -np.log(0.99) + 0.05 > losses[1] > 0  # each token is given 0.99 and more
+
+
+def test_a_memory_grows_and_is_the_same_from_its_file(tmp_path):
+    model = draw_model()
+    memory, more = remember(model, LONG[0]), remember(model, LONG[1])
+    states = torch.cat((memory.states, more.states))
+    memory.add(more.states, more.tokens)
+    assert len(memory) == 98
+    memory.save(tmp_path / "deep" / "memory.safetensors")
+    again = TokenMemory.load(tmp_path / "deep" / "memory.safetensors")
+    assert torch.equal(again.states, states)
+    assert torch.equal(again.tokens, torch.cat((LONG[0, 1:], LONG[1, 1:])))
+    with pytest.raises(ValueError, match="a memory of keys and values has"):
+        KeyValueMemory.load(tmp_path / "deep" / "memory.safetensors")
+    (tmp_path / "other").write_bytes(b"no memory")
+    with pytest.raises(ValueError, match="is it damaged"):
+        TokenMemory.load(tmp_path / "other")
+
+
+def test_memories_that_do_not_fit_are_refused():
+    model = draw_model()
+    memory = remember(model, LONG[0])
+    for share in (1, -0.1, None, "much"):
+        with pytest.raises(ValueError, match=f"share={share!r}"):
+            WithMemory(model, memory, share=share)
+    with pytest.raises(ValueError, match="whose width is 64"):
+        WithMemory(draw_model(dim=64), memory)
+    with pytest.raises(ValueError, match="temperature=0"):
+        WithMemory(model, memory, temperature=0)
+    with pytest.raises(ValueError, match=r"must be \(N, 32\) and \(N,\)"):
+        memory.add(memory.states, memory.tokens[1:])
+    with pytest.raises(ValueError, match="the memory is empty"):
+        TokenMemory(memory.states[:0], memory.tokens[:0]).distribution(memory.states, 61)
+    with pytest.raises(ValueError, match="width 3 cannot be compared with keys of width 32"):
+        nearest(torch.zeros(1, 3), memory.states, 1)
+
+
+@settings(max_examples=20)
+@given(n=st.integers(1, 12), n_kv_heads=st.sampled_from([1, 2, 4]), seed=st.integers(0, 99))
+def test_attention_to_a_memory_is_numpys_and_of_all_of_it_plain_attention(n, n_kv_heads, seed):
+    q, keys, values = normal(2, 4, 3, 6, seed=seed), normal(n_kv_heads, 9, 6), normal(n_kv_heads, 9, 6, seed=1)
+    memory = KeyValueMemory(torch.from_numpy(keys), torch.from_numpy(values))
+    found = memory.attend(torch.from_numpy(q), n)
+    np.testing.assert_allclose(found, reference.memory_attention(q, keys, values, n), atol=1e-12)
+    if n >= 9:
+        wide = (torch.from_numpy(part).expand(2, -1, -1, -1) for part in (keys, values))
+        torch.testing.assert_close(found, attention(torch.from_numpy(q), *wide), rtol=0, atol=1e-12)
+
+
+def test_a_gate_mixes_as_numpys_and_learns():
+    local, remembered = normal(2, 3, 5, 4), normal(2, 3, 5, 4, seed=1)
+    bias = torch.tensor([-30.0, 0.0, 30.0], dtype=torch.float64)
+    found = gate_memory(torch.from_numpy(local), torch.from_numpy(remembered), bias)
+    np.testing.assert_allclose(found, reference.gate_memory(local, remembered, bias.numpy()), atol=1e-12)
+    np.testing.assert_allclose(found[:, 0], local[:, 0], atol=1e-11)
+    np.testing.assert_allclose(found[:, 1], (local + remembered)[:, 1] / 2, atol=1e-12)
+    np.testing.assert_allclose(found[:, 2], remembered[:, 2], atol=1e-11)
+
+
+def test_keys_that_a_window_drops_can_be_remembered(tmp_path):
+    """Of a model without positions, attention to a memory of the whole text is what the model itself computes."""
+    model = double(position="none", n_layers=1, n_kv_heads=2)
+    cache, text = make(model, n=1), LONG[:1, :12]
+    with torch.no_grad():
+        expected = one_by_one(model, cache, text)[0, -1]
+        memory = KeyValueMemory(cache.keys[0][0, :, :7], cache.values[0][0, :, :7])
+        memory.add(cache.keys[0][0, :, 7:12], cache.values[0][0, :, 7:12])
+        memory.save(tmp_path / "memory")
+        memory = KeyValueMemory.load(tmp_path / "memory")
+        layer = model.layers["0"]
+        x = model.tok_embeddings(text[:, -1:])
+        q = layer.attention.wq(layer.attention_norm(x)).view(1, 1, 4, -1).transpose(1, 2)
+        x = x + layer.attention.wo(memory.attend(q, 12).flatten())
+        x = x + layer.feed_forward(layer.ffn_norm(x))
+    torch.testing.assert_close(model.output(model.norm(x))[0, 0], expected, rtol=0, atol=1e-9)
+    few = KeyValueMemory(memory.keys, memory.values, max_tokens=5)
+    assert torch.equal(few.keys, memory.keys[:, -5:])
+    few.add(memory.keys[:, :2], memory.values[:, :2])
+    assert torch.equal(few.values, torch.cat((memory.values[:, -3:], memory.values[:, :2]), 1))
+    with pytest.raises(ValueError, match="4 heads of width 3 do not fit the memory's 2 of width 8"):
+        memory.attend(torch.zeros(1, 4, 1, 3))
+    with pytest.raises(ValueError, match="the memory is empty"):
+        KeyValueMemory(memory.keys[:, :0], memory.values[:, :0]).attend(torch.zeros(1, 4, 1, 8))
+    for keys in (memory.keys[0], memory.keys[:, :3]):
+        with pytest.raises(ValueError, match="must both be"):
+            KeyValueMemory(keys, memory.values)
