@@ -1,7 +1,8 @@
-"""Texts longer than the context: windows with sinks, stretched positions, sliding perplexity, memories."""
+"""Texts longer than the context: windows with sinks, stretched positions, sliding perplexity, memories, old turns."""
 
 import functools
 import importlib
+import itertools
 from contextlib import contextmanager
 
 import numpy as np
@@ -36,6 +37,7 @@ from llama_minimal.long_context import (
     remember,
 )
 from llama_minimal.positions import rope_table
+from llama_minimal.retrieval import Index
 from llama_minimal.settings import Sampling
 from llama_minimal.tokenizer import Tokenizer
 from tests.tiny_models import SIZES, draw_model, make_lively
@@ -641,3 +643,102 @@ def test_keys_that_a_window_drops_can_be_remembered(tmp_path):
     for keys in (memory.keys[0], memory.keys[:, :3]):
         with pytest.raises(ValueError, match="must both be"):
             KeyValueMemory(keys, memory.values)
+
+
+# Old turns that are looked up
+
+
+def talk_of(tokenizer, texts, **options):
+    conversation = Conversation(chat_template(tokenizer), **options)
+    for i, text in enumerate(texts):
+        conversation.add("user", text)
+        if i < len(texts) - 1:
+            conversation.add("assistant", f"yes {i}")
+    return conversation
+
+
+@settings(max_examples=60)
+@given(
+    texts=st.lists(
+        st.lists(st.sampled_from(["fox", "hat", "red", "sea"]), max_size=4).map(" ".join), min_size=1, max_size=7
+    ),
+    recall=st.integers(1, 3),
+    system=st.sampled_from([None, "rules"]),
+    share=st.floats(0, 1.1),
+)
+def test_turns_that_are_looked_up_keep_to_their_half_their_order_and_their_rank(folder, texts, recall, system, share):
+    tokenizer, template = folder[2], chat_template(folder[2])
+    talk = talk_of(tokenizer, texts, system=system, recall=recall)
+    whole = talk.all_messages()
+    fixed, said = whole[: int(system is not None)], whole[int(system is not None) :]
+
+    def encoded(turns):
+        return template.encode(fixed + [one for i in turns for one in said[2 * i : 2 * i + 2]], reply=True)
+
+    last, limit = len(texts) - 1, max(1, round(share * len(encoded(range(len(texts))))))
+    ids, n_left_out = talk.prompt(limit)
+    plain, n_plain = talk_of(tokenizer, texts, system=system).prompt(limit)
+    if not n_plain:  # all fit
+        assert (ids, n_left_out, talk.recalled) == (plain, 0, [])
+        return
+    (kept,) = [  # the prompt is that of exactly one set of turns, in order
+        kept
+        for size in range(len(texts))
+        for kept in itertools.combinations(range(len(texts)), size + 1)
+        if encoded(kept) == ids
+        and kept[-1] == last
+        and set(talk.recalled) <= set(kept)
+        and len(kept) + n_left_out == len(texts)
+    ]
+    latest = [i for i in kept if i not in talk.recalled]
+    assert latest == list(range(latest[0], last + 1))
+    assert all(i < latest[0] for i in talk.recalled)
+    assert len(ids) <= limit or kept == (last,)
+    assert not latest[0] or len(encoded(sorted({*kept, latest[0] - 1}))) > limit  # no more would fit
+    assert len(talk.recalled) <= recall
+    half = (len(encoded([last])) + limit) / 2
+    assert not talk.recalled or len(encoded([*talk.recalled, last])) <= half
+    best = Index([f"{text}\nyes {i}" for i, text in enumerate(texts[:last])]).search(texts[last] or " ", 1)
+    if best and len(encoded([best[0].index, last])) <= half:
+        assert best[0].index in kept
+    if not best:
+        assert ids == plain
+
+
+def test_a_fact_told_long_ago_is_in_the_prompt_again(folder):
+    tokenizer = folder[2]
+    fillers = [f"the {word} is big" for word in ("sea", "sky", "sun", "moon", "hill", "lake")]
+    texts = ["my dog is Rex", *fillers, "who is my dog?"]
+    with_it, without = (talk_of(tokenizer, texts, recall=recall) for recall in (1, 0))
+    ids, n_left_out = with_it.prompt(110)
+    shown = tokenizer.decode(ids, skip_special=False)
+    assert shown.startswith("<|user|>my dog is Rex<|end|><|assistant|>yes 0<|end|><|user|>the ")
+    assert shown.endswith("the lake is big<|end|><|assistant|>yes 6<|end|><|user|>who is my dog?<|end|><|assistant|>")
+    assert with_it.recalled == [0]
+    assert "Rex" not in tokenizer.decode(without.prompt(110)[0])
+    assert without.recalled == []
+    assert n_left_out == 8 - shown.count("<|user|>") > 0
+    assert len(ids) <= 110
+
+
+def test_chat_says_what_it_looked_up(folder, capsys, monkeypatch):
+    prompts = []
+
+    def stream(model, tokenizer, ids, **_):
+        prompts.append(tokenizer.decode(ids, skip_special=False))
+        yield "ok"
+
+    monkeypatch.setattr("llama_minimal.generation.stream", stream)
+    lines = ["a red fox", "b" * 20, "c" * 8, "the fox?", ""]
+    monkeypatch.setattr("builtins.input", lambda _: lines.pop(0))
+    main(["chat", folder[0], "--max-new-tokens", "10", "--recall", "2"])
+    printed = capsys.readouterr().out
+    assert prompts[-1].startswith("<|user|>a red fox<|end|><|assistant|>ok<|end|>")
+    assert "bbb" not in prompts[-1]
+    assert "(the context is full; the model no longer sees 1 of the first turns, but looked up number 1)" in printed
+    for flags in (["--recall", "-1"], ["--recall", "1", "--window", "9"]):
+        with pytest.raises(SystemExit):
+            main(["chat", folder[0], *flags])
+        assert "--recall" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="recall=-1"):
+        Conversation(chat_template(folder[2]), recall=-1)

@@ -54,7 +54,7 @@ LEVELS = {
     "metrics": 2,
     "ngrams": 1,
     "scores": 1,
-    "retrieval": 2,
+    "retrieval": 1,
     "chat": 2,
     "memorization": 1,
     "attention": 2,
