@@ -43,7 +43,8 @@ def generate(
     """Continue every prompt; row i writes exactly what its prompt alone would write with seed + i.
 
     Args:
-        model: in one process; or what ``parallel.inference.distribute`` returns, then every process calls this.
+        model: in one process; or what ``parallel.inference.distribute`` returns, then every process calls this,
+            with the same draft if any, which each of them holds whole.
         tokenizer: needed for prompts that are text and for stop strings.
         prompts: texts, or lists of token ids, of any lengths.
         max_new_tokens: the most to write; less if the context of ``max_seq_len`` tokens is full before.

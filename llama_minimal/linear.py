@@ -54,7 +54,9 @@ def linears(x: Tensor, *weights: Weight) -> tuple[Tensor, ...]:
 def width(layer: nn.Module) -> int:
     """Return how many features a linear layer gives: under tensor parallelism fewer than its ``out_features``."""
     weight = layer._parameters.get("weight")
-    return layer.out_features if weight is None else weight.size(0)
+    if weight is None:
+        return layer.out_features
+    return weight.n_rows if type(weight) is PackedWeight else weight.size(0)
 
 
 def cast_once(x: Tensor) -> Tensor:

@@ -47,6 +47,7 @@ class Pack:
             self.packed = torch.ops.mkldnn._reorder_linear_weight(together.contiguous(), 1)
             self.rows = _rows_of(self.packed, together) if is_table else None
             for weight in self.weights:
+                weight.n_rows = weight.size(0)  # PyTorch would ask ``__torch_function__`` first, and this is read often
                 weight.data = weight.new_zeros(()).expand(weight.shape)  # a shape without memory
                 weight.__class__ = PackedWeight
                 weight.pack = self
@@ -75,7 +76,7 @@ class Pack:
         with torch.inference_mode(False), torch.no_grad():
             parts = self.packed.to_dense().split([w.size(0) for w in self.weights])
             for weight, part in zip(self.weights, parts, strict=True):
-                del weight.pack
+                del weight.pack, weight.n_rows
                 weight.__class__ = nn.Parameter
                 weight.data = part.clone() if len(parts) > 1 else part
 

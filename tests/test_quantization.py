@@ -165,11 +165,12 @@ def test_a_layer_holds_its_matrix_within_half_a_step(scheme, n_in):
 
 @pytest.mark.parametrize("scheme", ["int8", "int4"])
 @pytest.mark.parametrize("n_in", [64, 176])
+@pytest.mark.parametrize("n_out", [128, 172, 65])
 @pytest.mark.parametrize("shape", [(1, 1), (3,), (2, 5), (64,), (65,), (0, 2)])
-def test_the_processors_product_is_that_of_the_decoded_matrix(scheme, n_in, shape):
+def test_the_processors_product_is_that_of_the_decoded_matrix(scheme, n_in, n_out, shape):
     torch.manual_seed(0)
     group = 32 if scheme == "int4" else None
-    layer = SCHEMES[scheme].from_weight(torch.randn(128, n_in), torch.randn(128), group_size=group)
+    layer = SCHEMES[scheme].from_weight(torch.randn(n_out, n_in), torch.randn(n_out), group_size=group)
     x = torch.randn(*shape, n_in).bfloat16()
     before = layer.decode()
     expected = F.linear(x.double(), before.double(), layer.bias.double())
@@ -178,8 +179,23 @@ def test_the_processors_product_is_that_of_the_decoded_matrix(scheme, n_in, shap
         torch.testing.assert_close(out.double(), expected, rtol=0.02, atol=0.15)
         assert layer.is_laid_out == (None if x.numel() in (0, 65 * n_in) else True)
         assert layer.decode().equal(before)
-        assert layer.decode(torch.tensor([3, 70])).equal(before[[3, 70]])
+        assert layer.decode(torch.tensor([3, 60])).equal(before[[3, 60]])
     assert out.dtype == torch.bfloat16
+    state = layer.state_dict()
+    assert (tuple(state["weight"].shape), tuple(state["scale"].shape)) == layer._shapes()
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int4"])
+def test_a_table_has_no_rows_behind_the_last(scheme):
+    """Layers get some for the processor's product; of a table one might be looked up."""
+    tied = draw_model(tie_embeddings=True, vocab_size=90, dim=64, hidden_dim=172)
+    model = quantize(tied, scheme)
+    with torch.inference_mode():
+        model(TOKENS[:, :1])
+        assert model.output.padded_scale is None
+        assert model.layers["0"].feed_forward.w1.padded_scale is not None
+        with pytest.raises(ValueError, match="token id 91 is not among the model's ids 0 to 89"):
+            model(torch.tensor([[91]]))
 
 
 def test_the_layout_of_this_processor_is_the_one_pytorch_makes():

@@ -115,7 +115,8 @@ def test_loading_holds_this_processs_part_and_one_whole_matrix(found, folder, n,
     for process in of_layout(found, n, layout):
         memory = process["memory"]
         assert memory["kept"] < 0.6 * 0.28 * whole
-        assert memory["peak"] < memory["kept"] + 4 * largest < 0.6 * whole  # what is read, and rounding's own numbers
+        assert memory["peak"] < memory["kept"] + 6 * largest  # what is read, and rounding's own numbers
+        assert memory["peak"] < 0.6 * whole
 
 
 @EACH_LAYOUT
@@ -174,7 +175,7 @@ def test_a_model_rounded_while_it_is_loaded_is_the_one_that_is_rounded_then(tmp_
     save(once, tmp_path / "few")
     with pytest.raises(ValueError, match=f"few is quantized already \\({scheme}\\)"):
         load(tmp_path / "few", quantize=scheme)
-    with pytest.raises(ValueError, match=r"group_size=5 does not divide the rows of .*, 32"):
+    with pytest.raises(ValueError, match=r"the rows of .*=32 is not divisible by group_size=5"):
         load(tmp_path / "model", quantize=Quantization(scheme="int8", group_size=5))
     with pytest.raises(ValueError, match="no layer 'w9' to skip"):
         load(tmp_path / "model", quantize=Quantization(scheme=scheme, skip=("w9",)))

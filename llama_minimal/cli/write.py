@@ -97,12 +97,16 @@ class DraftFlags:
         if write.compile:
             raise ValueError("--compile is for steps of one token, and with --draft a step has several; leave one out")
         from llama_minimal.adaptive_computation import ModelDraft, PromptLookup
+        from llama_minimal.quantization import quantization_of, quantize
 
         size = {} if self.draft_tokens is None else {"n": self.draft_tokens}
         if self.draft == "prompt-lookup":
             return PromptLookup(**size)
         device = device or next(iter(write.devices), write.device)
-        model, tokenizer = load_as_asked(self.draft, replace(write, device=device, devices=(), adapter=None))
+        flags = replace(write, device=device, devices=(), adapter=None, quantize=None)
+        model, tokenizer = load_as_asked(self.draft, flags)
+        if write.quantize and quantization_of(model) is None:  # else it stays as it was saved
+            quantize(model, write.quantize, dtype=dtype_of(write) or "bfloat16")
         return ModelDraft(model=model, tokenizer=tokenizer, **size)
 
 

@@ -23,6 +23,7 @@ from llama_minimal.finetuning.methods import with_output
 from llama_minimal.finetuning.splitting import Split, split_examples
 from llama_minimal.lora import refuse_adapters
 from llama_minimal.model import Llama
+from llama_minimal.quantization import refuse_quantized
 from llama_minimal.tokenizer import TextCodec
 
 Say = Callable[[str], object]
@@ -143,6 +144,7 @@ def _divided(path: Path, found: Findings, *, seed: int, say: Say) -> tuple[Split
 def _base(name: str | Path, device: str | None) -> tuple[Llama, TextCodec]:
     model, tokenizer = load(name, dtype=torch.float32, device=find_device(device))
     refuse_adapters(model, "tune the weights")
+    refuse_quantized(model, f"tune {name}")
     if tokenizer is None:
         raise ValueError(f"{name} has no tokenizer; put the model's tokenizer there")
     if model.config.labels:

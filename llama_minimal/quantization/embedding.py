@@ -11,6 +11,7 @@ class QuantizedEmbedding(nn.Module):
 
     def __init__(self, table: QuantizedLinear, *, is_output: bool) -> None:
         super().__init__()
+        table.is_table = True
         self.num_embeddings = table.out_features
         """How many rows there are in all; another process may have some of them."""
         if is_output:

@@ -92,6 +92,15 @@ def has_int8_product() -> bool:
     return hasattr(torch, "_weight_int8pack_mm")
 
 
+def with_rows(x: Tensor, n: int, *, dim: int = 0) -> Tensor:
+    """Return x with n rows of zeros behind the last; a row lies along all axes but ``dim``."""
+    if not n:
+        return x
+    shape = list(x.shape)
+    shape[dim] = n
+    return torch.cat((x, x.new_zeros(shape)), dim)
+
+
 def padded(x: Tensor, n: int) -> Tensor:
     """Return x with zeros behind its last axis, so that it has n numbers."""
     return x if x.size(-1) == n else F.pad(x, (0, n - x.size(-1)))

@@ -33,6 +33,10 @@ class QuantizedLinear(InParts):
     scheme: str
     packs = True
     """Whether the codes may be put into another order."""
+    is_table = False
+    """Whether rows are looked up: then there is no row behind the last, whatever a product would like to read."""
+    padded_scale: Tensor | None = None
+    """Grids for a product that reads rows of nothing behind the last; None where it reads no others."""
 
     def __init__(
         self,
@@ -116,7 +120,7 @@ class QuantizedLinear(InParts):
         """Put the codes into the order in which they are saved."""
         if self.is_laid_out:
             self.weight = self._plain_codes().contiguous()
-        self.is_laid_out = None
+        self.is_laid_out = self.padded_scale = None
 
     def _vector_product(self, x: Tensor) -> Tensor:
         """Return what the layer makes of one vector, (1, …, in) -> (1, …, out), written for PyTorch's compiler."""
@@ -131,18 +135,26 @@ class QuantizedLinear(InParts):
         if not _is_fit(x, self) or not self.lay_out():
             return None
         flat = kernels.padded(x.reshape(-1, self.in_features), self._width())
-        out = self._product(flat, self.weight, self.scale.contiguous()).view(*x.shape[:-1], self.out_features)
+        scale = self.scale.contiguous() if self.padded_scale is None else self.padded_scale
+        out = self._product(flat, self.weight, scale)[:, : self.out_features].view(*x.shape[:-1], self.out_features)
         return out if self.bias is None else out + self.bias
 
     def lay_out(self) -> bool:
         """Put the codes into the order of the processor's product; return whether it has one."""
         if self.is_laid_out is None:
-            is_possible = self.packs and self._can_lay_out()
+            block = self._rows_of_block() if self.packs else None
+            more = 0 if block is None else -self.out_features % block
+            is_possible = block is not None and (not more or (self.out_features > block and not self.is_table))
             if is_possible:
                 with torch.inference_mode(False), torch.no_grad():
-                    self.weight = self._laid_out_codes()
+                    self.weight = self._laid_out_codes(more)
+                    self.padded_scale = kernels.with_rows(self.scale, more, dim=self.axes["scale"][0]) if more else None
             self.is_laid_out = is_possible
         return self.is_laid_out
+
+    def _rows_of_block(self) -> int | None:
+        """Return in multiples of how many rows the processor's product comes; None if there is none."""
+        return None
 
     def _width(self) -> int:
         """Return the numbers of a row that a product reads: whole groups."""
@@ -207,7 +219,9 @@ class SideBySide:
         for layer in layers:
             if type(layer) is not type(first) or layer.bias is not None or layer._forward_hooks:
                 return False
-            if (layer.in_features, layer.group_size) != (first.in_features, first.group_size) or not layer.lay_out():
+            if (layer.in_features, layer.group_size) != (first.in_features, first.group_size):
+                return False
+            if not layer.lay_out() or layer.padded_scale is not None:
                 return False
         return True
 

@@ -35,7 +35,7 @@ class Int8Linear(QuantizedLinear):
         self.scale.copy_(grids[..., 0])
 
     def decode(self, rows: Rows = ALL) -> Tensor:
-        codes, scale = _take(self.weight, rows)[:, : self.in_features], _take(self.scale, rows)
+        codes, scale = _take(self._plain_codes(), rows), _take(self.scale, rows)
         return from_codes(in_groups(codes, self.group_size), scale[..., None]).flatten(1)[:, : self.in_features]
 
     def _vector_product(self, x: Tensor) -> Tensor:
@@ -46,14 +46,14 @@ class Int8Linear(QuantizedLinear):
         out = out if self.bias is None else out + self.bias
         return out.to(x.dtype).view(*x.shape[:-1], -1)
 
-    def _can_lay_out(self) -> bool:
-        return kernels.has_int8_product() and self.group_size is None and self.out_features % 32 == 0
+    def _rows_of_block(self) -> int | None:
+        return 32 if kernels.has_int8_product() and self.group_size is None else None
 
-    def _laid_out_codes(self) -> Tensor:
-        return kernels.padded(self.weight, self._width())
+    def _laid_out_codes(self, more: int) -> Tensor:
+        return kernels.with_rows(kernels.padded(self.weight, self._width()), more)
 
     def _plain_codes(self) -> Tensor:
-        return self.weight[:, : self.in_features]
+        return self.weight[: self.out_features, : self.in_features]
 
     def _product(self, x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
         return kernels.int8_product(x, codes, scale)
@@ -85,8 +85,8 @@ class Int8DynamicLinear(Int8Linear):
             out = smooth + (out - smooth).detach()
         return out if self.bias is None else out + self.bias
 
-    def _can_lay_out(self) -> bool:
-        return False
+    def _rows_of_block(self) -> None:
+        return None
 
 
 class Int4Linear(QuantizedLinear):
@@ -127,8 +127,9 @@ class Int4Linear(QuantizedLinear):
     def _codes(self, rows: Rows = ALL) -> Tensor:
         if not self.is_laid_out:
             return unpack_int4(_take(self.weight, rows), self.in_features)
-        codes = self.layout.take(self.weight) if isinstance(rows, slice) else self.layout.take_rows(self.weight, rows)
-        return codes[:, : self.in_features]
+        if not isinstance(rows, slice):
+            return self.layout.take_rows(self.weight, rows)[:, : self.in_features]
+        return self.layout.take(self.weight)[: self.out_features, : self.in_features]
 
     def prepare(self) -> None:
         super().prepare()
@@ -153,13 +154,13 @@ class Int4Linear(QuantizedLinear):
         out = out if self.bias is None else out + self.bias
         return out.to(x.dtype).view(*x.shape[:-1], -1)
 
-    def _can_lay_out(self) -> bool:
+    def _rows_of_block(self) -> int | None:
         layout = kernels.int4_layout()
-        return layout is not None and self.group_size in kernels.GROUPS and self.out_features % layout.block == 0
+        return layout.block if layout is not None and self.group_size in kernels.GROUPS else None
 
-    def _laid_out_codes(self) -> Tensor:
+    def _laid_out_codes(self, more: int) -> Tensor:
         self.layout = kernels.int4_layout()
-        return self.layout.lay_out(kernels.padded(self._codes(), self._width()))
+        return self.layout.lay_out(kernels.with_rows(kernels.padded(self._codes(), self._width()), more))
 
     def _plain_codes(self) -> Tensor:
         return pack_int4(self._codes())
@@ -187,9 +188,6 @@ class FP8Linear(QuantizedLinear):
     def decode(self, rows: Rows = ALL) -> Tensor:
         values = _take(self.weight, rows).view(torch.float8_e4m3fn)
         return from_codes(values, _take(self.scale, rows))
-
-    def _can_lay_out(self) -> bool:
-        return False
 
 
 SCHEMES: dict[str, type[QuantizedLinear]] = {

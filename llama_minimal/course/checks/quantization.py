@@ -83,6 +83,10 @@ EXERCISES = {
                 of.corrected_by(1, 1, 1)
             ),
             "the product of the two zero points is missing: it has been taken away twice": of.corrected_by(1, 1, 0),
+            "the zero point of x is missing; its sum over the codes of w belongs to it": of.corrected_by(0, 1, -1),
+            "the zero point of w is missing; its sum over the codes of x belongs to it": of.corrected_by(1, 0, -1),
+            "the sum over the codes of w has the wrong sign": of.corrected_by(-1, 1, -1),
+            "the sum over the codes of x has the wrong sign": of.corrected_by(1, -1, -1),
             "only the zero point of x is in it": of.corrected_by(1, 0, 0),
             "only the zero point of w is in it": of.corrected_by(0, 1, 0),
             "the product of the zero points is there once; it comes with every number of the row": of.corrected_by(
@@ -95,6 +99,9 @@ EXERCISES = {
                 lambda x, zero_x, w, zero_w: (
                     (x.astype(int) - zero_x.astype(int)) @ (w.astype(int) - zero_w.astype(int)).T
                 )
+            ),
+            "means stand here instead of sums; a product adds up": lambda x, zero_x, w, zero_w: (
+                of.correction(x, zero_x, w, zero_w) / x.shape[1]
             ),
             "the two sums are exchanged: the zero point of x meets the sum of w, and the other way round": (
                 lambda x, zero_x, w, zero_w: (
