@@ -35,6 +35,7 @@ from llama_minimal.long_context import (
     neighbor_distribution,
     read_long,
     remember,
+    streamed_losses,
 )
 from llama_minimal.positions import rope_table
 from llama_minimal.retrieval import Index
@@ -192,6 +193,16 @@ def test_rows_of_different_length_are_read_as_each_alone():
             own = one_by_one(model, make(model, n=1, size=10, n_sinks=2), text)
             alone[row] = own[0, len(prompt) - 1 :]
     torch.testing.assert_close(torch.stack(together, 1), torch.stack(alone), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("length", [1, 2, 9, 10, 11, 50])
+def test_losses_through_a_window_are_those_of_its_logits(length):
+    model, text = double(n_kv_heads=2), LONG[:2, :length]
+    found = streamed_losses(model, text, Window(size=10, n_sinks=2))
+    assert found.shape == (2, length - 1)
+    logits = one_by_one(model, make(model, n=2, size=10, n_sinks=2), text)[:, :-1]
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), text[:, 1:].flatten(), reduction="none")
+    torch.testing.assert_close(found.flatten(), expected, rtol=0, atol=1e-9)
 
 
 def test_select_reorders_rows_that_have_slid():

@@ -15,6 +15,7 @@ from llama_minimal.long_context.window import (
     check_window,
     context_of,
     read_long,
+    streamed_losses,
 )
 
 __all__ = [
@@ -33,4 +34,5 @@ __all__ = [
     "neighbor_distribution",
     "read_long",
     "remember",
+    "streamed_losses",
 ]

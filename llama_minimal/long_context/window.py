@@ -211,3 +211,26 @@ def read_long(model: Llama, prompts: Sequence[Sequence[int]], cache: WindowedKVC
         new = model.next_logits(tokens.gather(1, at), positions=at, cache=cache)
         logits = torch.where((last >= t)[:, None], new, logits)
     return logits
+
+
+@torch.no_grad()
+def streamed_losses(model: Llama, tokens: Tensor, window: Window = Window()) -> Tensor:
+    """Return the loss of every token but the first, in nats, when a text of any length is read through a window.
+
+    Args:
+        tokens: (B, T) ids.
+
+    Returns:
+        (B, T − 1), in float32 or better.
+    """
+    kind = partial(WindowedKVCache, window=window)
+    cache = model.make_cache(batch_size=len(tokens), max_seq_len=tokens.size(1), kind=kind)
+    tokens = tokens.to(model.device)
+    edges = [0, *range(min(cache.n_slots, tokens.size(1)), tokens.size(1))]  # what fits at once, then one by one
+    losses = []
+    for begin, end in zip(edges, [*edges[1:], tokens.size(1)], strict=True):
+        at = None if begin == 0 else torch.full((len(tokens), 1), begin, device=model.device)
+        logits = model(tokens[:, begin:end], positions=at, cache=cache)[:, : tokens.size(1) - 1 - begin]
+        log_p = logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+        losses.append(-log_p.gather(-1, tokens[:, begin + 1 : end + 1, None]).squeeze(-1))
+    return torch.cat(losses, 1)
