@@ -124,7 +124,7 @@ class LayeredCache:
 
     def __init__(self, parts: Sequence[tuple[Sequence[int], KVCache]]) -> None:
         self.parts = [cache for _, cache in parts]
-        self.turns_keys = self.parts[0].turns_keys
+        self.turns_keys = any(cache.turns_keys for cache in self.parts)
         if self.turns_keys:
             self.places, self.n_slots = self.parts[0].places, self.parts[0].n_slots
         self._of = {layer: (cache, i) for layers, cache in parts for i, layer in enumerate(layers)}
