@@ -207,9 +207,8 @@ def read_long(model: Llama, prompts: Sequence[Sequence[int]], cache: WindowedKVC
     last = torch.tensor([len(row) - 1 for row in rows], device=model.device)
     logits = model.next_logits(tokens[:, : cache.n_slots], last.clamp(max=cache.n_slots - 1), cache=cache)
     for t in range(cache.n_slots, tokens.size(1)):
-        at = last.clamp(max=t)[:, None]  # a row that is read waits at its end, where it writes the same again
-        new = model.next_logits(tokens.gather(1, at), positions=at, cache=cache)
-        logits = torch.where((last >= t)[:, None], new, logits)
+        at = last.clamp(max=t)[:, None]  # a row that is read stays at its end, and does the same again
+        logits = model.next_logits(tokens.gather(1, at), positions=at, cache=cache)
     return logits
 
 
