@@ -27,7 +27,10 @@ from llama_minimal.settings import GREEDY
 SCHEMES = ("int8", "int4", "fp8", "int8-dynamic")
 LAYOUTS = {2: [(2, 1), (1, 2)], 4: [(2, 2)]}  # processes -> (tensor, pipeline)
 CASES = {  # processes -> (shape, scheme)
-    2: [(shape, scheme) for shape in ("grouped", "tied", "biased", "shared") for scheme in SCHEMES],
+    2: [
+        *((shape, scheme) for shape in ("grouped", "tied", "biased", "shared") for scheme in ("int8", "int4")),
+        *(("tied", "fp8"), ("biased", "int8-dynamic")),
+    ],
     4: [("tied", "int4"), ("shared", "int8")],
 }
 HOW = {scheme: Quantization(scheme=scheme) for scheme in SCHEMES} | {

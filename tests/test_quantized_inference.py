@@ -60,7 +60,7 @@ def found(folder, tmp_path_factory):
     @cache
     def run(n):
         out = tmp_path_factory.mktemp(f"processes-{n}")
-        status, _, stderr, left = launching.run(Path(quantized_worker.__file__), folder, out, n=n)
+        status, _, stderr, left = launching.run(Path(quantized_worker.__file__), folder, out, n=n, timeout=600)
         assert status == 0, stderr[-3000:]
         assert not left
         return [json.loads((out / f"{n}-{rank}.json").read_text()) for rank in range(n)]

@@ -60,8 +60,6 @@ POINTS = [
         ("one layer, wide", 2e-2, [1e-2, 4e-2]),
         ("feed-forward", 2e-2, [1e-2, 4e-2]),
         ("attention", 2e-2, [1e-2, 4e-2]),
-        ("1 kv head, wide", 2e-2, [1e-2, 4e-2]),
-        ("tied, wide", 2e-2, [1e-2, 4e-2]),
     )
     for lr, seed in [(best, 0), (best, 1), (best, 2)] + [(lr, 0) for lr in others]
 ]
