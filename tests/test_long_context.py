@@ -683,6 +683,7 @@ def talk_of(tokenizer, texts, **options):
     system=st.sampled_from([None, "rules"]),
     share=st.floats(0, 1.1),
 )
+@example(texts=["fox hat", "fox", "sea" * 30, "fox hat"], recall=2, system=None, share=0.65)
 @example(texts=["fox hat"] * 6, recall=3, system=None, share=0.95)
 def test_turns_that_are_looked_up_keep_to_their_half_their_order_and_their_rank(folder, texts, recall, system, share):
     tokenizer, template = folder[2], chat_template(folder[2])
