@@ -14,6 +14,7 @@ Schedule = Literal["cosine", "linear"]
 PipelineSchedule = Literal["1f1b", "gpipe"]
 TuneMethod = Literal["auto", "full", "lora", "head"]
 Scheme = Literal["int8", "int4", "fp8", "int8-dynamic"]
+RoundingMethod = Literal["rtn", "gptq", "awq"]
 
 
 _CHOICES = {

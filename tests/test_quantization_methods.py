@@ -1,6 +1,7 @@
 """Rounding by what layers read: against NumPy, brute force and PyTorch's own; whole models, saved, trained, refused."""
 
 import copy
+import re
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from hypothesis.extra import numpy as hnp
 from llama_minimal import reference
 from llama_minimal.calibration import hessians, input_sizes
 from llama_minimal.checkpoint import load, save
+from llama_minimal.cli import main
 from llama_minimal.config import LlamaConfig
+from llama_minimal.data.valley import stories as valley_stories
 from llama_minimal.generation import generate
 from llama_minimal.lora import LoRAConfig, add_adapter
 from llama_minimal.model import build
@@ -513,3 +516,37 @@ def test_training_beside_codes_resumes(tmp_path):
     again = load(tmp_path / "run" / "snapshots" / "step-00000020")[0]
     assert quantization_of(again).scheme == "int4"
     assert again(TOKENS).equal(trainer.model(TOKENS))
+
+
+def test_on_the_command_line_text_makes_rounding_better(tmp_path, capsys):
+    stories = {split: "\n".join(one.text() for one in valley_stories(30, split=split)) for split in ("train", "test")}
+    for split, text in stories.items():
+        (tmp_path / split).with_suffix(".txt").write_text(text)
+    losses = {}
+    for method in ("rtn", "gptq", "awq"):
+        calibration = [] if method == "rtn" else ["--method", method, "--corpus", str(tmp_path / "train.txt")]
+        main(["convert", "course", str(tmp_path / method), "--quantize", "int4", *calibration])
+        capsys.readouterr()
+        main(["evaluate", str(tmp_path / method), "--corpus", str(tmp_path / "test.txt"), "--device", "cpu"])
+        losses[method] = float(re.search(r"per token\s+([\d.]+)", capsys.readouterr().out)[1])
+    assert losses["gptq"] < losses["rtn"]
+    assert losses["awq"] < losses["rtn"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--method", "gptq", "--corpus", "text.txt"], "say to what with --quantize, such as int4"),
+        (["--quantize", "int4", "--method", "gptq"], "calibrates on text; name one with --corpus, such as valley"),
+        (["--quantize", "int4", "--corpus", "text.txt"], "rtn reads no text, so leave it out"),
+        (["--quantize", "int4", "--method", "awq", "--corpus", "text.txt"], "text.txt holds no text"),
+        (["--quantize", "int4", "--method", "gptq", "--corpus", "no.txt"], "no.txt"),
+    ],
+)
+def test_odd_wishes_are_refused_and_leave_nothing(flags, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("")
+    with pytest.raises(SystemExit):
+        main(["convert", "course", "out", *flags])
+    assert words in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()

@@ -14,9 +14,10 @@ import llama_minimal
 from llama_minimal.cli.applications import Examples
 from llama_minimal.cli.chat import Chat
 from llama_minimal.cli.console import ending_quietly, plain_warnings, print_anything
+from llama_minimal.cli.convert import Convert
 from llama_minimal.cli.corpus import Corpus
 from llama_minimal.cli.finetune import Finetune, saved_finetune
-from llama_minimal.cli.models import Convert, Evaluate, Info
+from llama_minimal.cli.models import Evaluate, Info
 from llama_minimal.cli.processes import LOST, alone_speaking, is_one_of_several
 from llama_minimal.cli.resume import compared, saved_command
 from llama_minimal.cli.train import Train

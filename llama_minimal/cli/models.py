@@ -1,6 +1,5 @@
-"""``llama-minimal evaluate``, ``convert`` and ``info``: look at a model, or write it in another format."""
+"""``llama-minimal evaluate`` and ``info``: look at a model."""
 
-import math
 from array import array
 from dataclasses import dataclass, field
 from itertools import islice
@@ -13,7 +12,7 @@ from tqdm import tqdm
 from llama_minimal import cost
 from llama_minimal.cli.console import check_counts, human, print_plugins, table
 from llama_minimal.cli.several import ProcessFlags, loaded, together
-from llama_minimal.cli.write import WriteFlags, load_as_asked, load_for_writing
+from llama_minimal.cli.write import WriteFlags, load_for_writing
 from llama_minimal.config import PRESETS, LlamaConfig, preset
 from llama_minimal.settings import Scheme
 
@@ -147,52 +146,6 @@ class Evaluate:
             ids.extend(tokenizer.encode_iterable(document.chunks()))
             n_bytes += sum(len(chunk.encode("utf-8")) for chunk in document.chunks())
         return np.array(ids), n_bytes
-
-
-@dataclass(frozen=True, kw_only=True)
-class Convert:
-    """Write a model in another format, in fewer bits, or with an adapter in its weights; its tokenizer comes along."""
-
-    source: tyro.conf.Positional[str]
-    """Folder of a model, or a hub id."""
-    target: tyro.conf.Positional[Path]
-    """Folder to write."""
-    format: Literal["huggingface", "meta", "native"] | None = None
-    """Format to write; left out: huggingface, or of a model in few bits native."""
-    quantize: Scheme | None = None
-    """Write the weights in so few bits."""
-    dtype: str | None = None
-    """float32, bfloat16 or float16; left out: as it is."""
-    adapter: str | None = None
-    """Folder of an adapter to merge into the weights, or the name of one that comes with the model."""
-    n_shards: int = 1
-    """Files in the meta format, one per model-parallel rank."""
-    max_shard_gb: float = 5.0
-    """Size of a file in the huggingface format, in gigabytes."""
-
-    def __post_init__(self) -> None:
-        check_counts(self, "n_shards")
-        if not 1e-9 <= self.max_shard_gb < math.inf:
-            raise ValueError(f"--max-shard-gb {self.max_shard_gb} must be a positive number of gigabytes, such as 5")
-
-    def run(self) -> None:
-        from llama_minimal.checkpoint import companions_of, save
-        from llama_minimal.lora import merge_and_unload
-        from llama_minimal.quantization import quantization_of, quantize
-
-        if self.target.exists() and (not self.target.is_dir() or any(self.target.iterdir())):
-            raise ValueError(f"{self.target} is {'not empty' if self.target.is_dir() else 'a file'}; give a new folder")
-        model, tokenizer = load_as_asked(self.source, WriteFlags(dtype=self.dtype, device="cpu", adapter=self.adapter))
-        if self.adapter:
-            merge_and_unload(model)
-        if self.quantize:
-            quantize(model, self.quantize, dtype=self.dtype or "bfloat16")
-        format = self.format or ("native" if quantization_of(model) else "huggingface")
-        limits = {"n_shards": self.n_shards, "max_shard_bytes": int(self.max_shard_gb * 1e9)}
-        save(model, self.target, tokenizer, format=format, **limits)
-        if tokenizer is None:
-            companions_of(self.source).save(self.target)
-        print(f"saved in {self.target}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,9 @@ from llama_minimal.quantization.awq import find_scales
 from llama_minimal.quantization.folding import Fold, folds_of
 from llama_minimal.quantization.gptq import round_by_columns
 from llama_minimal.quantization.grids import Grid, Rounded, nearest, values
+from llama_minimal.settings import RoundingMethod
 
-Method = Literal["rtn", "gptq", "awq"]
+Method = RoundingMethod
 Matrices = Mapping[str, nn.Module]
 
 

@@ -30,7 +30,7 @@ TOLERANCE = 0.05
 STEPS, ROWS, SEQ_LEN, BATCH, KEPT = 240, 480, 256, 8, 32
 N_MEASURED = 20
 POINTS = [CHECK] + [
-    {"arm": arm, "lr": lr, "seed": seed} for lr in (16e-3,) for seed in (0, 1, 2) for arm in ("text", "forward")
+    {"arm": arm, "lr": lr, "seed": seed} for lr in (16e-3,) for seed in (0, 1) for arm in ("text", "forward")
 ]
 
 

@@ -1,0 +1,94 @@
+"""``llama-minimal convert``: write a model in another format, or in fewer bits."""
+
+import math
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from llama_minimal.cli.console import check_counts
+from llama_minimal.cli.write import WriteFlags, load_as_asked
+from llama_minimal.settings import RoundingMethod, Scheme
+
+_ROW = 512  # tokens, or the model's context if that is shorter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convert:
+    """Write a model in another format, in fewer bits, or with an adapter in its weights; its tokenizer comes along."""
+
+    source: tyro.conf.Positional[str]
+    """Folder of a model, or a hub id."""
+    target: tyro.conf.Positional[Path]
+    """Folder to write."""
+    format: Literal["huggingface", "meta", "native"] | None = None
+    """Format to write; left out: huggingface, or of a model in few bits native."""
+    quantize: Scheme | None = None
+    """Write the weights in so few bits."""
+    method: RoundingMethod = "rtn"
+    """With --quantize, how: rtn rounds each number to the nearest; gptq and awq lose less, and read --corpus."""
+    corpus: str | None = None
+    """With --method gptq or awq: ordinary text to calibrate on, as for train: a file, a folder, valley, python-docs."""
+    calibration_tokens: int = 16_384
+    """With --corpus: how many tokens of it."""
+    dtype: str | None = None
+    """float32, bfloat16 or float16; left out: as it is."""
+    adapter: str | None = None
+    """Folder of an adapter to merge into the weights, or the name of one that comes with the model."""
+    n_shards: int = 1
+    """Files in the meta format, one per model-parallel rank."""
+    max_shard_gb: float = 5.0
+    """Size of a file in the huggingface format, in gigabytes."""
+
+    def __post_init__(self) -> None:
+        check_counts(self, "n_shards", "calibration_tokens")
+        if not 1e-9 <= self.max_shard_gb < math.inf:
+            raise ValueError(f"--max-shard-gb {self.max_shard_gb} must be a positive number of gigabytes, such as 5")
+        if self.method != "rtn" and not self.quantize:
+            raise ValueError(f"--method {self.method} says how to quantize; say to what with --quantize, such as int4")
+        if self.method != "rtn" and not self.corpus:
+            raise ValueError(f"--method {self.method} calibrates on text; name one with --corpus, such as valley")
+        if self.method == "rtn" and self.corpus:
+            raise ValueError("--corpus is for --method gptq or awq; rtn reads no text, so leave it out")
+
+    def run(self) -> None:
+        from llama_minimal.checkpoint import companions_of, save
+        from llama_minimal.lora import merge_and_unload
+        from llama_minimal.quantization import quantization_of, quantize
+
+        if self.target.exists() and (not self.target.is_dir() or any(self.target.iterdir())):
+            what = "not empty" if self.target.is_dir() else "a file"
+            raise ValueError(f"{self.target} is {what}; give a new folder")
+        model, tokenizer = load_as_asked(self.source, WriteFlags(dtype=self.dtype, device="cpu", adapter=self.adapter))
+        if self.adapter:
+            merge_and_unload(model)
+        if self.quantize:
+            rows = None if self.method == "rtn" else self._calibration(model, tokenizer)
+            quantize(model, self.quantize, method=self.method, calibration=rows, dtype=self.dtype or "bfloat16")
+        format = self.format or ("native" if quantization_of(model) else "huggingface")
+        limits = {"n_shards": self.n_shards, "max_shard_bytes": int(self.max_shard_gb * 1e9)}
+        save(model, self.target, tokenizer, format=format, **limits)
+        if tokenizer is None:
+            companions_of(self.source).save(self.target)
+        print(f"saved in {self.target}")
+
+    def _calibration(self, model: Any, tokenizer: Any) -> Any:
+        """Return the first tokens of the text, in batches of eight rows."""
+        import torch
+
+        from llama_minimal.data import documents
+        from llama_minimal.prompts import check_tokens
+
+        if tokenizer is None:
+            raise ValueError(f"--method {self.method} reads text, and {self.source} has no tokenizer; use --method rtn")
+        length, ids = min(_ROW, model.config.max_seq_len), []
+        for document in documents(self.corpus):
+            ids += chain(tokenizer.start_ids, tokenizer.encode_iterable(document.chunks()))
+            if len(ids) >= self.calibration_tokens:
+                break
+        length = min(length, len(ids), self.calibration_tokens)
+        n_rows = min(self.calibration_tokens, len(ids)) // length
+        rows = check_tokens(model.config, ids[: n_rows * length]).reshape(n_rows, length)
+        return torch.from_numpy(rows).split(8)
