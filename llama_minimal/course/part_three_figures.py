@@ -55,7 +55,7 @@ def draw(rows: Rows) -> "Figure":
     for ax, (name, title, label) in zip(axes, panels, strict=False):
         _dots(ax, rows, name, color=COLORS["q"])
         ax.set(title=title, xlabel=label)
-    axes[0].set_xlim(0, 1.3)
+    axes[0].set_xlim(0, 1.7)
     axes[1].set_xlim(0)
     axes[2].set_xscale("log")
     ticks = [1.5, 2, 3, 5, 10, 20]
