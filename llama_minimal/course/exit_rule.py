@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,8 +22,11 @@ ROWS, LENGTH, SEED = 96, 192, 2000
 """Held-out texts to calibrate on, their tokens, and the seed of their valley, which no other measure uses."""
 
 
-def exit_rule(folder: Path, model: Llama, tokenizer: TextCodec) -> ExitRule:
-    """Return the rule in a model's folder; if there is none, calibrate one and write it there.
+def exit_rule(folder: Path, model: Llama, tokenizer: TextCodec, *, exits: Sequence[int] | None = None) -> ExitRule:
+    """Return the rule in a folder; if there is none, calibrate one for a model and write it there.
+
+    Args:
+        exits: the layers after which a token may leave; None means all.
 
     Raises:
         ValueError: if the file is damaged.
@@ -31,7 +35,7 @@ def exit_rule(folder: Path, model: Llama, tokenizer: TextCodec) -> ExitRule:
     if not path.exists():
         tokens = token_stream(tokenizer, [story.text() for story in held_out(ROWS, seed=SEED)])
         rows = torch.from_numpy(tokens[: len(tokens) // LENGTH * LENGTH].astype("int64")).view(-1, LENGTH)[:ROWS]
-        rule = calibrate(model, rows, share=SHARE).rule
+        rule = calibrate(model, rows, share=SHARE, exits=exits).rule
         if math.isinf(rule.threshold):  # nothing may leave; JSON has no infinity
             rule = ExitRule(measure=rule.measure, threshold=2.0)
         replace_file(path, json.dumps(asdict(rule)).encode("utf-8"))

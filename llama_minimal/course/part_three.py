@@ -4,8 +4,8 @@
     python -m llama_minimal.course.part_three train "2:4"          one of them; stopped, the same command goes on
     python -m llama_minimal.course.part_three text                 only the text that they are trained on
 
-On one core a row takes about a minute, all seven less than ten. Then the recorded run ``part_three`` measures
-what is there. Its rows without training, such as int8, need none of this.
+On one core a row takes about a minute, all six less than ten. Then the recorded run ``part_three`` measures what is
+there. Its rows without training, such as int8, need none of this; the early exit's are made when it is loaded.
 """
 
 import argparse
@@ -20,8 +20,9 @@ import torch
 from numpy.typing import NDArray
 
 from llama_minimal import checkpoint
-from llama_minimal.adaptive_computation import EarlyExit, ExitLoss, ModelDraft, PromptLookup
+from llama_minimal.adaptive_computation import EarlyExit, ModelDraft, PromptLookup
 from llama_minimal.course.exit_rule import exit_rule
+from llama_minimal.course.experiments.early_exit import with_matrices
 from llama_minimal.course.long_run import long_run
 from llama_minimal.course.valley_tokens import held_out_tokens, valley_tokens
 from llama_minimal.devices import find_device
@@ -37,7 +38,7 @@ from llama_minimal.tokenizer import TextCodec
 FOLDER = Path("runs/part_three")
 COMMAND = "python -m llama_minimal.course.part_three"
 PARTS = 1  # about a million tokens
-EXITS = {1: 0.2, 2: 0.3, 3: 0.4}  # weights of the exits' losses
+EXITS = [1, 2, 3]  # the layers after which a token may leave
 RECIPE = TrainConfig(
     steps=100,
     batch_size=4,
@@ -78,10 +79,9 @@ TRAINED: dict[str, Callable[[Llama, torch.Tensor], Llama]] = {
     "distilled": _first_and_last_layer,
     "grouped heads": lambda model, _: group_kv_heads(model, model.config.n_kv_heads // 2),
     "shared layers": lambda model, _: share_layers(model, 2),
-    "early exit": lambda model, _: model,
 }
 """Row → what makes its model of the course model and of calibration tokens, before it is trained."""
-ROWS = ("fp32", "bf16", "int8", "int4", *TRAINED, "speculative", "look-up")
+ROWS = ("fp32", "bf16", "int8", "int4", *TRAINED, "early exit", "speculative", "look-up")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +117,9 @@ def load(row: str, folder: str | Path = FOLDER) -> Candidate:
     model, tokenizer = checkpoint.load("course", dtype=precision)
     if row in ("int8", "int4"):
         quantize(model, row)
+    if row == "early exit":  # the model stays as it is; each exit has a matrix, as in chapter 18
+        with_matrices(model)
+        return Candidate(model=_early_exit(model, tokenizer, Path(folder) / slug(row)), tokenizer=tokenizer)
     drafts = {
         "speculative": lambda: ModelDraft(model=_trained("distilled", Path(folder)).model),
         "look-up": PromptLookup,
@@ -129,9 +132,12 @@ def _trained(row: str, folder: Path) -> Candidate:
     if not has_model(path):
         raise ValueError(f"the row {row!r} has not been trained in {folder}; run: {COMMAND} train {row!r}")
     model, tokenizer = checkpoint.load(path, dtype=torch.float32)
-    if row == "early exit":
-        model = EarlyExit(model, exit_rule(path, model, tokenizer), exits=list(EXITS))
     return Candidate(model=model, tokenizer=tokenizer)
+
+
+def _early_exit(model: Llama, tokenizer: TextCodec, folder: Path) -> EarlyExit:
+    folder.mkdir(parents=True, exist_ok=True)
+    return EarlyExit(model, exit_rule(folder, model, tokenizer, exits=EXITS), exits=EXITS)
 
 
 def slug(row: str) -> str:
@@ -200,8 +206,6 @@ def _options(row: str, model: Llama) -> dict[str, Any]:
     """Return what the trainer needs beside the recipe."""
     if row == "2:4":
         return {"after_step": keep_zeros}
-    if row == "early exit":
-        return {"objective": ExitLoss(EXITS)}
     if row == "distilled":
         teacher, _ = checkpoint.load("course", dtype=torch.float32, device=model.device)
         return {"objective": Distillation(teacher, model, DistillationConfig(weight=1.0))}

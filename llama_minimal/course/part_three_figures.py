@@ -1,5 +1,6 @@
 """Part III's table, in print and as a picture."""
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +16,16 @@ Rows = dict[str, dict[str, float]]
 def by_row(points: Iterable[Mapping[str, Any]]) -> Rows:
     """Return the figures of each row of the table, of whatever was measured on it, from ``recorded("part_three")``.
 
-    ``memory`` and ``speed`` are beside the float32 model's, which took its turn in every repeat.
+    ``memory`` and ``speed`` are beside the float32 model's, which took its turn in every repeat. A score that was not
+    measured is nan.
     """
     rows: Rows = {}
     for point in points:
         figures = {name: value for name, value in point.items() if name not in ("measure", "row")}
         rows.setdefault(point["row"], {}).update(figures)
     for row in rows.values():
+        for score in ("consistent", "exact_match"):
+            row.setdefault(score, math.nan)
         row["memory"] = row["bytes"] / rows["fp32"]["bytes"]
         row["speed"] = row["tokens_per_second"] / row["fp32_tokens_per_second"]
     return rows
@@ -35,7 +39,7 @@ def table(rows: Rows) -> str:
         f"{row['perplexity']:11.3f} {row['consistent']:8.1f} {row['exact_match']:8.1f}"
         for name, row in rows.items()
     ]
-    return "\n".join([head, *lines])
+    return "\n".join([head, *lines]).replace("nan", "  –")
 
 
 def draw(rows: Rows) -> "Figure":
@@ -51,7 +55,7 @@ def draw(rows: Rows) -> "Figure":
     for ax, (name, title, label) in zip(axes, panels, strict=False):
         _dots(ax, rows, name, color=COLORS["q"])
         ax.set(title=title, xlabel=label)
-    axes[0].set_xlim(0, 1.3)
+    axes[0].set_xlim(0, 1.7)
     axes[1].set_xlim(0)
     axes[2].set_xscale("log")
     ticks = [1.5, 2, 3, 5, 10, 20]
