@@ -19,6 +19,7 @@ _HOMES = {
     "beams": ("beam_search",),
     "settings": ("GREEDY", "Sampling", "TrainConfig"),
     "kv_cache": ("KVCache",),
+    "long_context": ("Window",),
     "training": ("Trainer",),
     "data": ("documents", "encode_corpus", "TokenFile"),
 }

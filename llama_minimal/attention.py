@@ -127,13 +127,17 @@ class Attention(nn.Module):
         """
         B, T, _ = x.shape
         x = cast_once(x)
-        q, k, v = self._project(x, rope)
+        bare = getattr(cache, "turns_keys", False)
+        q, k, v = self._project(x, None if bare else rope)
+        if bare and rope is not None:
+            q = apply_rope(q, *rope)
         stays_wide = q.dtype != x.dtype and torch.is_autocast_enabled("cpu")
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, heads, T, Dh)
         if cache is not None:
             cached = cache.write(layer, k, v, positions)
-            if mask is not None:
-                k, v = (kept[:, :, : mask.size(-1)] for kept in cached)  # (B, K, S, Dh)
+            if mask is not None or bare:
+                n_seen = k.size(2) if mask is None else mask.size(-1)
+                k, v = (kept[:, :, :n_seen] for kept in cached)  # (B, K, S, Dh)
                 q = q.type_as(k)
         with torch.autocast("cpu", enabled=False) if stays_wide else nullcontext():
             out = attention(q, k, v, mask, is_causal=mask is None)

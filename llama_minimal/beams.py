@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from llama_minimal.adaptive_computation.speculative import read_prompts
 from llama_minimal.config.checks import check_integer, is_number
 from llama_minimal.devices import as_float64, float64_device
+from llama_minimal.long_context import Kept, cache_maker, context_of
 from llama_minimal.model import Llama
 from llama_minimal.prompts import as_ids, check_prompts
-from llama_minimal.quantization.cache import CacheBits, cache_kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ def beam_search(
     max_new_tokens: int = 64,
     length_penalty: float = 1.0,
     stop_ids: Sequence[int] | None = None,
-    cache: CacheBits | None = None,
+    cache: Kept | None = None,
 ) -> list[Beam]:
     """Return the best ``beam_size`` continuations found, best first.
 
@@ -57,12 +58,12 @@ def beam_search(
     Source: Wu et al. 2016, §7, with length^α as the normalizer.
     """
     prompt, beam_size = as_ids(prompt), check_integer("beam_size", beam_size)
-    check_prompts(model.config, [prompt], max_new_tokens)
+    check_prompts(model.config, [prompt], max_new_tokens, context=context_of(model.config, cache))
     _check_penalty(length_penalty)
     stop_ids = as_ids((model.eos_ids or ()) if stop_ids is None else stop_ids, what="stop_ids")
-    n_steps = min(max_new_tokens, model.config.max_seq_len - len(prompt))
-    cache = model.make_cache(batch_size=beam_size, max_seq_len=len(prompt) + n_steps, kind=cache_kind(cache))
-    logits = model.next_logits(torch.tensor([prompt] * beam_size, device=model.device), cache=cache)  # (B, V)
+    n_steps = min(max_new_tokens, context_of(model.config, cache) - len(prompt))
+    cache = model.make_cache(batch_size=beam_size, max_seq_len=len(prompt) + n_steps, kind=cache_maker(cache))
+    logits = read_prompts(model, [prompt] * beam_size, cache)  # (B, V)
 
     opened: list[tuple[list[int], float]] = [([], 0.0)]  # tokens and log-probability
     finished: list[Beam] = []

@@ -3,13 +3,14 @@
 # B batch, T time, V vocabulary
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
 
+from llama_minimal.config.checks import check_integer
 from llama_minimal.loss import next_token_loss
 
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray]  # inputs, targets (B, T) and weights (B, T)
@@ -71,6 +72,58 @@ def sum_loss(model: nn.Module, batches: Iterable[Batch], *, device: torch.device
     finally:
         model.train(training)
     return total, count
+
+
+def sliding_batches(tokens: np.ndarray, *, size: int, stride: int, batch_size: int = 8) -> Iterator[Batch]:
+    """Yield windows that overlap, for ``sum_loss``: each target counts once, where it has the most before it.
+
+    A window of ``size`` tokens begins every ``stride``. Of its targets, those that an earlier window has counted weigh
+    nothing: so each is predicted from at least size − stride + 1 tokens, where the text has so many before it. With a
+    stride of ``size`` the windows are those of ``data.sequential_batches``, and the first targets of each know little.
+
+    Args:
+        tokens: (n_tokens,), of any integer type; all but the first are targets.
+        size: tokens that the model sees at once.
+        stride: 1 to ``size``; the smaller, the more windows, and the more exact.
+        batch_size: windows of a batch, B.
+
+    Returns:
+        Iterator of inputs, targets (int64) and weights (float32, 1 or 0), each (B, size); a short text's end is filled
+        up with zeros.
+
+    Raises:
+        ValueError: if there are fewer than two tokens, or a number is out of range.
+
+    Example:
+        >>> [batch] = sliding_batches(np.arange(7), size=4, stride=2)
+        >>> batch[2].astype(int).tolist()  # weights of the targets 1 to 4, and 3 to 6
+        [[1, 1, 1, 1], [0, 0, 1, 1]]
+    """
+    size, stride = check_integer("size", size), check_integer("stride", stride)
+    batch_size, tokens = check_integer("batch_size", batch_size), np.asarray(tokens)
+    if stride > size:
+        raise ValueError(f"stride={stride} would leave out targets between windows of size={size}; give at most {size}")
+    if tokens.ndim != 1 or len(tokens) < 2:
+        raise ValueError(f"tokens of shape {tokens.shape} must be one row of at least two")
+    return _sliding(tokens, size, stride, batch_size)
+
+
+def n_windows(n_tokens: int, *, size: int, stride: int) -> int:
+    """Return into how many windows ``sliding_batches`` cuts so many tokens."""
+    return 1 + -(-max(0, n_tokens - 1 - size) // stride)
+
+
+def _sliding(tokens: np.ndarray, size: int, stride: int, batch_size: int) -> Iterator[Batch]:
+    total = n_windows(len(tokens), size=size, stride=stride)
+    for first in range(0, total, batch_size):
+        shape = (min(batch_size, total - first), size)
+        inputs, targets, weights = (np.zeros(shape, dtype) for dtype in (np.int64, np.int64, np.float32))
+        for row in range(len(inputs)):
+            begin = (first + row) * stride
+            text = tokens[begin : begin + size + 1]
+            inputs[row, : len(text) - 1], targets[row, : len(text) - 1] = text[:-1], text[1:]
+            weights[row, size - stride if begin else 0 : len(text) - 1] = 1
+        yield inputs, targets, weights
 
 
 def wilson_interval(share: float, n: int, *, z: float = 1.959964) -> tuple[float, float]:

@@ -15,9 +15,9 @@ from llama_minimal.adaptive_computation.verification import Proposal, verify
 from llama_minimal.compiling import check_compiler, compiling_pays, plain_weights
 from llama_minimal.completion import Completion, Row, Written
 from llama_minimal.kv_cache import KVCache
+from llama_minimal.long_context import Kept, cache_maker, check_window, context_of
 from llama_minimal.model import Llama
 from llama_minimal.prompts import as_ids, check_prompts, check_stop
-from llama_minimal.quantization.cache import CacheBits, cache_kind
 from llama_minimal.sampling import Choice
 from llama_minimal.settings import GREEDY, Sampling
 from llama_minimal.streaming import TextStream
@@ -38,7 +38,7 @@ def generate(
     seed: int = 0,
     compile: bool = False,
     draft: Draft | None = None,
-    cache: CacheBits | None = None,
+    cache: Kept | None = None,
 ) -> list[Completion]:
     """Continue every prompt; row i writes exactly what its prompt alone would write with seed + i.
 
@@ -55,7 +55,8 @@ def generate(
         compile: compile the step of one token, for a GPU, a single text or a tiny model: slow at first, then fast.
         draft: proposes tokens, so that a pass of the model may write several: a small model of the same vocabulary, a
             ``ModelDraft`` or a ``PromptLookup``. Greedy, the tokens stay the same; sampled, their distribution does.
-        cache: ``"int8"`` or ``"int4"`` keeps the model's keys and values in so many bits; see ``QuantizedKVCache``.
+        cache: ``"int8"`` or ``"int4"`` keeps the model's keys and values in so many bits; see ``QuantizedKVCache``. A
+            ``Window`` keeps those of some tokens, and the text may be longer than the context; see ``WindowedKVCache``.
 
     Raises:
         ValueError: if a prompt is empty, has unknown ids or leaves no room in the context, or an argument is odd.
@@ -65,7 +66,7 @@ def generate(
     if not isinstance(prompts, Iterable):
         raise ValueError(f"prompts={prompts!r} must be a list of texts, or of lists of token ids")
     ids = [_encode(tokenizer, prompt) for prompt in prompts]
-    rows = [_row(model, tokenizer, prompt, max_new_tokens, stop_ids, stop) for prompt in ids]
+    rows = [_row(model, tokenizer, prompt, max_new_tokens, stop_ids, stop, cache) for prompt in ids]
     options = {"max_new_tokens": max_new_tokens, "sampling": sampling, "seed": seed, "compile": compile, "cache": cache}
     for step in decode(model, ids, **options, **_known(model, tokenizer, draft)):
         for row, written in zip(rows, step, strict=True):
@@ -87,7 +88,7 @@ def stream(
     seed: int = 0,
     compile: bool = False,
     draft: Draft | None = None,
-    cache: CacheBits | None = None,
+    cache: Kept | None = None,
 ) -> Iterator[str]:
     """Continue one prompt and yield the text as it is written; joined, it is ``generate``'s text.
 
@@ -96,7 +97,7 @@ def stream(
     if tokenizer is None:
         raise ValueError("stream yields text, so it needs a tokenizer; without one, use generate")
     ids = _encode(tokenizer, prompt)
-    row = _row(model, tokenizer, ids, max_new_tokens, stop_ids, stop)
+    row = _row(model, tokenizer, ids, max_new_tokens, stop_ids, stop, cache)
     options = {"max_new_tokens": max_new_tokens, "sampling": sampling, "seed": seed, "compile": compile, "cache": cache}
     for (written,) in decode(model, [ids], **options, **_known(model, tokenizer, draft)):
         if piece := row.take(written):
@@ -116,7 +117,7 @@ def decode(
     compile: bool = False,
     vocab_size: int | None = None,
     draft: ModelDraft | PromptLookup | None = None,
-    cache: CacheBits | None = None,
+    cache: Kept | None = None,
 ) -> Iterator[list[Written]]:
     """Yield what every row writes, step by step, until all have ``max_new_tokens`` or a full context.
 
@@ -127,15 +128,15 @@ def decode(
         seed: row i draws with seed + i, or with a seed of its own.
         vocab_size: ids from here on are never chosen: some models have more embeddings than their tokenizer.
     """
-    check_prompts(model.config, prompts, max_new_tokens)
-    device, context = model.device, model.config.max_seq_len
+    device, context = model.device, context_of(model.config, cache)
+    check_prompts(model.config, prompts, max_new_tokens, context=context)
     texts, rooms = [list(prompt) for prompt in prompts], [min(max_new_tokens, context - len(p)) for p in prompts]
     how = {"vocab_size": model.config.vocab_size, "known": vocab_size, "device": device}
     choice = Choice(prompts, sampling, n_places=max_new_tokens, seed=seed, **how)
     size = _n_slots(max(map(len, prompts)) + max_new_tokens, context, compile=compile)
-    step = _step_of(model, compile=compile, draft=draft, n_rows=len(prompts))
+    step = _step_of(model, compile=compile, draft=draft, n_rows=len(prompts), cache=cache)
     proposer = draft.start(prompts, choice, size=size) if draft else None
-    kept = model.make_cache(batch_size=len(prompts), max_seq_len=size, kind=cache_kind(cache))
+    kept = model.make_cache(batch_size=len(prompts), max_seq_len=size, kind=cache_maker(cache))
 
     with nullcontext() if step is _step else plain_weights(model):
         logits = read_prompts(model, prompts, kept)[:, None]  # (B, 1, V)
@@ -171,7 +172,13 @@ def _next_input(texts: Sequence[Ids], proposal: Proposal, *, size: int, device: 
 
 
 def _row(
-    model: Llama, tokenizer: TextCodec | None, prompt: Ids, limit: int, stop_ids: Ids | None, stop: Sequence[str]
+    model: Llama,
+    tokenizer: TextCodec | None,
+    prompt: Ids,
+    limit: int,
+    stop_ids: Ids | None,
+    stop: Sequence[str],
+    cache: Kept | None,
 ) -> Row:
     """Return what follows a row that continues this prompt."""
     check_stop(stop)
@@ -183,7 +190,7 @@ def _row(
     # Special tokens decode to nothing, so their names never come up in the text.
     named = {special[text.strip()] for text in stop if text.strip() in special}
     text = TextStream(tokenizer, prompt, stop) if tokenizer else None
-    room = model.config.max_seq_len - len(prompt)
+    room = context_of(model.config, cache) - len(prompt)
     return Row(text, stop_ids=named.union(as_ids(stop_ids, what="stop_ids")), limit=limit, room=room)
 
 
@@ -209,8 +216,9 @@ def _known(model: Llama, tokenizer: TextCodec | None, draft: Draft | None) -> di
 
 
 def _step_of(
-    model: Llama, *, compile: bool, draft: ModelDraft | PromptLookup | None, n_rows: int
+    model: Llama, *, compile: bool, draft: ModelDraft | PromptLookup | None, n_rows: int, cache: Kept | None
 ) -> Callable[..., Tensor]:
+    check_window(cache, compile=compile, has_draft=draft is not None)
     if compile and not isinstance(model, Llama):
         raise ValueError("compile=True is for a model in one process; leave it out")
     if compile and draft:

@@ -25,6 +25,10 @@ class KVCache:
         n_layers, n_kv_heads: those of a part of the model; None means all.
     """
 
+    turns_keys = False
+    """Whether ``write`` takes keys before the rotation. Here a token's slot is its position for good, so its key is
+    turned once, in one product with the query, and kept so; a cache in which tokens change places must turn it anew."""
+
     def __init__(
         self,
         config: LlamaConfig,
@@ -63,7 +67,7 @@ class KVCache:
         """Store new keys and values, and return all of the layer's.
 
         Args:
-            k, v: (B, K, T, Dh).
+            k, v: (B, K, T, Dh), keys turned by their positions unless ``turns_keys``.
             positions: (B, T) slots to write; None means the first T, as for a prompt.
 
         Returns:
@@ -115,11 +119,14 @@ class LayeredCache:
     """Be one cache for layers that are not in one place: on several devices, or a stage of a pipeline.
 
     Args:
-        parts: layers and the cache that keeps them, the first of them in its layer 0.
+        parts: layers and the cache that keeps them, the first of them in its layer 0; all of one kind.
     """
 
     def __init__(self, parts: Sequence[tuple[Sequence[int], KVCache]]) -> None:
         self.parts = [cache for _, cache in parts]
+        self.turns_keys = any(cache.turns_keys for cache in self.parts)
+        if self.turns_keys:
+            self.places, self.n_slots = self.parts[0].places, self.parts[0].n_slots
         self._of = {layer: (cache, i) for layers, cache in parts for i, layer in enumerate(layers)}
 
     def write(self, layer: int, k: Tensor, v: Tensor, positions: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -121,6 +121,8 @@ class Llama(nn.Module):
         if self.config.max_seq_len < T:
             raise ValueError(f"{T} tokens do not fit the context of {self.config.max_seq_len} tokens (max_seq_len)")
         where = torch.arange(T, device=tokens.device)[None] if positions is None else positions  # (1 or B, T)
+        if hasattr(cache, "places"):  # a window has slid
+            where = cache.places(where)
         mask = None if cache is None or positions is None else cache.mask(positions)  # (B, 1, T, S)
         if documents is not None:
             if not (positions is cache is None):

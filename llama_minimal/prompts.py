@@ -32,8 +32,13 @@ def by_length(rows: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[i
         yield order[start : start + batch_size]
 
 
-def check_prompts(config: LlamaConfig, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+def check_prompts(
+    config: LlamaConfig, prompts: Sequence[Sequence[int]], max_new_tokens: int, *, context: int | None = None
+) -> None:
     """Refuse prompts that cannot be continued.
+
+    Args:
+        context: tokens that prompt and continuation may have; None means ``max_seq_len``.
 
     Raises:
         ValueError: if there is no prompt, or one is empty, has unknown ids or leaves no room in the context.
@@ -46,7 +51,7 @@ def check_prompts(config: LlamaConfig, prompts: Sequence[Sequence[int]], max_new
         raise ValueError(f"max_new_tokens={max_new_tokens} must be a whole number of at least 1")
     if not prompts:
         raise ValueError("there is no prompt; give at least one")
-    vocab_size, context = config.vocab_size, config.max_seq_len
+    vocab_size, context = config.vocab_size, context or config.max_seq_len
     for prompt in prompts:
         if not len(prompt):
             raise ValueError("the prompt is empty; give at least one token (with a tokenizer: its <|bos|>)")

@@ -23,6 +23,7 @@ from llama_minimal.cli import main, several
 from llama_minimal.data import sequential_batches
 from llama_minimal.evaluation import sum_loss
 from llama_minimal.generation import generate, stream
+from llama_minimal.long_context import Window
 from llama_minimal.parallel import open_mesh
 from llama_minimal.parallel.inference import distribute, load_distributed
 from llama_minimal.settings import GREEDY, Sampling
@@ -42,6 +43,9 @@ def written(model):
         rows = generate(model, None, PROMPTS, max_new_tokens=20, sampling=sampling, seed=3, stop_ids=[])
         texts[name] = [row.tokens for row in rows]
     texts["beams"] = [beam.tokens for beam in beam_search(model, PROMPTS[1], beam_size=3, max_new_tokens=8)]
+    if model.config.position == "rope":  # prompts and texts longer than the window, and than the context
+        options = {"max_new_tokens": 50, "cache": Window(size=5, n_sinks=2), "stop_ids": []}
+        texts["window"] = [row.tokens for row in generate(model, None, PROMPTS, **options)]
     with torch.no_grad():
         cache = model.make_cache(batch_size=2, max_seq_len=9)
         texts["logits"] = model(torch.tensor([[1, 2, 3, 4], [5, 6, 7, 60]]), cache=cache).tolist()

@@ -1,5 +1,6 @@
 """Chapter 14: the right answers of its exercises by other ways, wrong ones as readers write them, its experiments."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -7,6 +8,8 @@ import torch
 from llama_minimal import reference
 from llama_minimal.course.exercises import diagnose, exercises, find
 from llama_minimal.course.experiments import quantization, quantized_speed
+from llama_minimal.course.quantization_figures import draw_grids, draw_methods, perplexities
+from llama_minimal.course.record import recorded
 from llama_minimal.model import build
 from llama_minimal.quantization import round_weights
 from tests.tiny_models import draw_model
@@ -128,3 +131,38 @@ def test_the_points_compare_what_they_say():
     assert {point["repeat"] for point in quantized_speed.POINTS} == {0, 1, 2}
     model = build(draw_model().config, seed=0).eval()
     assert quantized_speed.work(model, "write 32") == 128
+
+
+def test_the_table_holds_the_recorded_perplexities():
+    runs = recorded("quantization")
+    head, *lines = perplexities(runs).splitlines()
+    assert head.split()[-2:] == ["awq", "group"]
+    assert len(lines) == 8
+    cells = next(line for line in lines if line.startswith("small  3 bits")).split()[3:]
+    mine = [run for run in runs if (run["model"], run["bits"], run["method"]) == ("small", 3, "gptq")]
+    assert cells[2] == f"{sum(np.exp(run['row']) for run in mine) / 3:.4g}"
+    assert next(line for line in lines if line.startswith("course 2 bits")).endswith("–")  # AWQ was not tried
+
+
+def test_arrows_of_the_grids_lead_to_the_nearest():
+    w = np.array([0.31, -0.92, 0.08])
+    figure, axes = plt.subplots()
+    draw_grids(axes, w, (2, 3))
+    grids = {len(line.get_xdata()): line.get_xdata() for line in axes.lines if line.get_marker() == "|"}
+    assert sorted(grids) == [3, 7]
+    arrows = iter(axes.texts)
+    for grid in grids.values():
+        for v in w:
+            assert next(arrows).xy[0] == pytest.approx(min(grid, key=lambda g: abs(g - v)))
+    plt.close(figure)
+
+
+def test_the_panels_show_what_was_added_with_the_bits_of_the_grids():
+    figure, panels = plt.subplots(1, 2)
+    draw_methods(panels, [("course", 0), ("small", 1)], lambda model, method, grid, bits: 10.0**bits)
+    assert [axes.get_title(loc="left") or axes.get_title() for axes in panels] == ["course", "small, seed 1"]
+    lines = {line.get_label(): line for line in panels[0].lines}
+    assert list(lines["GPTQ, rows"].get_xdata()) == [4, 3, 2]
+    assert list(lines["AWQ, groups"].get_xdata()) == [5, 4]
+    assert list(lines["AWQ, groups"].get_ydata()) == [10_000, 1000]
+    plt.close(figure)

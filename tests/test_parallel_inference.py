@@ -91,6 +91,7 @@ def test_every_process_writes_what_one_alone_writes(found, alone, n, layout, sha
         several, one = process[shape], alone[shape]
         for kind in ("greedy", "sampled", "beams"):
             assert several[kind] == one[kind]
+        assert several.get("window") == one.get("window")  # of positions that are added, there is none
         np.testing.assert_allclose(several["logits"], one["logits"], rtol=1e-9, atol=1e-9)
         np.testing.assert_allclose(several["loss"], one["loss"], rtol=1e-12)
     assert all(len(set(row)) > 5 for row in alone[shape]["sampled"])  # no row is one token all along

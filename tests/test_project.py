@@ -54,7 +54,7 @@ LEVELS = {
     "metrics": 2,
     "ngrams": 1,
     "scores": 1,
-    "retrieval": 2,
+    "retrieval": 1,
     "chat": 2,
     "memorization": 1,
     "attention": 2,
@@ -68,7 +68,8 @@ LEVELS = {
     "completion": 4,
     "adaptive_computation": 4,
     "generation": 5,
-    "evaluation": 4,
+    "evaluation": 3,
+    "long_context": 3.5,  # of what adaptive_computation imports
     "pruning": 4,
     "beams": 5,
     "distillation": 6,

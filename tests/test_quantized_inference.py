@@ -175,7 +175,7 @@ def test_a_model_rounded_while_it_is_loaded_is_the_one_that_is_rounded_then(tmp_
     save(once, tmp_path / "few")
     with pytest.raises(ValueError, match=f"few is quantized already \\({scheme}\\)"):
         load(tmp_path / "few", quantize=scheme)
-    with pytest.raises(ValueError, match=r"the rows of .*=32 is not divisible by group_size=5"):
+    with pytest.raises(ValueError, match=r"in .*, row length=32 is not divisible by group_size=5"):
         load(tmp_path / "model", quantize=Quantization(scheme="int8", group_size=5))
     with pytest.raises(ValueError, match="no layer 'w9' to skip"):
         load(tmp_path / "model", quantize=Quantization(scheme=scheme, skip=("w9",)))

@@ -116,6 +116,10 @@ def torch_lora_update(x, a, b, scale, keep=None):
     return torch_lora(x, torch.zeros(len(b), x.size(-1), dtype=x.dtype), a, b, scale, keep)
 
 
+def torch_gate(local, remembered, bias):
+    return torch.lerp(local, remembered, bias.sigmoid().view(-1, 1, 1))
+
+
 TOP = reference.keep_top(draw(2, 3, 7), 3, 2.0)
 FFN = (draw(2, 3, 4), draw(6, 4), draw(4, 6))
 KEEP = RNG.integers(0, 2, (2, 3, 4)) / 0.5
@@ -144,6 +148,7 @@ CASES = [
     Case("softmax", lambda x: F.softmax(x, dim=-1), (draw(2, 3, 5),)),
     Case("split_heads", lambda x, n: x.unflatten(-1, (n, -1)).transpose(1, 2), (draw(2, 3, 8), 4)),
     Case("merge_heads", lambda x: x.transpose(1, 2).flatten(-2), (draw(2, 4, 3, 2),)),
+    Case("gate_memory", torch_gate, (draw(2, 3, 5, 4), draw(2, 3, 5, 4), draw(3))),
     Case("attention", torch_attention, (draw(2, 4, 3, 4), draw(2, 4, 5, 4), draw(2, 4, 5, 4))),
     Case("attention", torch_attention, (draw(2, 4, 3, 4), draw(2, 2, 5, 4), draw(2, 2, 5, 4), MASK)),
     Case("attention", torch_attention, (draw(2, 4, 3, 4), draw(2, 1, 5, 4), draw(2, 1, 5, 4), MASK)),
@@ -196,6 +201,7 @@ NOT_DIFFERENTIABLE = {
     "output_error": "a measure",
     "pack_int4": "bits",
     "parameter_shapes": "integers",
+    "positions_kept": "integers",
     "residual": "composes backwards",
     "residual_distribution": "a rule",
     "rope_frequencies": "a table",
@@ -208,6 +214,11 @@ NOT_DIFFERENTIABLE = {
     "sinusoidal_table": "a table",
     "sparsegpt": "a search",
     "store_float8": "bits",
+    "memory_attention": "only read",
+    "nearest": "a choice",
+    "neighbor_distribution": "only read",
+    "window_attention": "only read",
+    "window_begins": "integers",
     "wanda_score": "a score",
     "symmetric_grid": "a grid",
     "to_codes": "bits",

@@ -63,7 +63,8 @@ def fill_cache(block: Block, x: Tensor, rope: tuple[Tensor, Tensor] | None, *, l
     x = cast_once(block.attention_norm(x) if block.pre_norm else x)
     parts = linears(x, attention.wk, attention.wv)
     k, v = (part.view(*x.shape[:2], -1, attention.head_dim) for part in parts)  # (B, T, K, Dh)
-    k = k if rope is None else apply_rope(k, *rope)
+    if rope is not None and not getattr(where["cache"], "turns_keys", False):
+        k = apply_rope(k, *rope)
     where["cache"].write(layer, k.transpose(1, 2), v.transpose(1, 2), where["positions"])
 
 

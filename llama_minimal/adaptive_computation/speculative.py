@@ -23,6 +23,7 @@ from llama_minimal.adaptive_computation.verification import Proposal
 from llama_minimal.config.checks import check_integer
 from llama_minimal.devices import as_float64
 from llama_minimal.kv_cache import KVCache
+from llama_minimal.long_context import read_long
 from llama_minimal.model import Llama
 from llama_minimal.sampling import Choice
 from llama_minimal.tokenizer import TextCodec
@@ -156,6 +157,8 @@ class _ModelProposer:
 
 def read_prompts(model: Llama, prompts: Texts, cache: KVCache) -> Tensor:
     """Return the logits of what follows each prompt, (B, V): padded on the right, each row's come from its last."""
+    if getattr(cache, "turns_keys", False):
+        return read_long(model, prompts, cache)
     rows = [torch.tensor(prompt) for prompt in prompts]
     padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(model.device)
     last = torch.tensor([len(row) - 1 for row in rows], device=model.device)

@@ -8,6 +8,7 @@ from typing import Any
 
 import tyro
 
+from llama_minimal.cli.console import check_counts
 from llama_minimal.cli.processes import is_one_of_several
 from llama_minimal.cli.write import DraftFlags, WriteFlags, load_for_writing, print_pieces, print_stream
 
@@ -30,8 +31,15 @@ class Chat:
     """Folder of a model (a training run, Hugging Face, Meta), or a hub id."""
     system: str | None = None
     """What the model is told before all turns, if its template has a place for that."""
+    recall: int = 0
+    """When the context is full: how many of the old turns to look up for each message, by the words that they share."""
     draft: tyro.conf.OmitArgPrefixes[DraftFlags] = field(default_factory=DraftFlags)
     write: tyro.conf.OmitArgPrefixes[WriteFlags] = field(default_factory=WriteFlags)
+
+    def __post_init__(self) -> None:
+        check_counts(self, "recall", least=0)
+        if self.recall and self.write.window:
+            raise ValueError("--recall is for turns that are left out, and with a --window all are read; give one")
 
     def run(self) -> None:
         if is_one_of_several():
@@ -45,13 +53,14 @@ class Chat:
         if own:
             print(f"(with the adapter for chat that comes with {self.folder})")
         template = chat_template(tokenizer)
-        if template is None and self.system is not None:
-            raise ValueError(f"--system is for a model with a chat template, and {self.folder} has none; leave it out")
+        if template is None and (self.system is not None or self.recall):
+            flag = "--recall" if self.system is None else "--system"
+            raise ValueError(f"{flag} is for a model with a chat template, and {self.folder} has none; leave it out")
         draft = check_draft(self.draft.load(flags), model, tokenizer)  # now, and not after the first message
         if template is None:
             _continue_lines(model, tokenizer, flags, draft)
         else:
-            _Talk(model, Conversation(template, system=self.system), flags, draft).run()
+            _Talk(model, Conversation(template, system=self.system, recall=self.recall), flags, draft).run()
 
 
 def _own_adapter(folder: str) -> str | None:
@@ -120,15 +129,15 @@ class _Talk:
 
     def _stream(self) -> Iterable[str]:
         from llama_minimal.generation import stream
+        from llama_minimal.long_context import context_of
 
-        flags, context = self.flags, self.model.config.max_seq_len
+        flags, context = self.flags, context_of(self.model.config, self.flags.cache)
         ids, n_left_out = self.conversation.prompt(context - min(flags.max_new_tokens, context // 2))
         if n_left_out:
-            turns = "turn" if n_left_out == 1 else f"{n_left_out} turns"
-            print(f"(the context is full; the model no longer sees the first {turns})")
+            print(_left_out(n_left_out, self.conversation.recalled))
         n_answers = sum(message["role"] == "assistant" for message in self.conversation.messages)
         options = {"sampling": flags.sampling, "max_new_tokens": flags.max_new_tokens, "compile": flags.compile}
-        options["draft"] = self.draft
+        options |= {"draft": self.draft, "cache": flags.cache}
         tokenizer = self.conversation.template.tokenizer
         return stream(self.model, tokenizer, ids, stop=self.stop, seed=flags.seed + n_answers, **options)
 
@@ -152,6 +161,14 @@ class _Talk:
         with path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
         print(f"saved as a line of {path}")
+
+
+def _left_out(n: int, recalled: list[int]) -> str:
+    turns = "turn" if n == 1 else f"{n} turns"
+    if not recalled:
+        return f"(the context is full; the model no longer sees the first {turns})"
+    which = ", ".join(str(i + 1) for i in recalled)
+    return f"(the context is full; the model no longer sees {n} of the first turns, but looked up number {which})"
 
 
 def _kept(pieces: Iterable[str], kept: list[str]) -> Iterable[str]:

@@ -34,6 +34,8 @@ class Evaluate:
     """Line that separates the documents of a text file, such as: <|endoftext|>"""
     seq_len: int | None = None
     """Tokens that the model sees at once; left out: its whole context."""
+    stride: int | None = None
+    """From the beginning of one such sequence to that of the next; left out: seq_len, and none overlap."""
     batch_size: int = 8
     """Sequences per forward pass."""
     max_batches: int | None = None
@@ -60,7 +62,7 @@ class Evaluate:
     processes: tyro.conf.OmitArgPrefixes[ProcessFlags] = field(default_factory=ProcessFlags)
 
     def __post_init__(self) -> None:
-        check_counts(self, "seq_len", "batch_size", "max_batches", "n")
+        check_counts(self, "seq_len", "batch_size", "max_batches", "n", "stride")
         check_counts(self, "seed", least=0)
 
     def run(self) -> None:
@@ -94,15 +96,15 @@ class Evaluate:
         evaluate_application(self.application, lambda: load_for_writing(self.folder, self._flags), **options)
 
     def _evaluate(self, model: Any, tokenizer: Any, mesh: Any) -> None:
-        from llama_minimal.data import sequential_batches
-        from llama_minimal.evaluation import Evaluation, sum_loss, uniform_loss
+        from llama_minimal.evaluation import Evaluation, n_windows, sliding_batches, sum_loss, uniform_loss
 
         seq_len = self.seq_len or model.config.max_seq_len
+        sizes = {"size": seq_len, "stride": self.stride or seq_len}
         tokens, n_bytes = together(mesh, lambda: self._tokens(model, tokenizer, seq_len))
-        n_batches = -(-(len(tokens) - 1) // (seq_len * self.batch_size))
+        n_batches = -(-n_windows(len(tokens), **sizes) // self.batch_size)
         if self.max_batches and self.max_batches < n_batches:
             n_batches, n_bytes = self.max_batches, None  # the bytes are those of the whole text
-        batches = islice(sequential_batches(tokens, batch_size=self.batch_size, seq_len=seq_len), n_batches)
+        batches = islice(sliding_batches(tokens, **sizes, batch_size=self.batch_size), n_batches)
         is_silent = mesh is not None and not mesh.is_main
         bar = tqdm(batches, total=n_batches, unit="batch", leave=False, disable=True if is_silent else None)
         total, count = sum_loss(model, bar, device=model.device)
@@ -151,8 +153,7 @@ class Info:
     """Show what a model costs: parameters by component, arithmetic per token, memory."""
 
     model: tyro.conf.Positional[str | None] = None
-    """Name of a preset, or a model as `generate` takes it: a folder or a hub id; left out: a list of the presets,
-    and of what installed packages bring."""
+    """A preset, or a model as `generate` takes it; left out: a list of presets and of what packages bring."""
     context: int | None = None
     """Tokens of context to count with; left out: the model's longest."""
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"

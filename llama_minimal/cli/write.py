@@ -36,15 +36,39 @@ class WriteFlags:
     """Folder of an adapter for the model, or the name of one that comes with it."""
     quantize: Scheme | None = None
     """Keep the weights in so few bits; left out: as in the file."""
+    window: int | None = None
+    """See so many tokens of the text, its first and its latest, so that it may be longer than the model's context."""
+    sinks: int | None = None
+    """With --window: how many of them are the first; left out: 4."""
 
     def __post_init__(self) -> None:
-        check_counts(self, "max_new_tokens")
+        check_counts(self, "max_new_tokens", "window")
+        self._check_window()
         if abs(self.seed) >= 1 << 62:
             raise ValueError(f"--seed {self.seed} is too large; give a number of 18 digits or fewer")
         if "" in self.stop:
             raise ValueError("--stop has an empty text, which would end everything before it starts; leave it out")
         if self.device and self.devices:
             raise ValueError("--device names one device and --devices several; give one of them")
+
+    def _check_window(self) -> None:
+        check_counts(self, "sinks", least=0)
+        if self.window is None:
+            if self.sinks is not None:
+                raise ValueError(f"--sinks {self.sinks} says how many tokens of a --window are the first; give one")
+        elif self.window <= (sinks := 4 if self.sinks is None else self.sinks):
+            raise ValueError(f"--window {self.window} has no place beside --sinks {sinks}; give at least {sinks + 1}")
+        elif self.compile:
+            raise ValueError("--compile is for a cache in which tokens stay where they are; leave out it or --window")
+
+    @property
+    def cache(self) -> Any:
+        """What keeps the keys and values, as ``generate`` takes it."""
+        if self.window is None:
+            return None
+        from llama_minimal.long_context import Window
+
+        return Window(size=self.window, n_sinks=4 if self.sinks is None else self.sinks)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +92,8 @@ class DraftFlags:
         """Return the draft, or None; a model in the dtype and on the device on which the large one gives logits."""
         if self.draft is None:
             return None
+        if write.window:
+            raise ValueError("--draft may propose what is not kept, which a --window cannot take back; leave one out")
         if write.compile:
             raise ValueError("--compile is for steps of one token, and with --draft a step has several; leave one out")
         from llama_minimal.adaptive_computation import ModelDraft, PromptLookup
@@ -187,6 +213,7 @@ def print_stream(
         seed=flags.seed,
         compile=flags.compile,
         draft=draft,
+        cache=flags.cache,
     )
     first = together(mesh, lambda: next(pieces, ""))
     if mesh and not mesh.is_main:

@@ -53,7 +53,7 @@ def check_matrix(name: str, module: nn.Module, group_size: int | None) -> None:
     if not module.weight.isfinite().all():
         raise ValueError(f"{name} holds NaN or infinity, which no grid can; mend the model first")
     if group_size is not None:
-        check_divides("group_size", group_size, f"the rows of {name}", module.weight.size(1))
+        check_divides("group_size", group_size, f"in {name}, row length", module.weight.size(1))
 
 
 def _is_moved(module: nn.Module) -> bool:

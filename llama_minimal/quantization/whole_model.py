@@ -146,7 +146,7 @@ def code_names(model: nn.Module, how: Quantization) -> dict[str, str]:
     found = {}
     for name, module in find_matrices(model, how.skip).items():
         if how.group_size not in ("row", None):
-            check_divides("group_size", how.group_size, f"the rows of {name}", module.weight.size(1))
+            check_divides("group_size", how.group_size, f"in {name}, row length", module.weight.size(1))
         found[parameters[id(module.weight)]] = f"{name}.table" if isinstance(module, nn.Embedding) else name
     return found
 

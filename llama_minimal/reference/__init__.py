@@ -71,6 +71,16 @@ from llama_minimal.reference.feedforward import (
     swiglu_vjp,
 )
 from llama_minimal.reference.generation import generate
+from llama_minimal.reference.long_context import (
+    gate_memory,
+    gate_memory_vjp,
+    memory_attention,
+    nearest,
+    neighbor_distribution,
+    positions_kept,
+    window_attention,
+    window_begins,
+)
 from llama_minimal.reference.lora import lora_linear, lora_linear_vjp, lora_update, lora_update_vjp
 from llama_minimal.reference.loss import chunked_loss, chunked_loss_vjp, next_token_loss, next_token_loss_vjp
 from llama_minimal.reference.mixed_precision import decode_float, encode_float, round_float, store_float8
@@ -145,6 +155,8 @@ __all__ = [
     "forward_kl_top_vjp",
     "forward_kl_vjp",
     "from_codes",
+    "gate_memory",
+    "gate_memory_vjp",
     "gelu",
     "gelu_ffn",
     "gelu_ffn_vjp",
@@ -168,11 +180,14 @@ __all__ = [
     "lora_update_vjp",
     "loss_and_gradients",
     "magnitude_mask",
+    "memory_attention",
     "merge_heads",
     "merge_heads_vjp",
     "muon_step",
     "n_of_m_mask",
     "named",
+    "nearest",
+    "neighbor_distribution",
     "next_token_loss",
     "next_token_loss_vjp",
     "normalize",
@@ -182,6 +197,7 @@ __all__ = [
     "output_error",
     "pack_int4",
     "parameter_shapes",
+    "positions_kept",
     "relu",
     "relu_ffn",
     "relu_ffn_vjp",
@@ -216,5 +232,7 @@ __all__ = [
     "to_codes",
     "unpack_int4",
     "wanda_score",
+    "window_attention",
+    "window_begins",
     "zero_point_grid",
 ]

@@ -59,12 +59,18 @@ BESIDE = {  # what a cache cannot give
     "hidden": DistillationConfig(weight=1.0, hidden_weight=0.1, layers=((0, 1),)),
 }
 POINTS = [CHECK] + [
-    {"arm": arm, "lr": lr, "seed": seed}
-    for arms, lr, seeds in (
-        (("text", "forward", "text, longer", "reverse"), 12e-3, (0, 1, 2)),
-        (("text", "forward"), 6e-3, (0,)),
-        (("then forward", "then reverse"), 4e-3, (0, 1)),
-        (("then on-policy forward", "then on-policy reverse"), 4e-3, (0,)),
+    {"arm": arm, "lr": lr, "seed": seed} | other
+    for arms, lr, seeds, other in (
+        (("text", "forward", "text, longer", "reverse"), 12e-3, (0, 1, 2), {}),
+        (("text", "forward", "reverse"), 6e-3, (0,), {}),
+        (("text", "forward", "reverse"), 24e-3, (0,), {}),
+        (("then forward", "then reverse"), 4e-3, (0, 1, 2), {}),
+        (("then on-policy forward", "then on-policy reverse"), 4e-3, (0, 1, 2), {}),
+        (("text", "forward"), 12e-3, (0, 1, 2), {"rows": 100}),
+        (("top 1", "top 8", "T = 2", "T = 4", "hidden"), 12e-3, (0, 1, 2), {}),
+        (("forward",), 12e-3, (0, 1, 2), {"teacher": "32 x 1"}),
+        (("forward",), 12e-3, (0, 1, 2), {"teacher": "128 x 3"}),
+        (("writes",), 12e-3, (0, 1, 2), {}),
     )
     for seed in seeds
     for arm in arms

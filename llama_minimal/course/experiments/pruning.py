@@ -47,6 +47,8 @@ POINTS = [
         (("dense",), ("0%",), 0, 1),
         (WEIGHTS, ("30%", "60%", "70%", "2:4", "4:8"), 0, 0),
         (WEIGHTS, ("50%",), 0, 1),
+        (WEIGHTS, ("50%",), STEPS, 1),
+        (("dense",), ("0%",), STEPS, 0),
     ]
     for amount in amounts
     for method in methods

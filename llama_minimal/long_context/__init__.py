@@ -1,0 +1,38 @@
+"""Texts longer than the context: a cache that slides (``Window``), and memories that are searched.
+
+How rotary frequencies are stretched is ``config.rope_scaling``; perplexity by sliding windows is in ``evaluation``, the
+search for old turns in ``chat``.
+"""
+
+from llama_minimal.long_context.key_value_memory import KeyValueMemory, gate_memory, memory_attention
+from llama_minimal.long_context.neighbors import nearest
+from llama_minimal.long_context.token_memory import TokenMemory, WithMemory, neighbor_distribution, remember
+from llama_minimal.long_context.window import (
+    Kept,
+    Window,
+    WindowedKVCache,
+    cache_maker,
+    check_window,
+    context_of,
+    read_long,
+    streamed_losses,
+)
+
+__all__ = [
+    "Kept",
+    "KeyValueMemory",
+    "TokenMemory",
+    "Window",
+    "WindowedKVCache",
+    "WithMemory",
+    "cache_maker",
+    "check_window",
+    "context_of",
+    "gate_memory",
+    "memory_attention",
+    "nearest",
+    "neighbor_distribution",
+    "read_long",
+    "remember",
+    "streamed_losses",
+]
