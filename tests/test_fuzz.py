@@ -35,7 +35,7 @@ def test_no_check_fails_and_none_lets_a_wrong_answer_pass(reports):
 def test_most_mutants_are_told_what_is_wrong(reports):
     total = fuzzer.total(reports)
     assert total.share >= 0.6
-    assert total.counts["slow"] <= 3
+    assert total.counts["slow"] <= total.counts.total() // 100  # loops that no longer end
     assert "attention.softmax" in fuzzer.table(reports)
 
 

@@ -108,6 +108,9 @@ EXERCISES = {
             "one over the sum of squares is made equal to the perplexity here; that is another measure of spread": (
                 of.temperature_for(measure=lambda q: 1 / (q**2).sum())
             ),
+            "this takes 2 to the entropy in nats; the perplexity is e to it": of.temperature_for(
+                measure=lambda q: of.perplexity(q) ** np.log(2)
+            ),
         },
         tolerance=1e-5,
     ),
