@@ -31,11 +31,7 @@ def hessians(model: nn.Module, calibration: Batches, layers: Mapping[str, nn.Mod
     Raises:
         ValueError: if there are no tokens, or the model cannot read them, or an input is not finite.
     """
-
-    def add(total: Tensor | float, x: Tensor) -> Tensor:
-        return total + x.T @ x
-
-    return _sums(model, calibration, layers, add)
+    return _sums(model, calibration, layers, lambda x: x.T @ x)
 
 
 def input_norms(model: nn.Module, calibration: Batches, layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
@@ -50,11 +46,8 @@ def input_norms(model: nn.Module, calibration: Batches, layers: Mapping[str, nn.
     Raises:
         ValueError: as ``hessians``.
     """
-
-    def add(total: Tensor | float, x: Tensor) -> Tensor:
-        return total + x.square().sum(0)
-
-    return {name: total.sqrt() for name, total in _sums(model, calibration, layers, add).items()}
+    totals = _sums(model, calibration, layers, lambda x: x.square().sum(0))
+    return {name: total.sqrt() for name, total in totals.items()}
 
 
 def input_sizes(model: nn.Module, calibration: Batches, layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
@@ -69,25 +62,22 @@ def input_sizes(model: nn.Module, calibration: Batches, layers: Mapping[str, nn.
     Raises:
         ValueError: as ``hessians``.
     """
-
-    def add(total: Tensor | float, x: Tensor) -> Tensor:
-        return total + x.abs().sum(0)
-
-    return _sums(model, calibration, layers, add)
+    return _sums(model, calibration, layers, lambda x: x.abs().sum(0))
 
 
 def _sums(
     model: nn.Module,
     calibration: Batches,
     layers: Mapping[str, nn.Module],
-    add: Callable[[Tensor | float, Tensor], Tensor],
+    part: Callable[[Tensor], Tensor],
 ) -> dict[str, Tensor]:
+    """Return, over all batches, the sum of a function of every layer's inputs (n, in)."""
     totals: dict[str, Tensor | float] = dict.fromkeys(layers, 0.0)
 
     def watch(name: str) -> Callable:
         def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             x = inputs[0]  # half precision would lose most of a long sum
-            totals[name] = add(totals[name], x.flatten(0, -2).to(torch.promote_types(x.dtype, torch.float32)))
+            totals[name] = totals[name] + part(x.flatten(0, -2).to(torch.promote_types(x.dtype, torch.float32)))
 
         return hook
 

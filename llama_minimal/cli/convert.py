@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -83,12 +83,8 @@ class Convert:
 
         if tokenizer is None:
             raise ValueError(f"--method {self.method} reads text, and {self.source} has no tokenizer; use --method rtn")
-        length, ids = min(_ROW, model.config.max_seq_len), []
-        for document in documents(self.corpus):
-            ids += chain(tokenizer.start_ids, tokenizer.encode_iterable(document.chunks()))
-            if len(ids) >= self.calibration_tokens:
-                break
-        length = min(length, len(ids), self.calibration_tokens)
-        n_rows = min(self.calibration_tokens, len(ids)) // length
-        rows = check_tokens(model.config, ids[: n_rows * length]).reshape(n_rows, length)
+        tokens = (chain(tokenizer.start_ids, tokenizer.encode_iterable(d.chunks())) for d in documents(self.corpus))
+        ids = list(islice(chain.from_iterable(tokens), self.calibration_tokens))  # and reads no further
+        length = min(_ROW, model.config.max_seq_len, len(ids))
+        rows = check_tokens(model.config, ids[: len(ids) // length * length]).reshape(-1, length)
         return torch.from_numpy(rows).split(8)
