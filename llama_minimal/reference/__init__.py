@@ -78,6 +78,7 @@ from llama_minimal.reference.long_context import (
     nearest,
     neighbor_distribution,
     positions_kept,
+    recalling_attention,
     window_attention,
     window_begins,
 )
@@ -198,6 +199,7 @@ __all__ = [
     "pack_int4",
     "parameter_shapes",
     "positions_kept",
+    "recalling_attention",
     "relu",
     "relu_ffn",
     "relu_ffn_vjp",
