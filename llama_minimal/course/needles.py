@@ -64,6 +64,7 @@ def rows(n: int, length: int, *, seed: int) -> PackedExamples:
     for row, target in zip(text, targets, strict=True):
         owners, things = rng.permutation(N)[:N_FACTS], rng.integers(N, size=N_FACTS)
         places = np.sort(rng.permutation(np.arange(1, length - 1))[:N_FACTS])
+        places[0] = min(places[0], rng.integers(1, 4))  # so that distances may be as long as the text
         row[places] = FACT + owners * N + things
         free = [t for t in rng.permutation(np.arange(places[0] + 1, length - 1, 2)) if not {t, t + 1} & {*places}]
         for t in free[: length // 6]:
@@ -92,7 +93,7 @@ def small_config() -> LlamaConfig:
 
 
 @cache
-def lab_model(seed: int = 0, steps: int = 300) -> Llama:
+def lab_model(seed: int = 0, steps: int = 400) -> Llama:
     """Train a model on 32 × 64 tokens a step; asked for again, it is not trained again."""
     model = build(small_config(), seed=seed)
     return tuned(model, rows(32 * steps, CONTEXT, seed=seed), steps=steps, batch_size=32, lr=3e-3, seed=seed)
@@ -118,12 +119,12 @@ def stretched(model: Llama, length: int, kind: str | None = None, factor: float 
     """Return a copy with a longer context, its rotary frequencies stretched as a ``RopeScaling`` of this kind says.
 
     Args:
-        factor: None means the longer context over the old one; of ``dynamic`` 1, since it finds out by itself.
+        factor: None means the longer context over the old one; of ``dynamic``, which looks at that by itself, 2.
     """
     old = model.config.max_seq_len
     scaling = None
     if kind is not None:
-        factor = (1.0 if kind == "dynamic" else length / old) if factor is None else factor
+        factor = (2.0 if kind == "dynamic" else length / old) if factor is None else factor
         scaling = RopeScaling(kind=kind, factor=factor, original_max_seq_len=old)
     copy = build(model.config.replace(max_seq_len=length, rope_scaling=scaling), seed=None)
     copy.load_state_dict(model.state_dict())

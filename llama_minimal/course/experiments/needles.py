@@ -5,7 +5,7 @@ from llama_minimal.long_context import Window
 
 WHAT = "Share of facts recalled by small models trained on 64 tokens, over 16 to 248 tokens, each remedy alone."
 BUDGET = (
-    "Two layers of width 64, 300 steps of 32 × 64 tokens by AdamW at the rate 3e-3; three seeds. Tuning: 25 more steps "
+    "Two layers of width 64, 400 steps of 32 × 64 tokens by AdamW at the rate 3e-3; three seeds. Tuning: 25 more steps "
     "of 8 × 256 tokens at 1e-3, another text for each seed; as a control on 32 × 64 tokens. 200 questions at each "
     "distance, 60 where the text is read token by token."
 )
