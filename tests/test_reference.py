@@ -116,6 +116,11 @@ def torch_lora_update(x, a, b, scale, keep=None):
     return torch_lora(x, torch.zeros(len(b), x.size(-1), dtype=x.dtype), a, b, scale, keep)
 
 
+def torch_logistic(x, labels, weight, bias, decay=0.0):
+    loss = F.binary_cross_entropy_with_logits(x @ weight + bias, labels.to(x.dtype), reduction="sum")
+    return loss + decay / 2 * weight.square().sum()
+
+
 def torch_gate(local, remembered, bias):
     return torch.lerp(local, remembered, bias.sigmoid().view(-1, 1, 1))
 
@@ -165,6 +170,8 @@ CASES = [
     Case("distillation_loss", torch_distillation, (draw(2, 3, 7), draw(2, 3, 7), TARGETS, 0.3, 4.0), (1,)),
     Case("hidden_loss", torch_hidden, (draw(2, 3, 4), draw(2, 3, 4))),
     Case("hidden_loss", torch_hidden, (draw(2, 3, 4), draw(2, 3, 5), draw(4, 5))),
+    Case("logistic_loss", torch_logistic, (draw(4, 3), np.array([0, 1, 1, 0]), draw(3), np.array(0.3))),
+    Case("logistic_loss", torch_logistic, (draw(4, 3), np.array([1, 0, 1, 1]), draw(3), np.array(-2.0), 0.7)),
 ]
 
 # Held by tests/test_reference_model.py against transformers, torch.nn.TransformerEncoder and central differences.
@@ -173,6 +180,8 @@ NOT_DIFFERENTIABLE = {
     "acceptance_probability": "a rule",
     "adamw_step": "an update",
     "add_gradients": "acts on gradients",
+    "amplification": "a measure",
+    "association": "of counts",
     "awq": "a choice",
     "best_for_mask": "a solution",
     "bind": "returns a function",
@@ -214,6 +223,9 @@ NOT_DIFFERENTIABLE = {
     "sinusoidal_table": "a table",
     "sparsegpt": "a search",
     "store_float8": "bits",
+    "group_shares": "a measure",
+    "precision_recall": "a measure",
+    "remove_directions": "an edit",
     "memory_attention": "only read",
     "nearest": "a choice",
     "neighbor_distribution": "only read",

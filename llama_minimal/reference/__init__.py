@@ -27,6 +27,7 @@ from llama_minimal.reference.attention import (
     split_heads,
     split_heads_vjp,
 )
+from llama_minimal.reference.bias import amplification, association, group_shares, remove_directions
 from llama_minimal.reference.block import (
     attention_block,
     attention_block_vjp,
@@ -70,6 +71,7 @@ from llama_minimal.reference.feedforward import (
     swiglu,
     swiglu_vjp,
 )
+from llama_minimal.reference.filter import logistic_loss, logistic_loss_vjp, precision_recall
 from llama_minimal.reference.generation import generate
 from llama_minimal.reference.long_context import (
     gate_memory,
@@ -122,8 +124,10 @@ __all__ = [
     "acceptance_probability",
     "adamw_step",
     "add_gradients",
+    "amplification",
     "apply_rope",
     "apply_rope_vjp",
+    "association",
     "attention",
     "attention_block",
     "attention_block_vjp",
@@ -163,6 +167,7 @@ __all__ = [
     "gelu_vjp",
     "generate",
     "gptq",
+    "group_shares",
     "hidden_loss",
     "hidden_loss_vjp",
     "init_params",
@@ -174,6 +179,8 @@ __all__ = [
     "linear_vjp",
     "llama",
     "llama_vjp",
+    "logistic_loss",
+    "logistic_loss_vjp",
     "lora_linear",
     "lora_linear_vjp",
     "lora_update",
@@ -198,10 +205,12 @@ __all__ = [
     "pack_int4",
     "parameter_shapes",
     "positions_kept",
+    "precision_recall",
     "relu",
     "relu_ffn",
     "relu_ffn_vjp",
     "relu_vjp",
+    "remove_directions",
     "residual",
     "residual_distribution",
     "reverse_kl",
