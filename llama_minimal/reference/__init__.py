@@ -87,6 +87,16 @@ from llama_minimal.reference.lora import lora_linear, lora_linear_vjp, lora_upda
 from llama_minimal.reference.loss import chunked_loss, chunked_loss_vjp, next_token_loss, next_token_loss_vjp
 from llama_minimal.reference.mixed_precision import decode_float, encode_float, round_float, store_float8
 from llama_minimal.reference.model import init_params, llama, llama_vjp, loss_and_gradients, parameter_shapes
+from llama_minimal.reference.multimodal import (
+    move_centers,
+    nearest_codes,
+    patch_embedding,
+    patch_embedding_vjp,
+    patches,
+    patches_vjp,
+    place_features,
+    place_features_vjp,
+)
 from llama_minimal.reference.normalization import layer_norm, layer_norm_vjp, rms_norm, rms_norm_vjp
 from llama_minimal.reference.optim import adamw_step, clip_gradients, muon_step, orthogonalize
 from llama_minimal.reference.positions import (
@@ -190,10 +200,12 @@ __all__ = [
     "memory_attention",
     "merge_heads",
     "merge_heads_vjp",
+    "move_centers",
     "muon_step",
     "n_of_m_mask",
     "named",
     "nearest",
+    "nearest_codes",
     "neighbor_distribution",
     "next_token_loss",
     "next_token_loss_vjp",
@@ -204,6 +216,12 @@ __all__ = [
     "output_error",
     "pack_int4",
     "parameter_shapes",
+    "patch_embedding",
+    "patch_embedding_vjp",
+    "patches",
+    "patches_vjp",
+    "place_features",
+    "place_features_vjp",
     "positions_kept",
     "precision_recall",
     "relu",
