@@ -47,6 +47,7 @@ LEVELS = {
     "kv_cache": 1,
     "loss": 2,
     "chunked_loss": 3,
+    "masked_language": 3,
     "muon": 1,
     "optim": 2,
     "cost": 1,
