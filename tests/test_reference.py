@@ -255,6 +255,17 @@ NOT_DIFFERENTIABLE = {
     "to_codes": "bits",
     "unpack_int4": "bits",
     "zero_point_grid": "a grid",
+    "cut_frames": "read only: a sound is data",
+    "dft_power": "read only",
+    "hann_window": "a table",
+    "hz_to_mel": "a scale",
+    "inverse_frames": "read only",
+    "kmeans_step": "a search",
+    "log_mel": "read only",
+    "mel_filters": "a table",
+    "mel_to_hz": "a scale",
+    "nearest_unit": "a choice",
+    "word_edits": "integers",
 }
 
 
