@@ -49,7 +49,7 @@ LEVELS = {
     "chunked_loss": 3,
     "muon": 1,
     "optim": 2,
-    "cost": 1,
+    "cost": 1.5,  # of what reference imports
     "run_folder": 1,
     "metrics": 2,
     "ngrams": 1,
