@@ -50,7 +50,7 @@ LEVELS = {
     "masked_language": 3,
     "muon": 1,
     "optim": 2,
-    "cost": 1,
+    "cost": 1.5,  # of what reference imports
     "run_folder": 1,
     "metrics": 2,
     "ngrams": 1,
