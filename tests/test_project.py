@@ -82,7 +82,7 @@ LEVELS = {
     "multimodal": 9,
     "responsible_ai": 10,
     "applications": 10,
-    "integrations": 10,
+    "integrations": 10.5,
     "course": 11,
     "cli": 12,
     "__main__": 13,
