@@ -50,7 +50,7 @@ LEVELS = {
     "masked_language": 3,
     "muon": 1,
     "optim": 2,
-    "cost": 1,
+    "cost": 1.5,  # of what reference imports
     "run_folder": 1,
     "metrics": 2,
     "ngrams": 1,
@@ -82,7 +82,7 @@ LEVELS = {
     "multimodal": 9,
     "responsible_ai": 10,
     "applications": 10,
-    "integrations": 10,
+    "integrations": 10.5,
     "course": 11,
     "cli": 12,
     "__main__": 13,
