@@ -260,11 +260,9 @@ NOT_DIFFERENTIABLE = {
     "hann_window": "a table",
     "hz_to_mel": "a scale",
     "inverse_frames": "read only",
-    "kmeans_step": "a search",
     "log_mel": "read only",
     "mel_filters": "a table",
     "mel_to_hz": "a scale",
-    "nearest_unit": "a choice",
     "word_edits": "integers",
 }
 
