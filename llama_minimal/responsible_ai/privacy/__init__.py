@@ -1,4 +1,4 @@
-"""Privacy: what a model gives away of its text, what to take out before, and training that promises to hide each example.
+"""Privacy: what a model gives away of its text, what to take out before, and training that hides each example.
 
 ``canaries`` measures, ``redaction`` takes out, ``training`` hides, ``accounting`` says how well.
 """
