@@ -56,6 +56,20 @@ def torch_attention(q, k, v, mask=None):
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
 
 
+def torch_patches(images, size):
+    return F.unfold(images[:, None], size, stride=size).transpose(1, 2)
+
+
+def torch_patch_embedding(images, w, b, size):
+    kernel = w.unflatten(1, (1, size, size))
+    return F.conv2d(images[:, None], kernel, b, stride=size).flatten(2).transpose(1, 2)
+
+
+def torch_places(x, where, features):
+    flat = torch.cat([row[: int(places.sum())] for row, places in zip(features, where, strict=True)])
+    return x.masked_scatter(where[..., None], flat)
+
+
 def torch_loss(logits, targets, weights=None):
     losses = F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=-100, reduction="none")
     return losses.sum() if weights is None else (losses * weights.flatten()).sum()
@@ -133,6 +147,9 @@ SPREAD = np.concatenate([draw(2, 7), 30 * draw(2, 7)])
 CASES = [
     Case("apply_rope", torch_rope, (draw(2, 3, 5, 4), COS, SIN), (1, 2)),
     Case("embedding", lambda tokens, weight: F.embedding(tokens, weight), (TOKENS, draw(5, 4)), (0,)),
+    Case("patches", torch_patches, (draw(2, 4, 6), 2)),
+    Case("patch_embedding", torch_patch_embedding, (draw(2, 4, 6), draw(5, 4), draw(5), 2)),
+    Case("place_features", torch_places, (draw(3, 5, 4), MASK, draw(3, 4, 4)), (1,)),
     Case("rms_norm", lambda x, w, eps: F.rms_norm(x, (4,), w, eps), (draw(2, 3, 4), draw(4), 0.1)),
     Case("layer_norm", lambda x, w, b, eps: F.layer_norm(x, (4,), w, b, eps), (draw(2, 3, 4), draw(4), draw(4), 0.1)),
     Case("linear", F.linear, (draw(2, 3, 4), draw(5, 4))),
@@ -202,9 +219,11 @@ NOT_DIFFERENTIABLE = {
     "keep_mask": "boolean",
     "loss_and_gradients": "returns its gradients itself",
     "magnitude_mask": "boolean",
+    "move_centers": "means of a choice",
     "muon_step": "an update",
     "named": "composes backwards",
     "n_of_m_mask": "boolean",
+    "nearest_codes": "a choice",
     "orthogonalize": "acts on gradients",
     "outliers": "boolean",
     "output_error": "a measure",
@@ -229,6 +248,7 @@ NOT_DIFFERENTIABLE = {
     "memory_attention": "only read",
     "nearest": "a choice",
     "neighbor_distribution": "only read",
+    "recalling_attention": "only read",
     "window_attention": "only read",
     "window_begins": "integers",
     "wanda_score": "a score",
@@ -236,6 +256,15 @@ NOT_DIFFERENTIABLE = {
     "to_codes": "bits",
     "unpack_int4": "bits",
     "zero_point_grid": "a grid",
+    "cut_frames": "read only: a sound is data",
+    "dft_power": "read only",
+    "hann_window": "a table",
+    "hz_to_mel": "a scale",
+    "inverse_frames": "read only",
+    "log_mel": "read only",
+    "mel_filters": "a table",
+    "mel_to_hz": "a scale",
+    "word_edits": "integers",
 }
 
 

@@ -12,6 +12,7 @@ import llama_minimal.distillation
 import llama_minimal.feedforward
 import llama_minimal.lora
 import llama_minimal.loss
+import llama_minimal.multimodal.vision
 import llama_minimal.normalization
 import llama_minimal.positions
 import llama_minimal.pruning
@@ -122,6 +123,9 @@ def test_both_start_with_the_same_names_and_shapes(changes):
         (llama_minimal.distillation, "reverse_kl_top"),
         (llama_minimal.distillation, "distillation_loss"),
         (llama_minimal.distillation, "hidden_loss"),
+        (llama_minimal.multimodal, "place_features"),
+        (llama_minimal.multimodal.vision, "patches"),
+        (llama_minimal.multimodal.vision, "patch_embedding"),
         (llama_minimal.pruning, "keep_mask"),
         (llama_minimal.pruning, "magnitude_mask"),
         (llama_minimal.pruning, "n_of_m_mask"),

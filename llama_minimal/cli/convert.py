@@ -22,9 +22,11 @@ class Convert:
     source: tyro.conf.Positional[str]
     """Folder of a model, or a hub id."""
     target: tyro.conf.Positional[Path]
-    """Folder to write."""
-    format: Literal["huggingface", "meta", "native"] | None = None
-    """Format to write; left out: huggingface, or of a model in few bits native."""
+    """Folder to write; with --format gguf also a file, such as model.gguf."""
+    format: Literal["huggingface", "meta", "native", "gguf"] | None = None
+    """Format to write, gguf for llama.cpp; left out: huggingface, or of a model in few bits native."""
+    gguf_type: Literal["f32", "f16", "bf16", "q8_0", "q4_0"] | None = None
+    """With --format gguf: how its matrices are kept; left out: as they are."""
     quantize: Scheme | None = None
     """Write the weights in so few bits."""
     method: RoundingMethod = "rtn"
@@ -52,9 +54,15 @@ class Convert:
             raise ValueError(f"--method {self.method} calibrates on text; name one with --corpus, such as valley")
         if self.method == "rtn" and self.corpus:
             raise ValueError("--corpus is for --method gptq or awq; rtn reads no text, so leave it out")
+        if self.gguf_type and self.format != "gguf":
+            raise ValueError(f"--gguf-type {self.gguf_type} is for GGUF files; add --format gguf")
+        if self.format == "gguf" and self.quantize:
+            raise ValueError(
+                f"GGUF has bits of its own: instead of --quantize {self.quantize} say --gguf-type q8_0 or q4_0"
+            )
 
     def run(self) -> None:
-        from llama_minimal.checkpoint import companions_of, save
+        from llama_minimal.checkpoint import companions_of, save, save_gguf
         from llama_minimal.lora import merge_and_unload
         from llama_minimal.quantization import quantization_of, quantize
 
@@ -67,6 +75,11 @@ class Convert:
         if self.quantize:
             rows = None if self.method == "rtn" else self._calibration(model, tokenizer)
             quantize(model, self.quantize, method=self.method, calibration=rows, dtype=self.dtype or "bfloat16")
+        if self.format == "gguf":
+            path = self.target if self.target.suffix == ".gguf" else self.target / "model.gguf"
+            save_gguf(model, path, tokenizer, number_type=self.gguf_type)
+            print(f"saved in {path}")
+            return
         format = self.format or ("native" if quantization_of(model) else "huggingface")
         limits = {"n_shards": self.n_shards, "max_shard_bytes": int(self.max_shard_gb * 1e9)}
         save(model, self.target, tokenizer, format=format, **limits)
