@@ -21,9 +21,9 @@ from llama_minimal.training import Trainer
 
 WHAT = "Three remedies for the planted bias of the course model: what is left of it, and what each costs."
 BUDGET = (
-    "40 steps of 8 × 256 tokens: 360 stories with a job, as the valley tells them with its bias (planted); those of them "
-    "that are left when each job has as many she as he (balanced); or 180 of them, each with its mirror (mirrored). All "
-    "weights at 1e-3, AdamW without decay, three seeds. Nothing and projection have no training."
+    "40 steps of 8 × 256 tokens: 360 stories with a job, as the valley tells them with its bias (planted); those of "
+    "them that are left when each job has as many she as he (balanced); or 180 of them, each with its mirror "
+    "(mirrored). All weights at 1e-3, AdamW without decay, three seeds. Nothing and projection have no training."
 )
 CHECK = {"remedy": "projection", "seed": 0}
 TOLERANCE = 0.1  # a short training; single answers differ on other processors
