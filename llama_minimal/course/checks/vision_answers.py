@@ -202,8 +202,8 @@ EXERCISES_VISION = {
         ],
         draw=drawn_image,
         mistakes={
-            "a bug is left: two axes are not exchanged, so a row of numbers is a strip of the picture (and so it does not "
-            "show how the axes were split)": cut_by(order=(0, 1, 2, 3, 4)),
+            "a bug is left: two axes are not exchanged, so a row of numbers is a strip of the picture (and so "
+            "it does not show how the axes were split)": cut_by(order=(0, 1, 2, 3, 4)),
             "a bug is left: the image is split as if height and width were exchanged": cut_by(
                 split=lambda h, w, size: (w // size, size, h // size, size)
             ),
