@@ -29,6 +29,7 @@ CHAPTERS = (  # the modules of checks/
     "parameter_sharing",
     "adaptive_computation",
     "responsible_ai",
+    "multimodal",
 )
 
 
