@@ -40,7 +40,9 @@ class Machine:
             check_number(name, getattr(self, name))
 
 
-def _gpu(name: str, memory: float, bandwidth: float, flops: float, link: float, network: float, **rest: object) -> Machine:
+def _gpu(
+    name: str, memory: float, bandwidth: float, flops: float, link: float, network: float, **rest: object
+) -> Machine:
     giga = {"memory": memory, "bandwidth": bandwidth, "link": link, "network": network}
     return Machine(name=name, flops=flops * 1e12, **{key: value * 1e9 for key, value in giga.items()}, **rest)
 
