@@ -30,6 +30,7 @@ CHAPTERS = (  # the modules of checks/
     "adaptive_computation",
     "responsible_ai",
     "multimodal",
+    "long_context",
 )
 
 
