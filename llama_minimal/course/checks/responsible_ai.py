@@ -42,8 +42,8 @@ EXERCISES = {
         cases=[
             of.scored_case(_RNG),
             of.scored_case(_RNG, 12, 1.0, 4.0),
-            (np.array([2.0, 1, 1, 0]), np.array([0, 1, 0, 0]), 1.0, 3.0),
-            (np.array([-1.0, 0, -1, 2]), np.array([1, 1, 0, 1]), 10.0, 1.0),
+            (np.array([2.0, 1, 1, 0]), np.array([0, 1, 0, 0]), 2.0, 3.0),
+            (np.array([-1.0, 0, -1, 2]), np.array([1, 1, 0, 1]), 10.0, 4.0),
         ],
         draw=lambda rng: of.scored_case(
             rng, int(rng.integers(4, 14)), float(rng.integers(1, 9)), float(rng.integers(1, 9))
@@ -53,11 +53,12 @@ EXERCISES = {
                 lambda scores, labels, miss, alarm: of.lowest_cost(scores, labels, alarm, miss)
             ),
             "to refuse nothing at all is a choice, too; it may be the cheapest": of.lowest_by(nothing=False),
-            "to refuse everything is a choice, too; it may be the cheapest": of.lowest_by(everything=False),
+            "to refuse everything is a choice, too (a score *at* the threshold is refused)": of.lowest_by(
+                everything=False
+            ),
             "to refuse all or nothing are choices, too; one of them may be the cheapest": of.lowest_by(
                 everything=False, nothing=False
             ),
-            "refused is what scores *at* the threshold or above": of.lowest_by(strict=True),
             "equal scores are refused together; no threshold lies between them": of.lowest_by(ties=True),
             "this counts the mistakes; the two kinds have different prices": of.lowest_by(by=of.counted),
             "the fewest mistakes are not the lowest cost; choose the threshold by the cost": of.most_right,
@@ -99,9 +100,6 @@ EXERCISES = {
             "this is how much may be shown; return how much may not": lambda text, words: (
                 len(text) - of.held(text, words)
             ),
-            "this is the text that waits; return how long it is": lambda text, words: text[
-                len(text) - of.held(text, words) :
-            ],
         },
     ),
 }

@@ -44,13 +44,13 @@ def lowest_cost(scores: Array, labels: Array, miss: float, alarm: float) -> floa
 
 
 def lowest_by(
-    *, nothing: bool = True, everything: bool = True, strict: bool = False, by: Callable = cost, ties: bool = False
+    *, nothing: bool = True, everything: bool = True, by: Callable = cost, ties: bool = False
 ) -> Callable[..., float]:
-    """Return an answer that leaves out a threshold, refuses above it only, counts otherwise, or cuts between ties."""
+    """Return an answer that leaves out a threshold, counts otherwise, or cuts between ties."""
 
     def answer(scores: Array, labels: Array, miss: float, alarm: float) -> float:
         thresholds = [*np.unique(scores)[0 if everything else 1 :], *([np.inf] if nothing else [])]
-        decisions = [scores > one if strict else scores >= one for one in thresholds]
+        decisions = [scores >= one for one in thresholds]
         if ties:
             order = np.argsort(-scores, kind="stable")
             decisions = [np.isin(np.arange(len(scores)), order[:k]) for k in range(len(scores) + 1)]
