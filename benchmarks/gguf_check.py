@@ -24,6 +24,7 @@ WORDS += "漢字 かな 한국 🙂 👩‍🚀 été".split()
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", choices=["ids", "texts", "tokenizers", "switches"])
     parser.add_argument("--lines", type=int, default=10_000)
     parser.add_argument("--prompts", type=int, default=100)
     parser.add_argument("--tokens", type=int, default=100, help="of each greedy text")
@@ -34,9 +35,9 @@ def main() -> None:
         print("skipped: llama.cpp's Python binding does not import here; pip install llama-cpp-python")
         return None
     with tempfile.TemporaryDirectory() as folder:
-        course(Path(folder), args)
-        tokenizers(Path(folder), args)
-        switches(Path(folder))
+        for part in (ids, texts, tokenizers, switches):
+            if args.only in (None, part.__name__):
+                part(Path(folder), args)
     return None
 
 
@@ -59,7 +60,7 @@ def child(work: dict) -> None:
 
     model = llama_cpp.Llama(
         work["path"],
-        n_ctx=512,
+        n_ctx=work.get("n_ctx", 512),
         n_threads=1,
         n_threads_batch=1,
         verbose=False,
@@ -114,26 +115,30 @@ def lines_of(n: int) -> dict[str, list[str]]:
     }
 
 
-def course(folder: Path, args) -> None:
-    """The course model: ids of each kind of line, and greedy texts for each type of number."""
+def ids(folder: Path, args) -> None:
+    """The ids that the course tokenizer gives each kind of line."""
     import llama_minimal as lm
-    from llama_minimal.settings import GREEDY
 
     model, tokenizer = lm.load("course", dtype="float32")
-    prompts = [
-        tokenizer.encode_prompt(" ".join(line.split()[:4])) for line in lines_of(5 * args.prompts)["lines of stories"]
-    ]
-    prompts = prompts[: args.prompts]
-    ours = [lm.generate(model, tokenizer, [p], max_new_tokens=args.tokens, sampling=GREEDY)[0].tokens for p in prompts]
-    ends = set(tokenizer.eos_ids)
-    ours = [[t for t in text if t not in ends] for text in ours]
+    lm.save_gguf(model, folder / "course.gguf", tokenizer)
+    compare_ids("course", folder / "course.gguf", tokenizer, lines_of(args.lines))
+
+
+def texts(folder: Path, args) -> None:
+    """Greedy texts of the course model, for each type of number."""
+    import llama_minimal as lm
+
+    model, tokenizer = lm.load("course", dtype="float32")
+    lines = lines_of(5 * args.prompts)["lines of stories"]
+    prompts = [tokenizer.encode_prompt(" ".join(line.split()[:4])) for line in lines]
+    ours = [lm.generate(model, tokenizer, [p], max_new_tokens=args.tokens)[0].tokens for p in prompts]
+    ours = [[t for t in text if t not in tokenizer.eos_ids] for text in ours]
     for kind in ("f32", "f16", "bf16", "q8_0", "q4_0"):
         path = folder / f"course-{kind}.gguf"
         lm.save_gguf(model, path, tokenizer, number_type=kind)
         found = ask(path, prompts=prompts, n_new=args.tokens)
         same = sum(map(list.__eq__, ours, found["texts"]))
         print(f"greedy text, {kind:4}: {same} of {len(prompts)} alike; {path.stat().st_size / 1e6:.1f} MB", flush=True)
-    compare_ids("course", folder / "course-f32.gguf", tokenizer, lines_of(args.lines))
 
 
 def compare_ids(name: str, path: Path, tokenizer, lines: dict[str, list[str]]) -> None:
@@ -166,7 +171,7 @@ def tokenizers(folder: Path, args) -> None:
         compare_ids(name, folder / f"{name}.gguf", tokenizer, lines)
 
 
-def switches(folder: Path) -> None:
+def switches(folder: Path, args) -> None:
     """Random models with every switch that the format knows: the largest difference of a logit."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
     import torch
@@ -175,12 +180,13 @@ def switches(folder: Path) -> None:
 
     import llama_minimal as lm
 
-    tokens = torch.randint(0, 61, (1, MUCH), generator=torch.Generator().manual_seed(0))
+    tokenizer = lm.Tokenizer.train(["low lower lowest"], vocab_size=261)
+    tokens = torch.randint(0, 300, (1, MUCH), generator=torch.Generator().manual_seed(0))
     for i, changes in enumerate(KNOWN):
-        model = draw_model(**{"max_seq_len": MUCH, "dim": 64, "n_layers": 2} | changes)
+        model = draw_model(**{"max_seq_len": MUCH, "dim": 64, "n_layers": 2, "vocab_size": 300} | changes)
         path = folder / f"switch-{i}.gguf"
-        lm.save_gguf(model, path)
-        logits = torch.tensor(ask(path, logits=tokens[0].tolist())["logits"])
+        lm.save_gguf(model, path, tokenizer)
+        logits = torch.tensor(ask(path, logits=tokens[0].tolist(), n_ctx=MUCH)["logits"])
         with torch.no_grad():
             expected = model(tokens)[0]
         difference = (logits - expected).abs().max().item()

@@ -81,6 +81,7 @@ from llama_minimal.reference.long_context import (
     nearest,
     neighbor_distribution,
     positions_kept,
+    recalling_attention,
     window_attention,
     window_begins,
 )
@@ -248,6 +249,7 @@ __all__ = [
     "place_features_vjp",
     "positions_kept",
     "precision_recall",
+    "recalling_attention",
     "relu",
     "relu_ffn",
     "relu_ffn_vjp",

@@ -28,6 +28,7 @@ CHAPTERS = (  # the modules of checks/
     "distillation",
     "parameter_sharing",
     "adaptive_computation",
+    "responsible_ai",
     "multimodal",
 )
 
