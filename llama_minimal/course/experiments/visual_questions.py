@@ -14,21 +14,21 @@ from llama_minimal.settings import TrainConfig
 from llama_minimal.tokenizer import Tokenizer
 from llama_minimal.training import Trainer
 
-WHAT = "Share of right answers to questions about pictures of digits never seen, in combinations seen and never seen."
+WHAT = "Share of wrong answers to questions about pictures of digits never seen, in combinations seen and never seen."
 BUDGET = (
-    "450 steps of 64 questions about 12,000 pictures; three layers of width 64; Muon, at a rate that was the better of "
-    "two; three seeds. Tested on 200 questions of each kind."
+    "400 steps of 64 questions about 12,000 pictures; three layers of width 64; Muon, at a rate that was the better of "
+    "two; three seeds. Tested on 150 questions of each kind."
 )
 ARMS = (
     "sees",  # reads the picture, answers
     "aloud",  # reads the picture, says what it shows, and answers then
     "blind",  # reads the question alone
 )
-POINTS = [{"arm": arm, "seed": seed} for arm in ARMS for seed in range(3)]
-CHECK = {"arm": "blind", "seed": 0}
-TOLERANCE = 0.15
+CHECK = {"arm": "blind", "seed": 0, "steps": 60}
+POINTS = [*[{"arm": arm, "seed": seed} for arm in ARMS for seed in range(3)], CHECK]
+TOLERANCE = 0.1  # a lively training: single answers differ on other processors
 
-STEPS, ROWS, LR, N_SCENES, N_TEST = 450, 64, 1e-2, 12_000, 200
+STEPS, ROWS, LR, N_SCENES, N_TEST = 400, 64, 1e-2, 12_000, 150
 SIZE = 4  # pixels of a patch's side
 
 
@@ -99,7 +99,7 @@ def accuracy(model: Llama, asked: Sequence[Scene], arm: str, *, shown: Sequence[
 
 
 def run(*, arm: str, seed: int, steps: int = STEPS) -> dict[str, float]:
-    """Train an arm, and return its share of right answers of each kind, in old and in new combinations.
+    """Train an arm, and return its share of wrong answers of each kind, in old and in new combinations.
 
     ``other`` is the share in new combinations when each question comes with the picture of another.
     """
@@ -109,6 +109,6 @@ def run(*, arm: str, seed: int, steps: int = STEPS) -> dict[str, float]:
     for kind in KINDS:
         for name, new in (("old", False), ("new", True)):
             asked = scenes(N_TEST, split="test", new=new, kinds=(kind,), seed=1)
-            figures[f"{name}_{kind}"] = accuracy(model, asked, arm)
-        figures[f"other_{kind}"] = accuracy(model, asked, arm, shown=[*asked[7:], *asked[:7]])
+            figures[f"{name}_{kind}"] = 1 - accuracy(model, asked, arm)
+        figures[f"other_{kind}"] = 1 - accuracy(model, asked, arm, shown=[*asked[7:], *asked[:7]])
     return figures
