@@ -3,11 +3,14 @@
 # D model width, F ffn width, V vocabulary, L layers, P processes along ``tensor``
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from llama_minimal.config import LlamaConfig
 from llama_minimal.cost.counts import parameters
 from llama_minimal.cost.kept import stream_size
 from llama_minimal.cost.layout import Layout, Work
+
+_counts = lru_cache(parameters)
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Part:
     @property
     def of_matrices(self) -> float:
         """Parameters of a layer's matrices."""
-        n = parameters(self.config)
+        n = _counts(self.config)
         return (n["attention"] + n["feed-forward"]) / self.config.n_layers / self.layout.tensor
 
     @property

@@ -34,7 +34,7 @@ def moments(config: LlamaConfig, work: Work, layout: Layout | None = None, *, st
     """
     layout = layout or Layout()
     _check(config, layout)
-    layers = stage_layers(config, layout.pipeline)[stage] if layout.pipeline > 1 else config.n_layers
+    layers = stage_layers(config, layout.pipeline)[stage]
     part = Part(config, work, layout, stage=stage, layers=layers)
     out = {"loss": _at_loss(part)} if part.is_last else {}
     # What is alive changes evenly from layer to layer, except at the ends, where FSDP has less on its way.
@@ -54,7 +54,8 @@ def peak(config: LlamaConfig, work: Work, layout: Layout | None = None) -> tuple
         ('loss', 17)
     """
     layout = layout or Layout()
-    stages = range(layout.pipeline)
+    sizes = stage_layers(config, layout.pipeline) if layout.pipeline <= config.n_layers else (0,)
+    stages = {0, sizes.index(max(sizes)), layout.pipeline - 1}  # others hold fewer micro-batches, or less
     every = [named for stage in stages for named in moments(config, work, layout, stage=stage).items()]
     return max(every, key=lambda named: sum(named[1].values()))
 

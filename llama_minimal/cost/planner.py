@@ -15,7 +15,7 @@ from llama_minimal.cost.traffic import traffic
 
 USABLE = 0.9
 """Share of a GPU's memory for tensors; the rest is for the driver, the libraries' own buffers and gaps."""
-MOST_MICRO_BATCH = 8
+MOST_MICRO_BATCH = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,15 +133,18 @@ def _plan(
 
 
 def _works(sequences: int, options: dict) -> Iterator[Work]:
+    most = min(MOST_MICRO_BATCH, sequences)
+    sizes = sorted({*(2**i for i in range(most.bit_length())), most})
     for checkpointing in (False, True):
-        for size in (2**i for i in range(MOST_MICRO_BATCH.bit_length())):
-            if size <= sequences:
-                yield Work(sequences=sequences, micro_batch=size, checkpointing=checkpointing, **options)
+        for size in sizes:
+            yield Work(sequences=sequences, micro_batch=size, checkpointing=checkpointing, **options)
 
 
 def _too_much(plan: Plan, machine: Machine) -> str:
     what, size = max(plan.alive.items(), key=lambda part: part[1])
     how = " even with checkpointing" if plan.work.checkpointing else ""
+    if what == "gradients" and plan.layout.shard and plan.work.micro_batches > 1:
+        what = f"gradients, whole through {plan.work.micro_batches} micro-batches,"
     return (
         f"needs {plan.needs / 1e9:.0f} GB{how} ({what} {size / 1e9:.0f}), "
         f"and of {machine.memory / 1e9:.0f} GB {USABLE * machine.memory / 1e9:.0f} are for tensors"

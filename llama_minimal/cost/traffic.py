@@ -22,7 +22,7 @@ def traffic(config: LlamaConfig, work: Work, layout: Layout) -> dict[str, float]
 
     Source: Rajbhandari et al. 2020, "ZeRO", §7; Korthikanti et al. 2022, §4.2; Narayanan et al. 2021, §3.2.
     """
-    layers = max(stage_layers(config, layout.pipeline)) if layout.pipeline > 1 else config.n_layers
+    layers = max(stage_layers(config, layout.pipeline))
     part = Part(config, work, layout, stage=0, layers=layers)
     ring, M = (layout.data - 1) / layout.data, work.micro_batches
     data = 2 * ring * 4 * part.whole

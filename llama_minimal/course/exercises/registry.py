@@ -29,6 +29,8 @@ CHAPTERS = (  # the modules of checks/
     "parameter_sharing",
     "adaptive_computation",
     "responsible_ai",
+    "multimodal",
+    "long_context",
 )
 
 
