@@ -253,6 +253,7 @@ NOT_DIFFERENTIABLE = {
     "memory_attention": "only read",
     "nearest": "a choice",
     "neighbor_distribution": "only read",
+    "recalling_attention": "only read",
     "window_attention": "only read",
     "window_begins": "integers",
     "wanda_score": "a score",

@@ -40,6 +40,8 @@ class WriteFlags:
     """See so many tokens of the text, its first and its latest, so that it may be longer than the model's context."""
     sinks: int | None = None
     """With --window: how many of them are the first; left out: 4."""
+    recalled: int | None = None
+    """With --window: how many of the tokens that have left it each query looks up; left out: none."""
 
     def __post_init__(self) -> None:
         check_counts(self, "max_new_tokens", "window")
@@ -52,10 +54,12 @@ class WriteFlags:
             raise ValueError("--device names one device and --devices several; give one of them")
 
     def _check_window(self) -> None:
-        check_counts(self, "sinks", least=0)
+        check_counts(self, "sinks", "recalled", least=0)
         if self.window is None:
             if self.sinks is not None:
                 raise ValueError(f"--sinks {self.sinks} says how many tokens of a --window are the first; give one")
+            if self.recalled is not None:
+                raise ValueError(f"--recalled {self.recalled} is for tokens that have left a --window; give one")
         elif self.window <= (sinks := 4 if self.sinks is None else self.sinks):
             raise ValueError(f"--window {self.window} has no place beside --sinks {sinks}; give at least {sinks + 1}")
         elif self.compile:
@@ -68,7 +72,7 @@ class WriteFlags:
             return None
         from llama_minimal.long_context import Window
 
-        return Window(size=self.window, n_sinks=4 if self.sinks is None else self.sinks)
+        return Window(size=self.window, n_sinks=4 if self.sinks is None else self.sinks, n_recalled=self.recalled or 0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -81,6 +81,7 @@ from llama_minimal.reference.long_context import (
     nearest,
     neighbor_distribution,
     positions_kept,
+    recalling_attention,
     window_attention,
     window_begins,
 )
@@ -254,6 +255,7 @@ __all__ = [
     "precision_recall",
     "private_gradient",
     "rdp_of_step",
+    "recalling_attention",
     "relu",
     "relu_ffn",
     "relu_ffn_vjp",
