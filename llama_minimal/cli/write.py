@@ -40,9 +40,12 @@ class WriteFlags:
     """See so many tokens of the text, its first and its latest, so that it may be longer than the model's context."""
     sinks: int | None = None
     """With --window: how many of them are the first; left out: 4."""
+    offload: int | None = None
+    """Keep so many layers on the device, and bring each other one there when its turn comes; 0 keeps none."""
 
     def __post_init__(self) -> None:
         check_counts(self, "max_new_tokens", "window")
+        check_counts(self, "offload", least=0)
         self._check_window()
         if abs(self.seed) >= 1 << 62:
             raise ValueError(f"--seed {self.seed} is too large; give a number of 18 digits or fewer")
@@ -166,8 +169,13 @@ def need_tokenizer(folder: str, tokenizer: Any) -> None:
 def load_as_asked(folder: str, flags: WriteFlags) -> tuple[Any, Any]:
     """Load a model onto the devices and in the dtype that were asked for, and its tokenizer if it has one."""
     from llama_minimal.checkpoint import load
+    from llama_minimal.cli.ways import is_graph, load_graph, load_offloaded
     from llama_minimal.devices import find_device
 
+    if is_graph(folder):
+        return load_graph(folder, flags)
+    if flags.offload is not None:
+        return load_offloaded(folder, flags)
     if flags.devices:
         from llama_minimal.parallel.layerwise import load_layers
 
