@@ -39,5 +39,8 @@ def load_offloaded(folder: str, flags: Any) -> tuple[Any, Any]:
 
 def _refuse(why: str, flags: Any, *names: str) -> None:
     names = ("adapter", "quantize", "dtype", "device", "devices", "compile", *names)
-    if asked := [name for name in names if getattr(flags, name) not in (None, (), False, "cpu")]:
+    asked = [
+        name for name in names if getattr(flags, name) not in (None, (), "cpu") and getattr(flags, name) is not False
+    ]
+    if asked:
         raise ValueError(f"{why}; leave out --{asked[0]}")

@@ -93,7 +93,7 @@ def export(model: Llama, folder: str | Path, tokenizer: TextCodec | None = None)
     was_training = model.training
     with update_folder(Path(folder), last=MODEL, obsolete=(_DATA, CONFIG, GENERATION)) as temporary, _quiet():
         try:
-            program = torch.onnx.export(_Step(model).eval(), _example(model.config), **_ways())
+            program = torch.onnx.export(_Step(model).eval(), _example(model.config), **_ways(model.config))
         finally:
             model.train(was_training)
         program.save(temporary / MODEL, external_data=True)
@@ -126,11 +126,13 @@ def _example(config: LlamaConfig) -> tuple[Tensor, ...]:
     return torch.zeros(B, T, dtype=torch.long), positions, torch.tensor([[T - 1, 0]] * B), past, past.clone()
 
 
-def _ways() -> dict[str, Any]:
+def _ways(config: LlamaConfig) -> dict[str, Any]:
+    # The exporter's optimizer turns each product's matrix around in advance: of one that is used twice it makes two.
+    is_used_twice = config.tie_embeddings or config.share_layers > 1
     batch, time, places, slots = (torch.export.Dim.DYNAMIC for _ in range(4))
     shapes = ({0: batch, 1: time}, {0: batch, 1: time}, {0: batch, 1: places}, *({1: batch, 3: slots},) * 2)
     names = {"input_names": INPUTS, "output_names": OUTPUTS}
-    return {"dynamo": True, "dynamic_shapes": shapes, "verbose": False, **names}
+    return {"dynamo": True, "dynamic_shapes": shapes, "verbose": False, "optimize": not is_used_twice, **names}
 
 
 @contextlib.contextmanager
