@@ -248,6 +248,7 @@ NOT_DIFFERENTIABLE = {
     "memory_attention": "only read",
     "nearest": "a choice",
     "neighbor_distribution": "only read",
+    "recalling_attention": "only read",
     "window_attention": "only read",
     "window_begins": "integers",
     "wanda_score": "a score",
@@ -260,11 +261,9 @@ NOT_DIFFERENTIABLE = {
     "hann_window": "a table",
     "hz_to_mel": "a scale",
     "inverse_frames": "read only",
-    "kmeans_step": "a search",
     "log_mel": "read only",
     "mel_filters": "a table",
     "mel_to_hz": "a scale",
-    "nearest_unit": "a choice",
     "word_edits": "integers",
 }
 

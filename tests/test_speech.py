@@ -28,7 +28,7 @@ from llama_minimal.multimodal.speech import (
 )
 from llama_minimal.multimodal.speech_digits import WORDS, say_digits, spoken_digit, voices
 from llama_minimal.multimodal.speech_synthesis import SpeechUnits, griffin_lim, inverse_frames, spread_bands
-from llama_minimal.multimodal.units import find_units, kmeans_step, nearest_unit
+from llama_minimal.multimodal.vision import CodeBook
 
 OTHER = {"rate": 16000, "width": 400, "hop": 160, "n_fft": 512, "n_mels": 40}
 USUAL = {"rate": 8000, "width": WIDTH, "hop": HOP, "n_fft": N_FFT, "n_mels": N_MELS}
@@ -165,13 +165,9 @@ def test_one_digit_comes_with_its_voice_and_word(language):
         (lambda: speech_features(torch.full((900,), math.nan)), "900 samples are nan"),
         (lambda: mel_filters(120), "of 120 bands lie between two frequencies"),
         (lambda: stack_frames(torch.zeros(7, 32)), "7 frames are not divisible by 4"),
-        (lambda: nearest_unit(torch.zeros(3, 4), torch.zeros(2, 5)), r"\(N, D\) and \(U, D\)"),
-        (lambda: nearest_unit(torch.full((3, 4), math.inf), torch.zeros(2, 4)), "finite"),
-        (lambda: find_units(torch.zeros(3, 4), 4), "n_units=4 must be from 1 to the number of rows, 3"),
-        (lambda: find_units(torch.ones(5, 4), 2), "only 1 rows differ"),
-        (lambda: SpeechUnits(torch.zeros(3, 4)), r"\(3, 4\) must be \(U, 128\)"),
-        (lambda: SpeechUnits(torch.zeros(3, 128)).decode([3]), "numbers from 0 to 2"),
-        (lambda: SpeechUnits(torch.zeros(3, 128)).decode([]), "one or more numbers"),
+        (lambda: SpeechUnits(CodeBook(torch.zeros(3, 4))), r"\(3, 4\) must be \(U, 128\)"),
+        (lambda: SpeechUnits(CodeBook(torch.zeros(3, 128))).decode([3]), "numbers from 0 to 2"),
+        (lambda: SpeechUnits(CodeBook(torch.zeros(3, 128))).decode([]), "one or more numbers"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_what_to_do(call, message):
@@ -179,35 +175,15 @@ def test_what_does_not_fit_is_refused_with_what_to_do(call, message):
         call()
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.integers(1, 40), st.integers(1, 6), st.integers(1, 5), st.integers(0, 99))
-def test_the_nearest_unit_and_a_round_are_those_of_brute_force(n, n_units, width, seed):
-    rng = np.random.default_rng(seed)
-    x, centers = rng.normal(size=(n, width)), rng.normal(size=(n_units, width))
-    distances = ((x[:, None] - centers[None]) ** 2).sum(axis=2)
-    ours = nearest_unit(torch.from_numpy(x), torch.from_numpy(centers)).numpy()
-    np.testing.assert_array_equal(ours, distances.argmin(axis=1))
-    np.testing.assert_array_equal(reference.nearest_unit(x, centers), ours)
-    moved = kmeans_step(torch.from_numpy(x), torch.from_numpy(centers)).numpy()
-    np.testing.assert_allclose(moved, reference.kmeans_step(x, centers))
-    now = ((x[:, None] - moved[None]) ** 2).sum(axis=2)
-    assert now.min(axis=1).sum() <= distances.min(axis=1).sum() + 1e-12  # no round makes it worse
-
-
-def test_from_the_same_beginning_the_units_are_those_of_scikit_learn():
+def test_the_units_are_those_of_scikit_learn_from_the_same_beginning():
     sounds = [spoken_digit(digit, voice).samples for voice in ("adam", "beth") for digit in range(10)]
     x = torch.cat([stack_frames(log_mel(fill_up(sound))) for sound in sounds]).double()
-    start = x[:: len(x) // 12][:12]
-    ours = start
-    for _ in range(100):
-        ours = kmeans_step(x, ours)
-    theirs = KMeans(12, init=start.numpy(), n_init=1, max_iter=100, tol=0, algorithm="lloyd").fit(x.numpy())
-    np.testing.assert_allclose(ours.numpy(), theirs.cluster_centers_, atol=1e-8)
-    np.testing.assert_array_equal(nearest_unit(x, ours).numpy(), theirs.labels_)
-    found = find_units(x, 12)  # k-means++ begins elsewhere, and ends about as low
-    error = torch.cdist(x, found).min(dim=1).values.pow(2).sum().item()
-    best = KMeans(12, n_init=10, random_state=0).fit(x.numpy()).inertia_
-    assert 0.9 * best < error < 1.1 * best
+    start = CodeBook.fit(x, 12, steps=0).centers.numpy()
+    theirs = KMeans(12, init=start, n_init=1, max_iter=100, tol=0, algorithm="lloyd").fit(x.numpy())
+    units = SpeechUnits(CodeBook.fit(x, 12, steps=100))
+    np.testing.assert_allclose(units.book.centers.numpy(), theirs.cluster_centers_, atol=1e-8)
+    first = SpeechUnits(CodeBook(units.book.centers.float())).encode(sounds[0])
+    assert first == theirs.labels_[: len(first)].tolist()
 
 
 def test_frames_turn_back_into_the_sound_as_numpy_and_torch_say():

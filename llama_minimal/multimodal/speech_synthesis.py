@@ -18,7 +18,7 @@ from llama_minimal.multimodal.speech import (
     mel_filters,
     stack_frames,
 )
-from llama_minimal.multimodal.units import find_units, nearest_unit
+from llama_minimal.multimodal.vision import CodeBook
 
 
 def inverse_frames(frames: Tensor, hop: int = HOP) -> Tensor:
@@ -81,26 +81,29 @@ class SpeechUnits:
     """Cut sound into units of 40 ms from a code book, and make sound of them.
 
     Args:
-        centers: (U, 128), each four log-mel frames side by side.
+        book: of U centers of 128 numbers, each four log-mel frames side by side.
     """
 
-    def __init__(self, centers: Tensor) -> None:
-        if centers.dim() != 2 or centers.size(1) != STACKED * N_MELS:
-            raise ValueError(f"centers of shape {tuple(centers.shape)} must be (U, {STACKED * N_MELS})")
-        self.centers = centers
+    def __init__(self, book: CodeBook) -> None:
+        if book.centers.dim() != 2 or book.centers.size(1) != STACKED * N_MELS:
+            raise ValueError(f"centers of shape {tuple(book.centers.shape)} must be (U, {STACKED * N_MELS})")
+        self.book = book
+
+    def __len__(self) -> int:
+        return len(self.book.centers)
 
     @classmethod
     def learn(cls, sounds: list[Tensor], n_units: int, *, seed: int = 0) -> "SpeechUnits":
-        """Find units in sounds, each (n,), by k-means.
+        """Find units in sounds, each (n,), by k-means, as ``vision.CodeBook`` finds typical patches.
 
         Raises:
             ValueError: if the sounds have fewer different pieces than units.
         """
-        return cls(find_units(torch.cat([_pieces(sound) for sound in sounds]), n_units, seed=seed))
+        return cls(CodeBook.fit(torch.cat([_pieces(sound) for sound in sounds]), n_units, seed=seed))
 
     def encode(self, samples: Tensor) -> list[int]:
         """Return the units of a sound, one for each 40 ms."""
-        return nearest_unit(_pieces(samples), self.centers).tolist()
+        return self.book.encode(_pieces(samples)).tolist()
 
     def frames(self, units: list[int]) -> Tensor:
         """Return the log-mel frames that units stand for, (4 · units, 32).
@@ -108,9 +111,9 @@ class SpeechUnits:
         Raises:
             ValueError: if there are no units, or one is not in the code book.
         """
-        if not units or not all(0 <= unit < len(self.centers) for unit in units):
-            raise ValueError(f"units {list(units)[:8]} must be one or more numbers from 0 to {len(self.centers) - 1}")
-        return self.centers[list(units)].reshape(-1, N_MELS)
+        if not units or not all(0 <= unit < len(self) for unit in units):
+            raise ValueError(f"units {list(units)[:8]} must be one or more numbers from 0 to {len(self) - 1}")
+        return self.book.decode(torch.tensor(units)).reshape(-1, N_MELS)
 
     def decode(self, units: list[int], *, rounds: int = 30, seed: int = 0) -> Tensor:
         """Return a sound for units, (n,), its loudest sample at 0.9 or less.

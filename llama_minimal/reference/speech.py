@@ -1,6 +1,6 @@
-"""Sound for a language model: frames, their spectrum, mel bands; and the units that a sound is cut into."""
+"""Sound for a language model: frames, their spectrum, mel bands; sound from frames again; and errors in words."""
 
-# n samples, T frames, W window, F frequencies, M mel bands, N rows, U units
+# n samples, T frames, W window, F frequencies, M mel bands
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,27 +69,6 @@ def log_mel(
     """
     frames = cut_frames(samples, width, hop) * hann_window(width)
     return np.log(np.maximum(dft_power(frames, n_fft) @ mel_filters(n_mels, n_fft, rate), 1e-3))
-
-
-def nearest_unit(x: Array, centers: Array) -> NDArray[np.int64]:
-    """Return which center is closest to each row, (N,): argmin over u of ‖x − c_u‖².
-
-    ‖x‖² is the same for all centers and left out: ‖c_u‖² − 2 x · c_u is smallest at the same one.
-
-    Args:
-        x: (N, D).
-        centers: (U, D).
-    """
-    return ((centers**2).sum(axis=1) - 2 * x @ centers.T).argmin(axis=1)
-
-
-def kmeans_step(x: Array, centers: Array) -> Array:
-    """Return the centers after a round of k-means, (U, D): the mean of the rows to which each is the closest.
-
-    A center that is closest to nothing stays where it is. (Lloyd 1982, "Least squares quantization in PCM".)
-    """
-    unit = nearest_unit(x, centers)
-    return np.stack([x[unit == u].mean(axis=0) if (unit == u).any() else centers[u] for u in range(len(centers))])
 
 
 def inverse_frames(frames: Array, hop: int) -> Array:
