@@ -81,6 +81,7 @@ from llama_minimal.reference.long_context import (
     nearest,
     neighbor_distribution,
     positions_kept,
+    recalling_attention,
     window_attention,
     window_begins,
 )
@@ -107,6 +108,7 @@ from llama_minimal.reference.positions import (
     rope_table,
     sinusoidal_table,
 )
+from llama_minimal.reference.privacy import clip_factors, clipped_sum, exposure, private_gradient, rdp_of_step
 from llama_minimal.reference.pruning import (
     best_for_mask,
     keep_mask,
@@ -163,7 +165,9 @@ __all__ = [
     "chain",
     "chunked_loss",
     "chunked_loss_vjp",
+    "clip_factors",
     "clip_gradients",
+    "clipped_sum",
     "cut_frames",
     "decode_float",
     "dft_power",
@@ -176,6 +180,7 @@ __all__ = [
     "embedding_vjp",
     "encode_float",
     "exit_confidence",
+    "exposure",
     "feed_forward",
     "feed_forward_vjp",
     "forward_kl",
@@ -248,6 +253,9 @@ __all__ = [
     "place_features_vjp",
     "positions_kept",
     "precision_recall",
+    "private_gradient",
+    "rdp_of_step",
+    "recalling_attention",
     "relu",
     "relu_ffn",
     "relu_ffn_vjp",
