@@ -101,7 +101,7 @@ def candidate_scores(model: Llama, rows: np.ndarray, start: int) -> np.ndarray:
     before, which = np.unique(rows[:, :-1], axis=0, return_inverse=True)  # (U, T−1)
     logs = []
     for part in torch.from_numpy(before).to(model.device).split(ROWS_AT_ONCE):
-        log_p = model(part)[:, start - 1 :].log_softmax(-1)  # (B, T−start, V)
+        log_p = model.output(model.hidden_states(part)[:, start - 1 :]).log_softmax(-1)  # (B, T−start, V)
         known = log_p[:, :-1].gather(-1, part[:, start:, None]).sum((1, 2))
         logs.append((known[:, None] + log_p[:, -1]).double().cpu())  # (B, V)
     return torch.cat(logs).numpy()[which.ravel(), rows[:, -1]]
