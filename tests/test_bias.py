@@ -1,7 +1,5 @@
 """Bias: the measures by other ways, the model's shares by brute force, and remedies that do what they say."""
 
-import os
-
 import numpy as np
 import pytest
 import torch
@@ -107,7 +105,9 @@ def test_the_shares_of_what_comes_next_are_products_of_each_tokens_chance(small)
             sums.append(0.0)
             for text in texts:
                 ids = tokenizer.encode_prompt(prompt + text)
-                n = len(os.path.commonprefix([before, ids]))
+                n = next(
+                    (i for i, pair in enumerate(zip(before, ids, strict=False)) if pair[0] != pair[1]), len(before)
+                )
                 with torch.no_grad():
                     log_p = model(torch.tensor([ids])).double().log_softmax(-1)[0]
                 sums[-1] += sum(log_p[i - 1, ids[i]] for i in range(n, len(ids))).exp().item()

@@ -42,10 +42,10 @@ class StringFilter:
 
     Example:
         >>> shown = StringFilter(["secret"])
-        >>> [shown.push(piece) for piece in ("My se", "cr", "et is", " secure")]
-        ['My ', '', '[…] is', ' ']
+        >>> [shown.push(piece) for piece in ("My se", "cr", "et! A se", "al. An s")]
+        ['My ', '', '[…]! A ', 'seal. An ']
         >>> shown.finish()
-        'secure'
+        's'
     """
 
     def __init__(self, refused: Sequence[str], *, mark: str | None = MARK) -> None:

@@ -28,6 +28,9 @@ CHAPTERS = (  # the modules of checks/
     "distillation",
     "parameter_sharing",
     "adaptive_computation",
+    "responsible_ai",
+    "multimodal",
+    "long_context",
 )
 
 
