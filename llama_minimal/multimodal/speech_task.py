@@ -18,7 +18,7 @@ from llama_minimal.scores import answer_words
 from llama_minimal.tokenizer import TextCodec, Tokenizer
 
 SOUND, UNIT = "sound", "unit"  # what a model reads, and the codes that it writes
-_SPEEDS, _NOISE, _PAUSE = (0.87, 1.15), 0.03, 800  # of the sounds for training
+_SPEEDS, _NOISE, _PAUSES = (0.87, 1.15), 0.03, (240, 800)  # of the sounds for training
 _LONGEST = 80  # units of an answer: three seconds
 
 
@@ -74,7 +74,7 @@ def utterances(
         seed: of everything that is drawn.
         n_digits: in each; None means one to three.
         held_out: digits in an order that training does not have, see ``is_held_out``.
-        rough: said faster or slower by up to a seventh (and higher or lower by as much), with some noise.
+        rough: said faster or slower by up to a seventh (and higher or lower by as much), half of them with some noise.
         languages: drawn anew for each.
     """
     rng = np.random.default_rng(seed)
@@ -93,12 +93,13 @@ def utterances(
 def utterance(
     digits: Sequence[int], voice: str, language: str, rng: np.random.Generator, *, rough: bool = False
 ) -> Utterance:
-    """Return digits as a voice says them, with pauses of up to a tenth of a second."""
-    samples = say_digits(digits, voice, language, pauses=rng.integers(0, _PAUSE, size=len(digits) + 1).tolist())
+    """Return digits as a voice says them, with pauses of 30 to 100 milliseconds."""
+    samples = say_digits(digits, voice, language, pauses=rng.integers(*_PAUSES, size=len(digits) + 1).tolist())
     if rough:
         n = round(len(samples) / rng.uniform(*_SPEEDS))
         samples = torch.nn.functional.interpolate(samples[None, None], size=n, mode="linear")[0, 0]
-        samples = samples + float(rng.uniform(0, _NOISE)) * torch.from_numpy(rng.normal(size=n)).float()
+        loudness = max(0.0, float(rng.uniform(-_NOISE, _NOISE)))  # half of the sounds stay clean
+        samples = samples + loudness * torch.from_numpy(rng.normal(size=n)).float()
     return Utterance(samples, tuple(digits), voice, language)
 
 
