@@ -121,7 +121,7 @@ def exposure(scores: np.ndarray, place: int) -> float:
     0 for the last candidate, log₂ R for the first. A secret that was never read has rank k with probability 1/R, and
     so about 1/ln 2 = 1.44 bits on average.
 
-    Source: Carlini et al. 2019, "The secret sharer", §4.2 (rank, exposure).
+    Source: Carlini et al. 2019, "The secret sharer", §4 (rank, exposure).
     """
     return math.log2(len(scores)) - math.log2(rank(scores, place))
 
@@ -136,7 +136,7 @@ def estimated_exposure(score: float, sample: np.ndarray) -> float:
         score: log-likelihood of the secret.
         sample: of codes drawn at random, some hundreds.
 
-    Source: Carlini et al. 2019, §4.3 (approximation by distribution modeling).
+    Source: Carlini et al. 2019, §4 (approximation by a distribution).
     """
     if len(sample) < 30:
         raise ValueError(f"{len(sample)} scores are too few for a distribution; give 30 or more")
