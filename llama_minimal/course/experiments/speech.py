@@ -35,7 +35,7 @@ WHAT = "Spoken digits that a small LLaMA understands, by what it hears and by ho
 BUDGET = (
     "Width 64, two layers, Muon at the rate 2e-2. Single digits: 200 steps of 32, out of 2,000 sounds. Sentences of "
     "one or two digits: 700 steps of 16, out of 5,000. Speaking: 400 steps of 16, out of 1,200 texts. Tests: all "
-    "recordings of a voice, and 40 sentences of two digits in an order that no training had (and of three). Three seeds."
+    "recordings of a voice, and 40 sentences of two (and of three) digits in an order new to the model. Three seeds."
 )
 CHECK = {"heard": "sound", "n_voices": 13, "longest": 1, "seed": 0}
 TOLERANCE = 0.1  # trained for seconds: single answers differ on other processors
