@@ -48,11 +48,10 @@ def is_held_out(digits: Sequence[int]) -> bool:
     return len(digits) > 1 and sum(digits) % 5 == 0
 
 
-def draw_digits(rng: np.random.Generator, *, n_digits: int | None, held_out: bool) -> tuple[int, ...]:
-    """Return digits at random, from those that are held out or from the others; one to three if no number is given."""
+def draw_digits(rng: np.random.Generator, n_digits: Sequence[int], *, held_out: bool = False) -> tuple[int, ...]:
+    """Return digits at random, as many as one of ``n_digits``, from those that are held out or from the others."""
     while True:
-        n = int(rng.integers(1, 4)) if n_digits is None else n_digits
-        digits = tuple(rng.integers(0, 10, size=n).tolist())
+        digits = tuple(rng.integers(0, 10, size=int(rng.choice(n_digits))).tolist())
         if is_held_out(digits) == held_out:
             return digits
 
@@ -62,7 +61,7 @@ def utterances(
     voices: Sequence[str],
     *,
     seed: int,
-    n_digits: int | None = None,
+    n_digits: Sequence[int] = (1, 2),
     held_out: bool = False,
     rough: bool = True,
     languages: Sequence[str] = tuple(WORDS),
@@ -72,7 +71,7 @@ def utterances(
     Args:
         voices: who speaks, drawn anew for each.
         seed: of everything that is drawn.
-        n_digits: in each; None means one to three.
+        n_digits: in each, drawn from these numbers.
         held_out: digits in an order that training does not have, see ``is_held_out``.
         rough: said faster or slower by up to a seventh (and higher or lower by as much), half of them with some noise.
         languages: drawn anew for each.
@@ -80,7 +79,7 @@ def utterances(
     rng = np.random.default_rng(seed)
     return [
         utterance(
-            draw_digits(rng, n_digits=n_digits, held_out=held_out),
+            draw_digits(rng, n_digits, held_out=held_out),
             voices[int(rng.integers(len(voices)))],
             languages[int(rng.integers(len(languages)))],
             rng,
