@@ -66,6 +66,7 @@ LEVELS = {
     "quantization": 3,
     "checkpoint": 4,
     "sharing": 4,
+    "offloading": 4,
     "completion": 4,
     "adaptive_computation": 4,
     "generation": 5,

@@ -18,8 +18,9 @@ _HAN_NAME = r"[王李张刘陈杨赵黄周吴林何][\u4e00-\u9fff]{1,2}?"
 _FORMS = {
     "email": r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+",
     "card": r"(?<![\d-])\d(?:[ -]?\d){12,18}(?![\d-])",
-    "phone": r"(?<![\w.-])(?:\+\d{1,3}[ .-]?)?(?:(?:\(\d{2,4}\) ?|\d{2,4}[ .-])\d{3,4}[ .-]\d{3,4}|\d{3}[ .-]\d{4})"
-    r"(?![\w-]|\.\d)",
+    "phone": r"(?<![\w.-])(?<!\d{3} )(?:\+\d{1,3}[ .-]?)?"
+    r"(?:(?:\(\d{2,4}\) ?|\d{2,4}[ .-])\d{3,4}[ .-]\d{3,4}|\d{3}[ .-]\d{4})"
+    r"(?![\w-]|\.\d| \d{3})",
     "address": r"\b\d{1,4} (?:[A-Z][a-z]+ ){1,3}(?:Street|Road|Lane|Avenue|Square|St|Rd|Ave)\b"
     r"|[\u4e00-\u9fff]{2}(?:大街|路|街|巷)\d{1,4}号",
     "code": r"(?i:\b(?:secret|pin|passcode|password)\b[^.!?\n\d]{0,40}?)(?P<code>\d(?:[ -]?\d){3,9})(?![\d-])"
@@ -56,7 +57,9 @@ def find_details(text: str, *, kinds: Collection[str] = KINDS, names: Iterable[s
         raise ValueError(f"there is no kind {sorted(unknown)[0]!r} of personal detail; there are {', '.join(KINDS)}")
     found = [detail for kind in kinds for detail in _of_kind(text, kind)]
     if "name" in kinds and (known := [re.escape(name) for name in sorted(names, key=len, reverse=True)]):
-        found += [Detail(*m.span(), "name") for m in re.finditer(rf"(?<!\w)(?:{'|'.join(known)})(?!\w)", text)]
+        found += [
+            Detail(*m.span(), "name") for m in re.finditer(rf"(?<![A-Za-z])(?:{'|'.join(known)})(?![A-Za-z])", text)
+        ]
     kept: list[Detail] = []
     for detail in sorted(found, key=lambda d: (d.start - d.end, KINDS.index(d.kind), d.start)):
         if all(detail.end <= other.start or other.end <= detail.start for other in kept):
@@ -160,7 +163,7 @@ def _redact_chunks(document: LongDocument, options: Mapping[str, object]) -> Ite
     yield redact(held, **options)
 
 
-def score(found: Collection[Detail], key: Collection[Detail]) -> dict[str, tuple[int, int, int]]:
+def redaction_score(found: Collection[Detail], key: Collection[Detail]) -> dict[str, tuple[int, int, int]]:
     """Return for each kind how many details were found and are there, were found and are not, and were missed.
 
     A detail counts as found only if all of its characters are covered by what was found, of whatever kind; and what was
