@@ -52,8 +52,8 @@ def offload(model: Llama, device: torch.device | str | None = None, *, keep: int
             part.to(device)
     model._tie()
     if travelers := blocks[keep:]:
-        stream = torch.cuda.Stream(device) if device.type == "cuda" and len(travelers) > 1 else None
-        trips = [_Traveling(block, device, stream) for block in travelers]
+        stream = _side_stream(device) if len(travelers) > 1 else None
+        trips = [_Traveling(block, model.device, stream) for block in travelers]  # with its number, as cuda:0
         for trip, following in zip(trips, trips[1:] + trips[:1], strict=True):
             trip.following = following
     return model
@@ -64,6 +64,11 @@ def bytes_on(model: Llama, device: torch.device | str) -> int:
     kind = torch.device(device).type
     weights = {id(weight): weight for weight in (*model.parameters(), *model.buffers())}
     return sum(weight.nbytes for weight in weights.values() if weight.device.type == kind)
+
+
+def _side_stream(device: torch.device) -> Any:
+    """Return what a GPU does beside its main work, in its own order; None elsewhere."""
+    return torch.cuda.Stream(device) if device.type == "cuda" else None
 
 
 def _settle(block: Block, *, packs: bool) -> None:

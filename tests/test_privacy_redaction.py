@@ -16,14 +16,14 @@ from llama_minimal.responsible_ai.privacy.redaction import (
     is_card,
     redact,
     redact_document,
-    score,
+    redaction_score,
 )
 
 
 def totals(planted, **options):
     sums = {kind: [0, 0, 0] for kind in KINDS}
     for text, key in planted:
-        for kind, counts in score(find_details(text, **options), key).items():
+        for kind, counts in redaction_score(find_details(text, **options), key).items():
             sums[kind] = [a + b for a, b in zip(sums[kind], counts, strict=True)]
     return sums
 
@@ -98,7 +98,7 @@ def test_details_do_not_overlap_and_the_longer_one_stays():
 def test_half_a_detail_is_a_miss_and_what_touches_none_is_false():
     key = [Detail(10, 18, "phone"), Detail(30, 40, "name")]
     found = [Detail(10, 15, "phone"), Detail(28, 41, "address"), Detail(50, 60, "phone")]
-    counts = score(found, key)
+    counts = redaction_score(found, key)
     assert counts["phone"] == (0, 1, 1)
     assert counts["name"] == (1, 0, 0)
     assert counts["address"] == (0, 0, 0)

@@ -27,7 +27,7 @@ POINTS = [
 
 
 def run(*, remedy: str, steps: int, seed: int) -> dict[str, float]:
-    """Return the recall at each distance.
+    """Return the recall at each distance; through a window also ``near``: over 40 tokens, after 150 others.
 
     Args:
         remedy: a kind of ``RopeScaling``, a name of ``WINDOWS``, "none", or "as short": none, tuned at the old length.
@@ -35,7 +35,9 @@ def run(*, remedy: str, steps: int, seed: int) -> dict[str, float]:
     """
     model = lab_model(seed)
     if remedy in WINDOWS:
-        return {str(d): recall(model, needles(60, d, seed=seed), WINDOWS[remedy]) for d in DISTANCES[1::2]}
+        window = WINDOWS[remedy]
+        near = recall(model, needles(60, 40, seed=seed, before=150), window)
+        return {"near": near} | {str(d): recall(model, needles(60, d, seed=seed), window) for d in DISTANCES[1::2]}
     longer = stretched(model, LONG, None if remedy in ("none", "as short") else remedy)
     if steps:
         length = CONTEXT if remedy == "as short" else LONG

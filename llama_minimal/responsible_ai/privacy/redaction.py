@@ -163,7 +163,7 @@ def _redact_chunks(document: LongDocument, options: Mapping[str, object]) -> Ite
     yield redact(held, **options)
 
 
-def score(found: Collection[Detail], key: Collection[Detail]) -> dict[str, tuple[int, int, int]]:
+def redaction_score(found: Collection[Detail], key: Collection[Detail]) -> dict[str, tuple[int, int, int]]:
     """Return for each kind how many details were found and are there, were found and are not, and were missed.
 
     A detail counts as found only if all of its characters are covered by what was found, of whatever kind; and what was
