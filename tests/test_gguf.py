@@ -387,6 +387,7 @@ CUTS = {
     "llama3-json": ("gpt2", "llama-bpe"),
     "llama2-json": ("llama", None),
     "llama2-model": ("llama", None),
+    "llama2-spaces": ("llama", None),
     "no-space-in-front": ("llama", None),
 }
 
@@ -425,7 +426,7 @@ def test_transformers_gives_the_ids_of_each_kind(tmp_path, make_model, kinds, na
             assert theirs(text, add_special_tokens=False).input_ids == tokenizer.encode(text), text
 
 
-@pytest.mark.parametrize("name", ["llama2-json", "llama2-model", "no-space-in-front"])
+@pytest.mark.parametrize("name", ["llama2-json", "llama2-model", "llama2-spaces", "no-space-in-front"])
 def test_joining_by_scores_gives_the_ids_of_joining_by_merges(tmp_path, make_model, kinds, name):
     """The definition, from the file alone: of all neighbors that are a token together, the best first."""
     tokenizer = kinds[name]
@@ -445,7 +446,7 @@ def test_joining_by_scores_gives_the_ids_of_joining_by_merges(tmp_path, make_mod
         bytes_of = [[ids[p]] if p in ids else [ids[f"<0x{b:02X}>"] for b in p.encode()] for p in parts]
         return [i for one in bytes_of for i in one]
 
-    for text in filter(None, [*TEXTS, "  two  spaces ", *docs().splitlines()[:60]]):
+    for text in filter(None, [*TEXTS, "  two  spaces ", "x" + " " * 21 + "y" + " " * 7, *docs().splitlines()[:60]]):
         assert by_scores(text) == tokenizer.encode(text), text
 
 
