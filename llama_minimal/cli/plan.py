@@ -12,7 +12,8 @@ from llama_minimal.cli.units import amount
 from llama_minimal.config import LlamaConfig
 
 _MOST_GPUS = 100_000
-_OVERHEAD = 1.1  # energy of the whole building for that of its machines, as Touvron et al. 2023, §6, reckon
+# Energy of the whole building for that of its machines: large data centers, llmbook.apartsin.com, §55.1.
+_OVERHEAD = (1.1, 1.3)
 _HEAD = ("data × tensor × pipeline", "micro", "again", "holds most", "needs", "MFU", "s/step", "days")
 
 
@@ -142,8 +143,8 @@ def _print_bill(plan: cost.Plan, machine: cost.Machine, seq_len: int, tokens: fl
     hours = _hours(plan, seq_len, tokens)
     gpu_hours = plan.layout.size * hours
     print(f"\nfastest: {plan.layout}, {hours / 24:,.1f} days, {human(gpu_hours)} GPU-hours", end="")
-    energy = gpu_hours * machine.power / 1e6
-    print(f"; {energy:,.3g} to {_OVERHEAD * energy:,.3g} MWh at full power, without and with cooling", end="")
+    low, high = (f"{overhead * gpu_hours * machine.power / 1e6:,.3g}" for overhead in _OVERHEAD)
+    print(f"; {low} to {high} MWh at full power, building included", end="")
     if machine.rent:
         low, high = (human(gpu_hours * rent) for rent in machine.rent)
         print(f"; {low} to {high} dollars of rent", end="")

@@ -3,15 +3,15 @@
 import math
 import re
 
-_PREFIXES = {"": 1, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12, "p": 1e15}
+_PREFIXES = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "p": 1e15}
 _BINARY = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
 def amount(flag: str, text: str, *, unit: str = "", example: str = "1.4T") -> float:
     """Return the number that a text stands for.
 
-    A prefix may follow, k, M, G (or B, billion), T, P; of bytes also Ki, Mi, Gi, Ti; then the unit, which may be left
-    out. Commas and underscores between digits are skipped.
+    A prefix may follow, k, M, G (or, without a unit, B for billion), T, P; with a unit also Ki, Mi, Gi, Ti; then the
+    unit, which may be left out. Commas and underscores between digits are skipped.
 
     Raises:
         ValueError: if it is none, or not above 0.
@@ -22,9 +22,8 @@ def amount(flag: str, text: str, *, unit: str = "", example: str = "1.4T") -> fl
     """
     found = re.fullmatch(r"\s*([-+]?[\d,_]*\.?\d*(?:e[-+]?\d+)?)\s*([a-z]*)\s*", str(text).lower())
     number, letters = found.groups() if found else ("", "")
-    prefixes = _PREFIXES | (_BINARY if unit else {})
-    if unit and letters not in prefixes:
-        letters = letters.removesuffix(unit.lower())
+    prefixes = _PREFIXES | (_BINARY if unit else {"b": 1e9})
+    letters = letters.removesuffix(unit.lower())
     try:
         value = float(number.replace(",", "").replace("_", "")) * prefixes[letters]
     except (ValueError, KeyError):

@@ -36,21 +36,21 @@ class Serving:
 def weight_bytes(config: LlamaConfig, form: str = "bf16") -> float:
     """Return the bytes of all weights in a format.
 
-    Of the quantized ones each row of a layer's matrix has a step, 2 bytes, and in int4 each 32 numbers a step and an
-    offset, 2 + 2; the output is quantized as the layers are, the embedding and the norms stay in bfloat16.
+    Quantized, each row of a matrix has a step, 2 bytes, and in int4 each 32 numbers a step and an offset, 2 + 2. The
+    embedding is quantized as the layers and the output are; the norms stay in bfloat16.
     """
     check_one_of("format", form, FORMATS)
     n = parameters(config)
     if form in _BYTES:
         return float(_BYTES[form] * sum(n.values()))
-    matrices = n["attention"] + n["feed-forward"] + n["output"]
-    rest = 2 * (n["embeddings"] + n["norms"])
+    matrices = sum(n.values()) - n["norms"]
     if form == "int4":
-        return rest + matrices * (0.5 + 4 / _GROUP)
+        return 2 * n["norms"] + matrices * (0.5 + 4 / _GROUP)
     q, k = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
     ways_in = 2 if config.ffn == "swiglu" else 1
     rows = config.n_layers // config.share_layers * (q + 2 * k + 2 * config.dim + ways_in * config.hidden_dim)
-    return rest + matrices + 2 * (rows + (config.n_outputs if n["output"] else 0))
+    rows += config.vocab_size + (config.n_outputs if n["output"] else 0)
+    return 2 * n["norms"] + matrices + 2.0 * rows
 
 
 def serving(
@@ -77,7 +77,7 @@ def serving(
     if reason := why_not(config, Layout(tensor=tensor)):
         raise ValueError(f"{reason}; give another number of GPUs")
     context = context or config.max_seq_len
-    of_number = 1 + 4 / config.head_dim if cache_form == "int8" else _BYTES[cache_form]
+    of_number = 1 + 2 / config.head_dim if cache_form == "int8" else _BYTES[cache_form]
     cache = 2 * config.n_layers * config.n_kv_heads * config.head_dim * context * batch * of_number / tensor
     weights = weight_bytes(config, form) / tensor
     reading = (weights + cache) / machine.bandwidth

@@ -92,6 +92,31 @@ def chinese_name(name: str) -> str:
     return Chinese({}, {}, Dice(0)).character(name, "name")
 
 
+def chinese_names() -> dict[str, list[str]]:
+    """Return what NAMES has, in Chinese: kind and name, as a story names someone first."""
+    return {
+        pronoun: [Chinese({}, {}, Dice(0)).character(name.strip(), "full") for name in names]
+        for pronoun, names in NAMES.items()
+    }
+
+
+def chinese_contexts(job: str, n: int = 2, *, longest: int = 60) -> list[str]:
+    """Return the ends of n beginnings of held-out stories in Chinese, each up to where it names its vet or judge.
+
+    Args:
+        longest: characters that are kept, for each of forty names of several tokens is read after them.
+    """
+    found = []
+    for story in stories(10**6, ValleySettings(seed=HELD_OUT_SEED), split="test"):
+        if story.shape == _SHAPE[job]:
+            (who,) = story.jobs
+            before, met, _ = story.text("chinese").partition(Chinese({}, {}, Dice(0)).character(who, "full"))
+            found += [before[-longest:]] if met else []
+        if len(found) == n:
+            break
+    return found
+
+
 class Sentence(NamedTuple):
     """Hold a sentence of a story, what is before it, and which kind of insult it is: None if it is none."""
 
@@ -100,22 +125,32 @@ class Sentence(NamedTuple):
     insult: str | None
 
 
-def sentences(n: int, *, seed: int, language: str = "english", every: int = 4) -> list[Sentence]:
-    """Return sentences of stories: all in which someone speaks, and one in ``every`` of the others.
+def sentences(n_unkind: int, n_others: int, *, seed: int, language: str = "english") -> list[Sentence]:
+    """Return so many sentences with an insult, and so many others: all that is spoken, and one in four of the rest.
 
     Half of the quarrels have an insult. A sentence is one if it stands in the telling of an unkind event and is spoken.
     """
-    found = []
-    for story in stories(n, ValleySettings(seed=seed, unkind=0.5), split=None):
-        text, dice = story.text(language), story.dice("sentences")
-        unkind = {
-            told.text: story.events[told.event].roles["insult"]
-            for told in story.tell(language)
-            if story.events[told.event].kind == "unkind"
-        }
-        for match in _SENTENCE.finditer(text):
-            one, spoken = match[0], re.search(r'["“”]', match[0]) is not None
-            insult = next((kind for told, kind in unkind.items() if spoken and one.strip() in told), None)
-            if spoken or dice.chance(1 / every):
-                found.append(Sentence(text[: match.start()], one, insult))
-    return found
+    unkind: list[Sentence] = []
+    others: list[Sentence] = []
+    for story in stories(10**6, ValleySettings(seed=seed, unkind=0.5), split=None):
+        kinds = {event.roles["insult"] for event in story.events if event.kind == "unkind"}
+        if kinds or len(others) < n_others:  # else the story need not be told
+            for one in _told(story, language):
+                (unkind if one.insult else others).append(one)
+        if len(unkind) >= n_unkind and len(others) >= n_others:
+            return unkind[:n_unkind] + others[:n_others]
+    raise AssertionError("the valley has as many stories as one likes")
+
+
+def _told(story: Story, language: str) -> Iterator[Sentence]:
+    text, dice = story.text(language), story.dice("sentences")
+    unkind = {
+        told.text: str(story.events[told.event].roles["insult"])
+        for told in story.tell(language)
+        if story.events[told.event].kind == "unkind"
+    }
+    for match in _SENTENCE.finditer(text):
+        one, spoken = match[0], re.search(r'["“”]', match[0]) is not None
+        insult = next((kind for told, kind in unkind.items() if spoken and one.strip() in told), None)
+        if spoken or dice.chance(0.25):
+            yield Sentence(text[: match.start()], one, insult)

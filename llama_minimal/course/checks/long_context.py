@@ -44,9 +44,7 @@ EXERCISES = {
             "these are the tokens in the order of their slots; give the earliest first": lambda *case: np.array(
                 [token for token in of.in_slots(*case, of.slipped) if token >= 0]
             ),
-            "this is a plain window, the latest tokens alone": lambda position, n_slots, _: np.arange(
-                max(0, position + 1 - n_slots), position + 1
-            ),
+            "tokens count from 0 here": lambda *case: of.kept_by_mistake(*case) + 1,
             "the newest token is missing: it is held, too": lambda position, *rest: of.kept_by_mistake(
                 position - 1, *rest
             ),
@@ -73,16 +71,11 @@ EXERCISES = {
                 theta ** (-2 * np.arange(head_dim // 2) / head_dim)
             ),
             "these are wavelengths; give angles per token": lambda *case: 2 * np.pi / of.yarn(*case),
-            "the borders are exchanged: beta_fast belongs to the pairs that are kept": (
-                lambda head_dim, theta, factor, context, fast, slow: of.yarn(
-                    head_dim, theta, factor, context, slow, fast
-                )
-            ),
         },
     ),
     "sliding_mean": Exercise(
         right=of.sliding_mean,
-        cases=[of.sliding_case(_RNG), of.sliding_case(_RNG, 12, 6, 6), of.sliding_case(_RNG, 30, 9, 1)],
+        cases=[of.sliding_case(_RNG), of.sliding_case(_RNG, 12, 6, 6), of.sliding_case(_RNG, 25, 9, 4)],
         draw=lambda rng: of.sliding_case(rng, int(rng.integers(9, 30)), 8, int(rng.integers(1, 8))),
         mistakes={
             "tokens in two windows are counted twice here; each counts once": lambda losses, stride: float(
