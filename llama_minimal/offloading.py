@@ -4,7 +4,8 @@ Some blocks stay on the device. Each other one is brought there when its turn co
 GPU the next one travels meanwhile. The text is the same, and each pass waits for the weights' way: bytes of the blocks
 that travel, divided by the speed of the bus. (Where the CPU is to compute as well, see ``parallel.layerwise``.)
 
-Source: Sheng et al. 2023, "FlexGen", §3 (weights that are streamed to the device layer by layer).
+Source: "FlexGen", arXiv 2303.06865 (2023): weights that wait in the CPU's memory, those of the next layer on their way
+while one computes.
 """
 
 from collections.abc import Sequence

@@ -6,7 +6,7 @@
 measures without a download; any other task of lm-eval's it will download. In Python, ``evaluate`` is the same; once
 this is imported, ``lm_eval.simple_evaluate(model="llama_minimal", model_args="path=course", …)`` knows our models.
 
-Source: Gao et al., "A framework for few-shot language model evaluation", its release 0.4.13.
+Source: Gao et al. 2021, "A framework for few-shot language model evaluation", its release 0.4.13.
 """
 
 import argparse
