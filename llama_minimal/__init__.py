@@ -13,7 +13,7 @@ _HOMES = {
     "config": ("LlamaConfig", "PRESETS", "RopeScaling", "preset"),
     "model": ("Llama", "build"),
     "tokenizer": ("Tokenizer", "load_tokenizer"),
-    "checkpoint": ("load", "load_adapter", "save", "save_adapter"),
+    "checkpoint": ("load", "load_adapter", "save", "save_adapter", "save_gguf"),
     "lora": ("LoRAConfig", "add_adapter"),
     "generation": ("Completion", "generate", "stream"),
     "beams": ("beam_search",),

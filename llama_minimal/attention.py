@@ -109,6 +109,9 @@ def _is_wide_faster(x: Tensor) -> bool:
 class Attention(nn.Module):
     """Apply causal self-attention with H query heads and K key/value heads."""
 
+    is_causal = True
+    """Whether a token sees only itself and those before it; see ``masked_language.see_both_sides``."""
+
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
         self.head_dim = config.head_dim
@@ -138,6 +141,8 @@ class Attention(nn.Module):
                 tokens are all there is, of one document.
         """
         B, T, _ = x.shape
+        if not self.is_causal and not (cache is mask is None):
+            raise ValueError("a model that sees both sides cannot write, nor read packed documents; give it whole rows")
         x = cast_once(x)
         bare = getattr(cache, "turns_keys", False)
         q, k, v = self._project(x, None if bare else rope)
@@ -153,7 +158,7 @@ class Attention(nn.Module):
                 k, v = (kept[:, :, :n_seen] for kept in cached)  # (B, K, S, Dh)
                 q = q.type_as(k)
         with torch.autocast("cpu", enabled=False) if stays_wide else nullcontext():
-            out = attention(q, k, v, mask, is_causal=mask is None)
+            out = attention(q, k, v, mask, is_causal=mask is None and self.is_causal)
             if mask is not None and getattr(cache, "n_recalled", 0):
                 out = cache.look_back(layer, unturned, out, log_total(q, k, mask))
         return self.wo(out.transpose(1, 2).reshape(B, T, -1).type_as(x))  # (B, T, D)

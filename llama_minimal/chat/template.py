@@ -151,19 +151,7 @@ def chat_template(tokenizer: TextCodec) -> ChatTemplate | None:
         ImportError: if there is one, and Jinja is not installed.
         ValueError: if it has a mistake.
     """
-    content = tokenizer.companions.files.get(_FILE)
-    source = (
-        tokenizer.companions.get(_CONFIG, "chat_template") if content is None else content.decode("utf-8", "replace")
-    )
-    if isinstance(source, list):
-        named = {one.get("name"): one.get("template") for one in source if isinstance(one, dict)}
-        if source and "default" not in named:
-            raise ValueError(
-                f"{_CONFIG} has the chat templates {', '.join(map(str, named))}; one must be named default"
-            )
-        source = named.get("default")
-    if source is not None and not isinstance(source, str):
-        raise ValueError(f"{_CONFIG} has a chat_template that is no text but {type(source).__name__}")
+    source = tokenizer.companions.chat_template()
     return None if source is None else ChatTemplate(tokenizer, source)
 
 

@@ -9,6 +9,7 @@ import torch
 
 from llama_minimal.checkpoint.adapters import find_adapter, load_adapter, save_adapter
 from llama_minimal.checkpoint.building import Format, build_empty, choose_format
+from llama_minimal.checkpoint.gguf import save_gguf
 from llama_minimal.checkpoint.huggingface import INDEX, has_weights, open_huggingface, write_huggingface
 from llama_minimal.checkpoint.huggingface_config import config_from_huggingface, not_expressible
 from llama_minimal.checkpoint.meta import EXTRA, open_meta, write_meta
@@ -36,6 +37,7 @@ __all__ = [
     "read_config",
     "save",
     "save_adapter",
+    "save_gguf",
 ]
 
 COURSE = Path(__file__).parents[1] / "course" / "model"  # what load("course") means

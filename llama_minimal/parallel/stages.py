@@ -86,26 +86,16 @@ def make_cut(config: LlamaConfig, n_stages: int, sizes: Sequence[int] | None = N
             f"give {config.n_layers} or fewer"
         )
     if sizes is None:
-        sizes = balanced(_layer_sizes(config), n_stages)
+        sizes = balanced(cost.layer_sizes(config), n_stages)
     elif len(sizes) != n_stages or sum(sizes) != config.n_layers or min(sizes) < 1:
         raise ValueError(
             f"balance={tuple(sizes)} must be {n_stages} numbers of layers, each at least 1, that add up to "
-            f"n_layers={config.n_layers}, such as {tuple(balanced(_layer_sizes(config), n_stages))}"
+            f"n_layers={config.n_layers}, such as {tuple(balanced(cost.layer_sizes(config), n_stages))}"
         )
     borders = [0]
     for size in sizes:
         borders.append(borders[-1] + size)
     return Cut(config, tuple(borders))
-
-
-def _layer_sizes(config: LlamaConfig) -> list[int]:
-    """Count the parameters of each layer, embedding and output included in those at the ends."""
-    n = cost.parameters(config)
-    n_blocks = config.n_layers // config.share_layers
-    sizes = [(n["attention"] + n["feed-forward"] + n["norms"]) // n_blocks] * config.n_layers
-    sizes[0] += n["embeddings"]
-    sizes[-1] += n["embeddings"]  # the output has as many, its own or shared ones
-    return sizes
 
 
 def new_groups(mesh: Mesh, stages: Iterable[Sequence[int]]) -> list[dist.ProcessGroup]:

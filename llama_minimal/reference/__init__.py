@@ -27,6 +27,7 @@ from llama_minimal.reference.attention import (
     split_heads,
     split_heads_vjp,
 )
+from llama_minimal.reference.bias import amplification, association, group_shares, remove_directions
 from llama_minimal.reference.block import (
     attention_block,
     attention_block_vjp,
@@ -70,6 +71,7 @@ from llama_minimal.reference.feedforward import (
     swiglu,
     swiglu_vjp,
 )
+from llama_minimal.reference.filter import logistic_loss, logistic_loss_vjp, precision_recall
 from llama_minimal.reference.generation import generate
 from llama_minimal.reference.long_context import (
     gate_memory,
@@ -86,6 +88,16 @@ from llama_minimal.reference.lora import lora_linear, lora_linear_vjp, lora_upda
 from llama_minimal.reference.loss import chunked_loss, chunked_loss_vjp, next_token_loss, next_token_loss_vjp
 from llama_minimal.reference.mixed_precision import decode_float, encode_float, round_float, store_float8
 from llama_minimal.reference.model import init_params, llama, llama_vjp, loss_and_gradients, parameter_shapes
+from llama_minimal.reference.multimodal import (
+    move_centers,
+    nearest_codes,
+    patch_embedding,
+    patch_embedding_vjp,
+    patches,
+    patches_vjp,
+    place_features,
+    place_features_vjp,
+)
 from llama_minimal.reference.normalization import layer_norm, layer_norm_vjp, rms_norm, rms_norm_vjp
 from llama_minimal.reference.optim import adamw_step, clip_gradients, muon_step, orthogonalize
 from llama_minimal.reference.positions import (
@@ -95,6 +107,7 @@ from llama_minimal.reference.positions import (
     rope_table,
     sinusoidal_table,
 )
+from llama_minimal.reference.privacy import clip_factors, clipped_sum, exposure, private_gradient, rdp_of_step
 from llama_minimal.reference.pruning import (
     best_for_mask,
     keep_mask,
@@ -118,13 +131,26 @@ from llama_minimal.reference.quantization import (
     unpack_int4,
     zero_point_grid,
 )
+from llama_minimal.reference.speech import (
+    cut_frames,
+    dft_power,
+    hann_window,
+    hz_to_mel,
+    inverse_frames,
+    log_mel,
+    mel_filters,
+    mel_to_hz,
+    word_edits,
+)
 
 __all__ = [
     "acceptance_probability",
     "adamw_step",
     "add_gradients",
+    "amplification",
     "apply_rope",
     "apply_rope_vjp",
+    "association",
     "attention",
     "attention_block",
     "attention_block_vjp",
@@ -138,8 +164,12 @@ __all__ = [
     "chain",
     "chunked_loss",
     "chunked_loss_vjp",
+    "clip_factors",
     "clip_gradients",
+    "clipped_sum",
+    "cut_frames",
     "decode_float",
+    "dft_power",
     "distillation_loss",
     "distillation_loss_vjp",
     "document_mask",
@@ -149,6 +179,7 @@ __all__ = [
     "embedding_vjp",
     "encode_float",
     "exit_confidence",
+    "exposure",
     "feed_forward",
     "feed_forward_vjp",
     "forward_kl",
@@ -164,9 +195,13 @@ __all__ = [
     "gelu_vjp",
     "generate",
     "gptq",
+    "group_shares",
+    "hann_window",
     "hidden_loss",
     "hidden_loss_vjp",
+    "hz_to_mel",
     "init_params",
+    "inverse_frames",
     "keep_mask",
     "keep_top",
     "layer_norm",
@@ -175,19 +210,26 @@ __all__ = [
     "linear_vjp",
     "llama",
     "llama_vjp",
+    "log_mel",
+    "logistic_loss",
+    "logistic_loss_vjp",
     "lora_linear",
     "lora_linear_vjp",
     "lora_update",
     "lora_update_vjp",
     "loss_and_gradients",
     "magnitude_mask",
+    "mel_filters",
+    "mel_to_hz",
     "memory_attention",
     "merge_heads",
     "merge_heads_vjp",
+    "move_centers",
     "muon_step",
     "n_of_m_mask",
     "named",
     "nearest",
+    "nearest_codes",
     "neighbor_distribution",
     "next_token_loss",
     "next_token_loss_vjp",
@@ -198,12 +240,22 @@ __all__ = [
     "output_error",
     "pack_int4",
     "parameter_shapes",
+    "patch_embedding",
+    "patch_embedding_vjp",
+    "patches",
+    "patches_vjp",
+    "place_features",
+    "place_features_vjp",
     "positions_kept",
+    "precision_recall",
+    "private_gradient",
+    "rdp_of_step",
     "recalling_attention",
     "relu",
     "relu_ffn",
     "relu_ffn_vjp",
     "relu_vjp",
+    "remove_directions",
     "residual",
     "residual_distribution",
     "reverse_kl",
@@ -236,5 +288,6 @@ __all__ = [
     "wanda_score",
     "window_attention",
     "window_begins",
+    "word_edits",
     "zero_point_grid",
 ]

@@ -88,6 +88,24 @@ class Companions:
         """Return the tokens that end a text by generation_config.json; none if it does not say."""
         return end_ids(self.contents.get("generation_config.json", {}), vocab_size=vocab_size)[0]
 
+    def chat_template(self) -> str | None:
+        """Return the chat template: chat_template.jinja, else that of tokenizer_config.json, of several the default.
+
+        Raises:
+            ValueError: if it is no text, or none of several is called default.
+        """
+        content, config = self.files.get("chat_template.jinja"), "tokenizer_config.json"
+        source = self.get(config, "chat_template") if content is None else content.decode("utf-8", "replace")
+        if isinstance(source, list):
+            named = {one.get("name"): one.get("template") for one in source if isinstance(one, dict)}
+            if source and "default" not in named:
+                names = ", ".join(map(str, named))
+                raise ValueError(f"{config} has the chat templates {names}; one must be named default")
+            source = named.get("default")
+        if source is not None and not isinstance(source, str):
+            raise ValueError(f"{config} has a chat_template that is no text but {type(source).__name__}")
+        return source
+
     def added_tokens(self) -> dict[str, AddedToken]:
         """Return the tokens that were added to a vocabulary, by name.
 

@@ -56,6 +56,10 @@ class HuggingFaceTokenizer(TextCodec):
             replace_file(Path(folder) / name, content)
         self.companions.save(folder)
 
+    def as_tokenizer_json(self) -> bytes:
+        """Return the content of ``tokenizer.json``."""
+        return self._files[FILE_NAME]
+
     def _open(self, content: bytes, path: Path) -> None:
         from tokenizers import Tokenizer as Library
 
