@@ -89,6 +89,18 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, is
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal, enable_gqa=grouped)
 
 
+def log_total(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
+    """Return the logarithm of the sum of e^scores that ``attention`` divides by, (B, H, T).
+
+    Args:
+        q, k: as for ``attention``.
+        mask: (B, 1, T, S), added to the scores.
+    """
+    grouped = q.unflatten(1, (k.size(1), -1))  # (B, K, H/K, T, Dh)
+    scores = grouped @ k[:, :, None].transpose(-1, -2) / q.size(-1) ** 0.5 + mask[:, :, None]
+    return scores.logsumexp(-1).flatten(1, 2)
+
+
 def _is_wide_faster(x: Tensor) -> bool:
     """Return whether half precision should attend in float32: PyTorch's kernel for CPUs without AMX is faster there."""
     return x.dtype in (torch.bfloat16, torch.float16) and x.device.type == "cpu" and not _HAS_AMX
@@ -134,6 +146,7 @@ class Attention(nn.Module):
         x = cast_once(x)
         bare = getattr(cache, "turns_keys", False)
         q, k, v = self._project(x, None if bare else rope)
+        unturned = q.transpose(1, 2)  # (B, H, T, Dh)
         if bare and rope is not None:
             q = apply_rope(q, *rope)
         stays_wide = q.dtype != x.dtype and torch.is_autocast_enabled("cpu")
@@ -146,6 +159,8 @@ class Attention(nn.Module):
                 q = q.type_as(k)
         with torch.autocast("cpu", enabled=False) if stays_wide else nullcontext():
             out = attention(q, k, v, mask, is_causal=mask is None and self.is_causal)
+            if mask is not None and getattr(cache, "n_recalled", 0):
+                out = cache.look_back(layer, unturned, out, log_total(q, k, mask))
         return self.wo(out.transpose(1, 2).reshape(B, T, -1).type_as(x))  # (B, T, D)
 
     def _project(self, x: Tensor, rope: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:

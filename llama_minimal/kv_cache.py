@@ -28,6 +28,8 @@ class KVCache:
     turns_keys = False
     """Whether ``write`` takes keys before the rotation. Here a token's slot is its position for good, so its key is
     turned once, in one product with the query, and kept so; a cache in which tokens change places must turn it anew."""
+    n_recalled = 0
+    """How many tokens it looks up beside those that it returns: with ``look_back``, see ``RememberingKVCache``."""
 
     def __init__(
         self,
@@ -125,6 +127,7 @@ class LayeredCache:
     def __init__(self, parts: Sequence[tuple[Sequence[int], KVCache]]) -> None:
         self.parts = [cache for _, cache in parts]
         self.turns_keys = any(cache.turns_keys for cache in self.parts)
+        self.n_recalled = max(cache.n_recalled for cache in self.parts)
         if self.turns_keys:
             self.places, self.n_slots = self.parts[0].places, self.parts[0].n_slots
         self._of = {layer: (cache, i) for layers, cache in parts for i, layer in enumerate(layers)}
@@ -133,6 +136,11 @@ class LayeredCache:
         """Do what ``KVCache.write`` does, on the device of the layer."""
         cache, i = self._of[layer]
         return cache.write(i, k, v, positions)
+
+    def look_back(self, layer: int, *found: Tensor) -> Tensor:
+        """Do what ``RememberingKVCache.look_back`` does, on the device of the layer."""
+        cache, i = self._of[layer]
+        return cache.look_back(i, *found)
 
     def mask(self, positions: Tensor) -> Tensor:
         """Do what ``KVCache.mask`` does, on the device of the positions."""

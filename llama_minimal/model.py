@@ -22,6 +22,8 @@ from llama_minimal.positions import make_position_table
 class Block(nn.Module):
     """Let the tokens talk to each other (attention), then let each one think (feed-forward)."""
 
+    runs_on: torch.device | None = None  # where it computes, if its weights rest elsewhere (``offloading``)
+
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
         self.attention = Attention(config)
@@ -159,7 +161,7 @@ class Llama(nn.Module):
         Args:
             options: ``n_kv_heads``, those that this process has; ``kind``, such as ``QuantizedKVCache``.
         """
-        devices = {int(name): next(layer.parameters()).device for name, layer in self.layers.items()}
+        devices = {int(name): b.runs_on or next(b.parameters()).device for name, b in self.layers.items()}
         options |= {"batch_size": batch_size, "max_seq_len": max_seq_len}
         return make_cache(self.config, devices, dtype=next(self.parameters()).dtype, **options)
 

@@ -26,10 +26,12 @@ from llama_minimal.generation import decode, generate, stream
 from llama_minimal.kv_cache import LayeredCache
 from llama_minimal.long_context import (
     KeyValueMemory,
+    RememberingKVCache,
     TokenMemory,
     Window,
     WindowedKVCache,
     WithMemory,
+    cache_maker,
     gate_memory,
     nearest,
     neighbor_distribution,
@@ -77,9 +79,7 @@ def model_of(changes):
 
 
 def make(model, *, n=3, length=10**9, **window):
-    return model.make_cache(
-        batch_size=n, max_seq_len=length, kind=functools.partial(WindowedKVCache, window=Window(**window))
-    )
+    return model.make_cache(batch_size=n, max_seq_len=length, kind=cache_maker(Window(**window)))
 
 
 @torch.no_grad()
@@ -102,8 +102,9 @@ def numpy_windows(monkeypatch, config, **window):
         cos, sin = np.ones_like(cos), np.zeros_like(sin)
     with monkeypatch.context() as patch:
         block = importlib.import_module("llama_minimal.reference.block")  # of which a function has the name
+        look = reference.recalling_attention if "n" in window else reference.window_attention
         patch.setattr(block, "apply_rope", lambda x, cos, sin: x)
-        patch.setattr(block, "attention", lambda q, k, v, _: reference.window_attention(q, k, v, cos, sin, **window))
+        patch.setattr(block, "attention", lambda q, k, v, _: look(q, k, v, cos, sin, **window))
         yield
 
 
@@ -299,6 +300,78 @@ def test_in_half_precision_the_text_goes_on():
     assert len(tokens_of(model, cache=Window(size=8), max_new_tokens=40)[0]) == 40
 
 
+# Windows that remember what has left them
+
+
+@pytest.mark.parametrize("n", [1, 5, 99])
+@pytest.mark.parametrize("changes", MOVABLE, ids=name_of)
+def test_a_window_with_a_memory_is_numpys_token_by_token(changes, n, monkeypatch):
+    """The twin searches all that its window does not keep, by brute force, for each head and token."""
+    model, window = model_of(changes), {"size": 9, "n_sinks": 2}
+    params = {name: value.numpy() for name, value in model.state_dict().items()}
+    text = LONG[:, :30]
+    with numpy_windows(monkeypatch, model.config, **window, n=n):
+        expected = reference.llama(params, text.numpy(), model.config)
+    found = one_by_one(model, make(model, **window, n_recalled=n), text)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
+    assert not np.allclose(expected[:, -1], one_by_one(model, make(model, **window), text)[:, -1])
+
+
+def test_rows_of_different_length_remember_their_own():
+    model = double(n_kv_heads=2)
+    prompts = [LONG[0].tolist(), LONG[1, :3].tolist(), LONG[2, :14].tolist()]
+    window = {"size": 10, "n_sinks": 2, "n_recalled": 3}
+    cache = make(model, **window)
+    with torch.no_grad():
+        together = [read_long(model, prompts, cache)]
+        for step in range(12):
+            at = torch.tensor([[len(prompt) + step] for prompt in prompts])
+            together.append(model.next_logits(torch.tensor([[7 + step]] * 3), positions=at, cache=cache))
+    for row, prompt in enumerate(prompts):
+        text = torch.tensor([prompt + list(range(7, 19))])
+        own = one_by_one(model, make(model, n=1, **window), text)[0, len(prompt) - 1 :]
+        torch.testing.assert_close(torch.stack(together, 1)[row], own, rtol=0, atol=1e-9)
+    assert [len(memory) for memory in cache.memories[0]] == [max(0, len(prompt) + 12 - 10) for prompt in prompts]
+    assert cache.nbytes == 2 * model.config.n_layers * 2 * 8 * 8 * (3 * 10 + 52 + 5 + 16)  # K, Dh, bytes of a number
+
+
+def test_rows_that_change_places_take_their_memories_along():
+    model, window = double(), {"size": 6, "n_sinks": 2, "n_recalled": 3}
+    cache = make(model, **window)
+    one_by_one(model, cache, LONG[:, :12])
+    cache.select([2, 0, 0])
+    rows = LONG[[2, 0, 0], :14].clone()
+    rows[2, 12:] += 1  # two rows that were one go on in two ways
+    expected = one_by_one(model, make(model, **window), rows)[:, 12:]
+    with torch.no_grad():
+        for t in (12, 13):
+            found = model(rows[:, t : t + 1], positions=torch.full((3, 1), t), cache=cache)
+            torch.testing.assert_close(found[:, 0], expected[:, t - 12], rtol=0, atol=1e-9)
+
+
+def test_texts_are_written_with_what_is_remembered():
+    model, window = draw_model(n_kv_heads=2), Window(size=12, n_sinks=2, n_recalled=4)
+    prompts = [*PROMPTS, LONG[0].tolist()]
+    written = tokens_of(model, prompts, max_new_tokens=50, cache=window)
+    for prompt, row in zip(prompts, written, strict=True):
+        logits = one_by_one(model, make(model, n=1, size=12, n_sinks=2, n_recalled=4), torch.tensor([prompt + row]))
+        assert logits[0, len(prompt) - 1 : -1].argmax(-1).tolist() == row
+    (best,) = beam_search(model, prompts[-1], beam_size=1, max_new_tokens=20, cache=window)
+    assert best.tokens == written[-1][:20]
+    short = tokens_of(model, cache=Window(n_recalled=4))
+    assert short == tokens_of(model)  # nothing has left
+    assert len(tokens_of(draw_model().to(torch.bfloat16), cache=window, max_new_tokens=40)[0]) == 40
+
+
+def test_memories_in_several_places_are_one():
+    model, window = double(n_layers=4, n_kv_heads=2), Window(size=7, n_sinks=3, n_recalled=2)
+    sizes = {"batch_size": 3, "max_seq_len": 99, "dtype": torch.float64, "window": window}
+    parts = [(layers, RememberingKVCache(model.config, n_layers=len(layers), **sizes)) for layers in ([3, 1], [0], [2])]
+    found = one_by_one(model, LayeredCache(parts), LONG[:, :20])
+    expected = one_by_one(model, make(model, size=7, n_sinks=3, n_recalled=2), LONG[:, :20])
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
 # Windows: what they refuse
 
 
@@ -316,7 +389,15 @@ def test_what_a_window_cannot_go_with_is_said():
         tokens_of(draw_model(position="sinusoidal"), cache=Window())
     with pytest.raises(ValueError, match="no other place in the context of 4"):
         tokens_of(draw_model(max_seq_len=4), [[1]], cache=Window())
-    for values in ({"size": 4}, {"size": 0}, {"n_sinks": -1}, {"size": 2.5}, {"size": "all"}, {"n_sinks": True}):
+    for values in (
+        {"size": 4},
+        {"size": 0},
+        {"n_sinks": -1},
+        {"size": 2.5},
+        {"size": "all"},
+        {"n_sinks": True},
+        {"n_recalled": -1},
+    ):
         with pytest.raises(ValueError, match=r"size of at least 5|must be a whole number"):
             Window(**values)
 

@@ -103,6 +103,10 @@ def answer_by_reading(scene):
     if scene.kind == "caption":
         rows = [(" " if scene.language == "en" else "").join(words[digit] for digit in row) for row in grid]
         return f" {rows[0]}, {rows[1]}" if scene.language == "en" else f"{rows[0]},{rows[1]}"
+    if scene.kind == "place":
+        row = int("bottom" in scene.question or "下" in scene.question)
+        column = int("right" in scene.question or "右" in scene.question)
+        return f" {words[grid[row, column]]}" if scene.language == "en" else words[grid[row, column]]
     if scene.kind == "count":
         named = module._PLURALS if scene.language == "en" else [f"几个{word}" for word in words]
         [digit] = [digit for digit, name in enumerate(named) if name in scene.question]
@@ -118,7 +122,7 @@ def answer_by_reading(scene):
 
 @pytest.mark.parametrize("new", [False, True])
 def test_answers_are_those_that_one_reads_off_the_picture(new):
-    drawn = scenes(300, new=new, seed=1)
+    drawn = scenes(400, new=new, seed=1)
     assert [scene.answer for scene in drawn] == [answer_by_reading(scene) for scene in drawn]
     assert Counter((scene.kind, scene.language) for scene in drawn) == {
         (kind, language): 50 for kind in KINDS for language in ("en", "zh")

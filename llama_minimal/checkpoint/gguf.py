@@ -34,6 +34,7 @@ def save_gguf(
 
     Args:
         path: the file, such as ``model.gguf``.
+        tokenizer: most programs need one; without, the file holds the model alone.
         number_type: f32, f16, bf16, q8_0 or q4_0; None means the model's own.
 
     Raises:

@@ -18,6 +18,7 @@ from llama_minimal.cli.convert import Convert
 from llama_minimal.cli.corpus import Corpus
 from llama_minimal.cli.finetune import Finetune, saved_finetune
 from llama_minimal.cli.models import Evaluate, Info
+from llama_minimal.cli.plan import PlanCommand
 from llama_minimal.cli.processes import LOST, alone_speaking, is_one_of_several
 from llama_minimal.cli.resume import compared, saved_command
 from llama_minimal.cli.train import Train
@@ -33,6 +34,7 @@ _COMMANDS = {
     "corpus": Corpus,
     "examples": Examples,
     "info": Info,
+    "plan": PlanCommand,
 }
 
 

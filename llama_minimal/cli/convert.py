@@ -9,6 +9,7 @@ from typing import Any, Literal
 import tyro
 
 from llama_minimal.cli.console import check_counts
+from llama_minimal.cli.ways import is_graph
 from llama_minimal.cli.write import WriteFlags, load_as_asked
 from llama_minimal.settings import RoundingMethod, Scheme
 
@@ -23,8 +24,9 @@ class Convert:
     """Folder of a model, or a hub id."""
     target: tyro.conf.Positional[Path]
     """Folder to write; with --format gguf also a file, such as model.gguf."""
-    format: Literal["huggingface", "meta", "native", "gguf"] | None = None
-    """Format to write, gguf for llama.cpp; left out: huggingface, or of a model in few bits native."""
+    format: Literal["huggingface", "meta", "native", "gguf", "onnx"] | None = None
+    """Format to write, gguf for llama.cpp, onnx for onnxruntime (in float32); left out: huggingface, or of a model in
+    few bits native."""
     gguf_type: Literal["f32", "f16", "bf16", "q8_0", "q4_0"] | None = None
     """With --format gguf: how its matrices are kept; left out: as they are."""
     quantize: Scheme | None = None
@@ -56,6 +58,8 @@ class Convert:
             raise ValueError("--corpus is for --method gptq or awq; rtn reads no text, so leave it out")
         if self.gguf_type and self.format != "gguf":
             raise ValueError(f"--gguf-type {self.gguf_type} is for GGUF files; add --format gguf")
+        if self.format == "onnx" and (self.quantize or self.dtype not in (None, "float32")):
+            raise ValueError("the graph of --format onnx is float32; leave out --quantize and --dtype")
         if self.format == "gguf" and self.quantize:
             raise ValueError(
                 f"GGUF has bits of its own: instead of --quantize {self.quantize} say --gguf-type q8_0 or q4_0"
@@ -69,7 +73,12 @@ class Convert:
         if self.target.exists() and (not self.target.is_dir() or any(self.target.iterdir())):
             what = "not empty" if self.target.is_dir() else "a file"
             raise ValueError(f"{self.target} is {what}; give a new folder")
-        model, tokenizer = load_as_asked(self.source, WriteFlags(dtype=self.dtype, device="cpu", adapter=self.adapter))
+        if is_graph(self.source):
+            raise ValueError(
+                f"{self.source} is an ONNX graph, of which no format is made; convert what it was made from"
+            )
+        dtype = "float32" if self.format == "onnx" else self.dtype
+        model, tokenizer = load_as_asked(self.source, WriteFlags(dtype=dtype, device="cpu", adapter=self.adapter))
         if self.adapter:
             merge_and_unload(model)
         if self.quantize:
@@ -80,12 +89,26 @@ class Convert:
             save_gguf(model, path, tokenizer, number_type=self.gguf_type)
             print(f"saved in {path}")
             return
+        if self.format == "onnx":
+            self._write_graph(model, tokenizer)
+            return
         format = self.format or ("native" if quantization_of(model) else "huggingface")
         limits = {"n_shards": self.n_shards, "max_shard_bytes": int(self.max_shard_gb * 1e9)}
         save(model, self.target, tokenizer, format=format, **limits)
         if tokenizer is None:
             companions_of(self.source).save(self.target)
         print(f"saved in {self.target}")
+
+    def _write_graph(self, model: Any, tokenizer: Any) -> None:
+        import torch
+
+        from llama_minimal.integrations import onnx
+
+        onnx.export(model, self.target, tokenizer)
+        length = min(64, model.config.max_seq_len)
+        tokens = torch.randint(model.config.vocab_size, (2, length), generator=torch.Generator().manual_seed(0))
+        far = onnx.difference(model, onnx.OnnxLlama(self.target), tokens)
+        print(f"saved in {self.target}; over {tokens.numel()} tokens its logits differ by at most {far:.1e}")
 
     def _calibration(self, model: Any, tokenizer: Any) -> Any:
         """Return the first tokens of the text, in batches of eight rows."""

@@ -167,7 +167,7 @@ class Info:
             print(table([(name, human(sum(cost.parameters(config).values()))) for name, config in PRESETS.items()]))
             print_plugins()
             return
-        config = self._config()
+        config = find_config(self.model)
         if self.context is not None:
             config = config.replace(max_seq_len=self.context)
         parts = cost.parameters(config)
@@ -187,17 +187,23 @@ class Info:
         ]
         print("\nmemory", table(rows), sep="\n")
 
-    def _config(self) -> LlamaConfig:
-        from llama_minimal.checkpoint import read_config
 
-        if self.model in PRESETS:
-            return preset(self.model)
+def find_config(model: str) -> LlamaConfig:
+    """Return the shape of a preset, or of a model as ``generate`` takes it.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    from llama_minimal.checkpoint import read_config
+
+    if model in PRESETS:
+        return preset(model)
+    try:
+        return read_config(model)
+    except FileNotFoundError as missing:
+        if "/" in model:  # a path or a hub id, which no preset has
+            raise
         try:
-            return read_config(self.model)
-        except FileNotFoundError as missing:
-            if "/" in self.model:  # a path or a hub id, which no preset has
-                raise
-            try:
-                return preset(self.model)
-            except ValueError as unknown:
-                raise ValueError(f"{missing}; as a name, it is an {unknown}") from None
+            return preset(model)
+        except ValueError as unknown:
+            raise ValueError(f"{missing}; as a name, it is an {unknown}") from None

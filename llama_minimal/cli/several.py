@@ -54,9 +54,10 @@ def loaded(folder: str, flags: Any, processes: ProcessFlags, *, command: str) ->
     from llama_minimal.cli.write import dtype_of, load_for_writing, need_tokenizer
 
     n = processes.check(command)
-    if n > 1 and (flags.devices or flags.compile or flags.adapter):
+    if n > 1 and (flags.devices or flags.compile or flags.adapter or flags.offload is not None):
         raise ValueError(
-            "--devices, --compile and --adapter are for one process; leave them out, or --tensor and --pipeline"
+            "--devices, --compile, --adapter and --offload are for one process; leave them out, or --tensor and "
+            "--pipeline"
         )
     if n == 1:
         yield *load_for_writing(folder, flags), None

@@ -17,7 +17,7 @@ class Sources:
     """Give the documents of a command's corpora.
 
     With ``--deduplicate`` they are read once at the beginning, and what repeats an earlier document, of the same corpus
-    or one before it, is left out from then on.
+    or one before it, is left out from then on. With ``--redact`` personal details are replaced.
 
     Args:
         say: called with what a user should know.
@@ -54,7 +54,13 @@ class Sources:
 
         command = self._command
         found = documents(name, text_field=command.text_field, separator=command.document_separator, **options)
-        return compress(found, self._kept[name]) if self._kept else found
+        if self._kept:
+            found = compress(found, self._kept[name])
+        if command.redact:
+            from llama_minimal.responsible_ai.privacy.redaction import redact_document
+
+            found = map(redact_document, found)
+        return found
 
     def _find_duplicates(self, say: Callable[[str], None]) -> None:
         from llama_minimal.data.duplicates import Duplicates

@@ -39,6 +39,8 @@ class Train:
     of a corpus that an installed package brings; or several, which --weights mixes."""
     deduplicate: bool = False
     """Leave out documents that repeat an earlier one, word for word or nearly so."""
+    redact: bool = False
+    """Replace personal details in the text by their kinds: [EMAIL], [PHONE], [CARD], [ADDRESS], [NAME], [CODE]."""
     out: Path = Path("runs/train")
     """Folder for the model, its snapshots and its metrics."""
     preset: str = "small"

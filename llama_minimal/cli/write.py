@@ -40,9 +40,14 @@ class WriteFlags:
     """See so many tokens of the text, its first and its latest, so that it may be longer than the model's context."""
     sinks: int | None = None
     """With --window: how many of them are the first; left out: 4."""
+    recalled: int | None = None
+    """With --window: how many of the tokens that have left it each query looks up; left out: none."""
+    offload: int | None = None
+    """Keep so many layers on the device, and bring each other one there when its turn comes; 0 keeps none."""
 
     def __post_init__(self) -> None:
         check_counts(self, "max_new_tokens", "window")
+        check_counts(self, "offload", least=0)
         self._check_window()
         if abs(self.seed) >= 1 << 62:
             raise ValueError(f"--seed {self.seed} is too large; give a number of 18 digits or fewer")
@@ -52,10 +57,12 @@ class WriteFlags:
             raise ValueError("--device names one device and --devices several; give one of them")
 
     def _check_window(self) -> None:
-        check_counts(self, "sinks", least=0)
+        check_counts(self, "sinks", "recalled", least=0)
         if self.window is None:
             if self.sinks is not None:
                 raise ValueError(f"--sinks {self.sinks} says how many tokens of a --window are the first; give one")
+            if self.recalled is not None:
+                raise ValueError(f"--recalled {self.recalled} is for tokens that have left a --window; give one")
         elif self.window <= (sinks := 4 if self.sinks is None else self.sinks):
             raise ValueError(f"--window {self.window} has no place beside --sinks {sinks}; give at least {sinks + 1}")
         elif self.compile:
@@ -68,7 +75,7 @@ class WriteFlags:
             return None
         from llama_minimal.long_context import Window
 
-        return Window(size=self.window, n_sinks=4 if self.sinks is None else self.sinks)
+        return Window(size=self.window, n_sinks=4 if self.sinks is None else self.sinks, n_recalled=self.recalled or 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,14 +173,11 @@ def need_tokenizer(folder: str, tokenizer: Any) -> None:
 def load_as_asked(folder: str, flags: WriteFlags) -> tuple[Any, Any]:
     """Load a model onto the devices and in the dtype that were asked for, and its tokenizer if it has one."""
     from llama_minimal.checkpoint import load
+    from llama_minimal.cli.ways import load_another_way
     from llama_minimal.devices import find_device
 
-    if flags.devices:
-        from llama_minimal.parallel.layerwise import load_layers
-
-        if flags.quantize:
-            raise ValueError("--quantize is for a model on one device; leave it out, or --devices")
-        return load_layers(folder, flags.devices, dtype=dtype_of(flags), adapter=flags.adapter)
+    if (found := load_another_way(folder, flags)) is not None:
+        return found
     options = {"dtype": dtype_of(flags), "adapter": flags.adapter, "quantize": flags.quantize}
     return load(folder, device=find_device(flags.device), **options)
 

@@ -3,6 +3,7 @@
 # D model width, F ffn width, V vocabulary, L layers
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from llama_minimal.config import LlamaConfig
 from llama_minimal.config.checks import check_integer, check_one_of
@@ -101,9 +102,10 @@ def layer_sizes(config: LlamaConfig) -> list[int]:
     return sizes
 
 
-def stage_layers(config: LlamaConfig, n_stages: int) -> list[int]:
+@lru_cache
+def stage_layers(config: LlamaConfig, n_stages: int) -> tuple[int, ...]:
     """Return how many layers each stage of a pipeline gets: stages of about as many parameters."""
-    return list(balance(layer_sizes(config), n_stages))
+    return tuple(balance(layer_sizes(config), n_stages))
 
 
 def why_not(config: LlamaConfig, layout: Layout) -> str | None:

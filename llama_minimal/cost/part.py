@@ -3,11 +3,14 @@
 # D model width, F ffn width, V vocabulary, L layers, P processes along ``tensor``
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from llama_minimal.config import LlamaConfig
 from llama_minimal.cost.counts import parameters
 from llama_minimal.cost.kept import stream_size
 from llama_minimal.cost.layout import Layout, Work
+
+_counts = lru_cache(parameters)
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Part:
     @property
     def of_matrices(self) -> float:
         """Parameters of a layer's matrices."""
-        n = parameters(self.config)
+        n = _counts(self.config)
         return (n["attention"] + n["feed-forward"]) / self.config.n_layers / self.layout.tensor
 
     @property
@@ -126,22 +129,26 @@ class Part:
             return 0.0
         return self.work.size * layers * self.of_matrices
 
-    def gathered(self, *, layers: int, buffers: int) -> float:
-        """Bytes of whole parameters that FSDP holds: of the ends, of so many layers, and in a buffer on their way."""
+    def gathered(self, *, layers: int) -> float:
+        """Bytes of whole parameters that FSDP holds: of the ends, and of so many layers; a pipeline's stay."""
         if not self.is_sharded:
             return 0.0
-        return self.work.size * (self.of_ends + (layers + buffers) * self.of_layer)
+        layers = self.layers if self.layout.pipeline > 1 else layers
+        return self.work.size * (self.of_ends + layers * self.of_layer)
+
+    @property
+    def on_its_way(self) -> float:
+        """Bytes of the buffer in which FSDP gathers a layer's parameters."""
+        return self.work.size * self.of_layer if self.is_sharded else 0.0
+
+    @property
+    def scattered(self) -> float:
+        """Bytes of the buffer, in float32, from which FSDP scatters the sums of a layer's gradients."""
+        return 4 * self.of_layer if self.is_sharded else 0.0
 
     def new_gradients(self, layers_done: int) -> float:
         """Bytes of this micro-batch's gradients when so many layers are done, and the output before them."""
-        table = 4.0 * self.vocab * self.config.dim
         if self.accumulates:
             return 0.0
-        head = table if self.is_last and self.work.chunked_loss else 0.0
+        head = 4.0 * self.vocab * self.config.dim if self.is_last else 0.0
         return head + 4 * layers_done * self.of_layer / self.shards
-
-    def scattered(self, layers_done: int) -> float:
-        """Bytes of a layer's gradients on their way to those that hold the slices: whole, and flat beside it."""
-        if not self.is_sharded or not layers_done:
-            return 0.0
-        return (4 + self.work.size) * self.of_layer

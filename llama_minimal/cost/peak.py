@@ -34,13 +34,12 @@ def moments(config: LlamaConfig, work: Work, layout: Layout | None = None, *, st
     """
     layout = layout or Layout()
     _check(config, layout)
-    layers = stage_layers(config, layout.pipeline)[stage] if layout.pipeline > 1 else config.n_layers
+    layers = stage_layers(config, layout.pipeline)[stage]
     part = Part(config, work, layout, stage=stage, layers=layers)
-    out = {}
-    if part.is_last:
-        out["loss"] = _at_loss(part)
-    out["last layer's backward"] = _in_backward(part, at_end=False)
-    out["first layer's backward"] = _in_backward(part, at_end=True)
+    out = {"loss": _at_loss(part)} if part.is_last else {}
+    # What is alive changes evenly from layer to layer, except at the ends, where FSDP has less on its way.
+    for layer in sorted({0, 1, layers - 2, layers - 1} & set(range(layers)), reverse=True):
+        out[f"backward of layer {layer + 1} of {layers}"] = _in_backward(part, layer)
     out["optimizer step"] = _at_step(part)
     return out
 
@@ -52,10 +51,11 @@ def peak(config: LlamaConfig, work: Work, layout: Layout | None = None) -> tuple
         >>> from llama_minimal.config import preset
         >>> name, alive = peak(preset("tiny"), Work(seq_len=64, sequences=4, precision="fp32"))
         >>> name, round(sum(alive.values()) / 1e6)
-        ('loss', 17)
+        ('loss', 9)
     """
     layout = layout or Layout()
-    stages = range(layout.pipeline)
+    sizes = stage_layers(config, layout.pipeline) if layout.pipeline <= config.n_layers else (0,)
+    stages = {0, sizes.index(max(sizes)), layout.pipeline - 1}  # others hold fewer micro-batches, or less
     every = [named for stage in stages for named in moments(config, work, layout, stage=stage).items()]
     return max(every, key=lambda named: sum(named[1].values()))
 
@@ -96,26 +96,29 @@ def _at_loss(part: Part) -> Moment:
     """All activations, no gradient of this micro-batch yet but the output layer's."""
     alive = _base(part)
     alive["kept"] += _kept(part, part.layers, part.in_flight)
-    alive["weights"] += part.casts(part.layers)
+    alive["weights"] += part.casts(part.layers * (1 if part.work.checkpointing else part.in_flight))
     alive["working"] += sum(head_arrays(part).values())
-    alive["communication"] += part.gathered(layers=0, buffers=1)
+    alive["communication"] += part.gathered(layers=0) + part.on_its_way
     return alive
 
 
-def _in_backward(part: Part, *, at_end: bool) -> Moment:
-    """A layer on its way back: the feed-forward's product has just met its gradient."""
+def _in_backward(part: Part, layer: int) -> Moment:
+    """One layer, counted from 0, on its way back: the feed-forward's product has just met its gradient."""
     alive = _base(part)
-    N, layers = part.work.tokens, 1 if at_end else part.layers
-    alive["kept"] += _kept(part, part.layers, part.in_flight - 1) + _kept(part, layers, 1)
+    N, done = part.work.tokens, part.layers - 1 - layer
+    alive["kept"] += _kept(part, part.layers, part.in_flight - 1) + _kept(part, layer + 1, 1)
     if part.work.checkpointing:  # computed anew, but for its input
         each = sum(layer_keeps(part.config, part.work, part.layout).values())
         alive["working"] += N * (each - part.input_kept) + part.rotations
+        alive["weights"] += part.casts(1)
+    else:
+        alive["weights"] += part.casts((part.in_flight - 1) * part.layers + layer + 1)
     e, D, F = part.work.size, part.config.dim, part.config.hidden_dim / part.layout.tensor
     alive["working"] += N * part.stream + N * 2 * F * e  # gradients of the stream, of the gate and of the way up
-    alive["weights"] += part.casts(1 if part.work.checkpointing else layers)
-    done = part.layers - 1 if at_end else 0
-    alive["gradients"] += part.new_gradients(done) + 4 * D * F
-    alive["communication"] += part.gathered(layers=1 if at_end else 2, buffers=1) + part.scattered(done)
+    alive["gradients"] += part.new_gradients(done) + e * D * F
+    alive["communication"] += part.gathered(layers=1)
+    alive["communication"] += part.on_its_way if layer else 0.0  # the next layer's parameters
+    alive["communication"] += part.scattered if done else 0.0  # the former layer's gradients
     return alive
 
 

@@ -26,25 +26,34 @@ def memory_attention(q: Tensor, keys: Tensor, values: Tensor, n: int) -> Tensor:
 
     Source: Wu et al. 2022, "Memorizing Transformers", §3.1.
     """
+    return _search(q, keys, values, n)[0]
+
+
+def _search(q: Tensor, keys: Tensor, values: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Return what ``memory_attention`` does, and the logarithm of the sum of its e^scores, (B, H, T)."""
     n = min(check_integer("n", n), keys.size(1))
     grouped = q.unflatten(1, (len(keys), -1))  # (B, K, H/K, T, Dh)
     scores = grouped @ keys[:, None].transpose(-1, -2) / q.size(-1) ** 0.5  # (B, K, H/K, T, M)
     best = scores.topk(n)
     head = torch.arange(len(keys), device=q.device).view(-1, 1, 1, 1)
     found = values[head, best.indices]  # (B, K, H/K, T, n, Dh)
-    return (best.values.softmax(-1)[..., None, :] @ found).squeeze(-2).flatten(1, 2)
+    out = (best.values.softmax(-1)[..., None, :] @ found).squeeze(-2)  # (B, K, H/K, T, Dh)
+    return out.flatten(1, 2), best.values.logsumexp(-1).flatten(1, 2)
 
 
 def gate_memory(local: Tensor, remembered: Tensor, bias: Tensor) -> Tensor:
     """Mix what attention found nearby and in the memory: g·remembered + (1 − g)·local with g = σ(bias) of each head.
 
+    With the difference of the logarithms of both sums of e^scores as bias, remembered minus local, this is one softmax
+    over both: each query has a gate of its own, and none is learned.
+
     Args:
         local, remembered: (B, H, T, Dh).
-        bias: (H,), learned.
+        bias: (H,), learned; or (B, H, T).
 
     Source: Wu et al. 2022, "Memorizing Transformers", §3.1.
     """
-    gate = bias.sigmoid()[:, None, None]
+    gate = bias.sigmoid()[..., None] if bias.dim() == 3 else bias.sigmoid()[:, None, None]
     return gate * remembered + (1 - gate) * local
 
 
@@ -69,6 +78,11 @@ class KeyValueMemory:
 
     def __len__(self) -> int:
         return self.keys.size(1)
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes in memory."""
+        return self.keys.nbytes + self.values.nbytes
 
     def add(self, keys: Tensor, values: Tensor) -> None:
         """Append what comes, (K, M, Dh) each."""
@@ -96,6 +110,17 @@ class KeyValueMemory:
                 f"{self.keys.size(-1)}"
             )
         return memory_attention(q, self.keys.to(q), self.values.to(q), n)
+
+    def attend_beside(self, q: Tensor, local: Tensor, total: Tensor, n: int = 32, scale: float = 1.0) -> Tensor:
+        """Let queries look at the n nearest as if these stood among what local attention saw: in one softmax.
+
+        Args:
+            q, local: (B, H, T, Dh), queries and what they found nearby.
+            total: (B, H, T), the logarithm of the sum of the e^scores there.
+            scale: of the scores of the memory.
+        """
+        remembered, total_remembered = _search(q * scale, self.keys.to(q), self.values.to(q), n)
+        return gate_memory(local, remembered.to(local), total_remembered - total)
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file."""

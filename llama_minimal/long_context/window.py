@@ -1,11 +1,8 @@
 """A cache of fixed size for texts without end: the first few tokens, and the latest."""
 
-# B batch, T time, S slots, K kv heads, Dh head width, V vocabulary
+# B batch, T time, S slots, K kv heads, Dh head width
 
-import sys
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -13,10 +10,8 @@ from torch import Tensor
 
 from llama_minimal.config import LlamaConfig
 from llama_minimal.config.checks import check_integer, settle
-from llama_minimal.kv_cache import KVCache, LayeredCache
-from llama_minimal.model import Llama
+from llama_minimal.kv_cache import KVCache
 from llama_minimal.positions import apply_rope, rope_table
-from llama_minimal.quantization.cache import CacheBits, cache_kind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +25,8 @@ class Window:
         size: tokens that are kept; None means as many as the model's context.
         n_sinks: how many of the first of the text stay. Attention that has nowhere to go rests on these, and without
             them a model that has learned so breaks down.
+        n_recalled: of the tokens that have left, how many each query still looks at: those whose keys answer it best.
+            They are kept for that, so memory grows with the text. See ``RememberingKVCache``.
 
     Raises:
         ValueError: if there is no place for a token beside the sinks.
@@ -39,8 +36,10 @@ class Window:
 
     size: int | None = None
     n_sinks: int = 4
+    n_recalled: int = 0
 
     def __post_init__(self) -> None:
+        settle(self, "n_recalled", check_integer("n_recalled", self.n_recalled, at_least=0))
         settle(self, "n_sinks", check_integer("n_sinks", self.n_sinks, at_least=0))
         if self.size is not None:
             settle(self, "size", check_integer("size", self.size))
@@ -165,71 +164,3 @@ class WindowedKVCache(KVCache):
         age = (self._slots_of(newest) - self.slots) % (self.n_slots - self.n_sinks)  # (B, S)
         places = (self.places(newest) - age).clamp(min=0)
         return torch.where(self.slots < self.n_sinks, self.slots, places)
-
-
-Kept = CacheBits | Window
-
-
-def cache_maker(cache: Kept | None) -> Callable[..., KVCache]:
-    """Return what makes a cache, called as ``KVCache``: of a window, of a name such as "int8", or the plain one."""
-    return partial(WindowedKVCache, window=cache) if isinstance(cache, Window) else cache_kind(cache)
-
-
-def context_of(config: LlamaConfig, cache: Kept | None) -> int:
-    """Return how many tokens a text may have: with a window, any number."""
-    return sys.maxsize if isinstance(cache, Window) else config.max_seq_len
-
-
-def check_window(cache: Kept | None, *, compile: bool, has_draft: bool) -> None:
-    """Refuse what a window cannot go with.
-
-    Raises:
-        ValueError: with the reason.
-    """
-    if not isinstance(cache, Window):
-        return
-    if has_draft:
-        raise ValueError(
-            "a draft's candidates that are not kept would have taken the places of tokens that are; leave out the "
-            "draft or the window"
-        )
-    if compile:
-        raise ValueError("compile=True is for a cache in which tokens stay where they are; leave it out, or the window")
-
-
-def read_long(model: Llama, prompts: Sequence[Sequence[int]], cache: WindowedKVCache | LayeredCache) -> Tensor:
-    """Read prompts of any length into a windowed cache; return the logits of what follows each, (B, V).
-
-    As many tokens as there are slots are read at once, the others one by one: each sees its own window.
-    """
-    rows = [torch.tensor(prompt) for prompt in prompts]
-    tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(model.device)  # (B, T)
-    last = torch.tensor([len(row) - 1 for row in rows], device=model.device)
-    logits = model.next_logits(tokens[:, : cache.n_slots], last.clamp(max=cache.n_slots - 1), cache=cache)
-    for t in range(cache.n_slots, tokens.size(1)):
-        at = last.clamp(max=t)[:, None]  # a row that is read stays at its end, and does the same again
-        logits = model.next_logits(tokens.gather(1, at), positions=at, cache=cache)
-    return logits
-
-
-@torch.no_grad()
-def streamed_losses(model: Llama, tokens: Tensor, window: Window = Window()) -> Tensor:
-    """Return the loss of every token but the first, in nats, when a text of any length is read through a window.
-
-    Args:
-        tokens: (B, T) ids.
-
-    Returns:
-        (B, T − 1), in float32 or better.
-    """
-    kind = partial(WindowedKVCache, window=window)
-    cache = model.make_cache(batch_size=len(tokens), max_seq_len=tokens.size(1), kind=kind)
-    tokens = tokens.to(model.device)
-    edges = [0, *range(min(cache.n_slots, tokens.size(1)), tokens.size(1))]  # what fits at once, then one by one
-    losses = []
-    for begin, end in zip(edges, [*edges[1:], tokens.size(1)], strict=True):
-        at = None if begin == 0 else torch.full((len(tokens), 1), begin, device=model.device)
-        logits = model(tokens[:, begin:end], positions=at, cache=cache)[:, : tokens.size(1) - 1 - begin]
-        log_p = logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
-        losses.append(-log_p.gather(-1, tokens[:, begin + 1 : end + 1, None]).squeeze(-1))
-    return torch.cat(losses, 1)

@@ -12,9 +12,9 @@ from torch import Tensor
 from llama_minimal.config.checks import check_integer, check_one_of
 from llama_minimal.multimodal.vision import digits
 
-Kind = Literal["count", "neighbor", "caption"]
+Kind = Literal["caption", "place", "neighbor", "count"]
 Language = Literal["en", "zh"]
-KINDS: tuple[Kind, ...] = ("count", "neighbor", "caption")
+KINDS: tuple[Kind, ...] = ("caption", "place", "neighbor", "count")
 LANGUAGES: tuple[Language, ...] = ("en", "zh")
 
 WORDS = {
@@ -34,6 +34,7 @@ _SIDE_WORDS = {
     "en": {"left": "left of", "right": "right of", "above": "above", "below": "below"},
     "zh": {"left": "左边", "right": "右边", "above": "上面", "below": "下面"},
 }
+_CORNERS = {"en": ("top left", "top right", "bottom left", "bottom right"), "zh": ("左上", "右上", "左下", "右下")}
 _PAIRS = ((0, 1), (2, 3), (0, 2), (1, 3))  # neighbors, the left or upper one first
 MOST = 3
 """The most equal digits that a question for their number has to count."""
@@ -50,6 +51,14 @@ class Scene(NamedTuple):
     language: Language
     question: str
     answer: str
+
+    @property
+    def caption(self) -> str:
+        """All four digits in words, as the answer to a question for them."""
+        words = [WORDS[self.language][digit] for digit in self.digits]
+        if self.language == "en":
+            return f" {words[0]} {words[1]}, {words[2]} {words[3]}"
+        return f"{words[0]}{words[1]},{words[2]}{words[3]}"
 
 
 def is_new(one: int, other: int) -> bool:
@@ -88,7 +97,8 @@ def scenes(
         shown, question, answer = _ASK[kind](rng, new, language)
         cells = [of_digit[digit][rng.integers(len(of_digit[digit]))] for digit in shown]
         image = torch.cat([torch.cat(cells[:2], dim=1), torch.cat(cells[2:], dim=1)])
-        drawn.append(Scene(tuple(map(int, shown)), image, kind, language, question, answer))
+        scene = Scene(tuple(map(int, shown)), image, kind, language, question, answer)
+        drawn.append(scene if answer else scene._replace(answer=scene.caption))
     return drawn
 
 
@@ -128,12 +138,15 @@ def _ask_neighbor(rng: np.random.Generator, new: bool, language: Language) -> tu
     return shown, f"{word}的{_SIDE_WORDS['zh'][side]}是几?", WORDS["zh"][shown[place + step]]
 
 
+def _ask_place(rng: np.random.Generator, new: bool, language: Language) -> tuple[list[int], str, str]:
+    shown, place = next(one for one in _fillings(rng, {}) if _fits(one, new)), int(rng.integers(4))
+    word, corner = WORDS[language][shown[place]], _CORNERS[language][place]
+    return (shown, f"which digit is {corner}?", f" {word}") if language == "en" else (shown, f"{corner}是几?", word)
+
+
 def _ask_caption(rng: np.random.Generator, new: bool, language: Language) -> tuple[list[int], str, str]:
     shown = next(one for one in _fillings(rng, {}) if _fits(one, new))
-    words = [WORDS[language][digit] for digit in shown]
-    if language == "en":
-        return shown, "what is it?", f" {words[0]} {words[1]}, {words[2]} {words[3]}"
-    return shown, "这是什么?", f"{words[0]}{words[1]},{words[2]}{words[3]}"
+    return shown, "what is it?" if language == "en" else "这是什么?", ""  # the caption, which the scene knows
 
 
-_ASK = {"count": _ask_count, "neighbor": _ask_neighbor, "caption": _ask_caption}
+_ASK = {"caption": _ask_caption, "place": _ask_place, "neighbor": _ask_neighbor, "count": _ask_count}

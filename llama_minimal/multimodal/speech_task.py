@@ -18,7 +18,7 @@ from llama_minimal.scores import answer_words
 from llama_minimal.tokenizer import TextCodec, Tokenizer
 
 SOUND, UNIT = "sound", "unit"  # what a model reads, and the codes that it writes
-_SPEEDS, _NOISE, _PAUSE = (0.87, 1.15), 0.03, 800  # of the sounds for training
+_SPEEDS, _NOISE, _PAUSES = (0.87, 1.15), 0.03, (240, 800)  # of the sounds for training
 _LONGEST = 80  # units of an answer: three seconds
 
 
@@ -48,11 +48,10 @@ def is_held_out(digits: Sequence[int]) -> bool:
     return len(digits) > 1 and sum(digits) % 5 == 0
 
 
-def draw_digits(rng: np.random.Generator, *, n_digits: int | None, held_out: bool) -> tuple[int, ...]:
-    """Return digits at random, from those that are held out or from the others; one to three if no number is given."""
+def draw_digits(rng: np.random.Generator, n_digits: Sequence[int], *, held_out: bool = False) -> tuple[int, ...]:
+    """Return digits at random, as many as one of ``n_digits``, from those that are held out or from the others."""
     while True:
-        n = int(rng.integers(1, 4)) if n_digits is None else n_digits
-        digits = tuple(rng.integers(0, 10, size=n).tolist())
+        digits = tuple(rng.integers(0, 10, size=int(rng.choice(n_digits))).tolist())
         if is_held_out(digits) == held_out:
             return digits
 
@@ -62,7 +61,7 @@ def utterances(
     voices: Sequence[str],
     *,
     seed: int,
-    n_digits: int | None = None,
+    n_digits: Sequence[int] = (1, 2),
     held_out: bool = False,
     rough: bool = True,
     languages: Sequence[str] = tuple(WORDS),
@@ -72,15 +71,15 @@ def utterances(
     Args:
         voices: who speaks, drawn anew for each.
         seed: of everything that is drawn.
-        n_digits: in each; None means one to three.
+        n_digits: in each, drawn from these numbers.
         held_out: digits in an order that training does not have, see ``is_held_out``.
-        rough: said faster or slower by up to a seventh (and higher or lower by as much), with some noise.
+        rough: said faster or slower by up to a seventh (and higher or lower by as much), half of them with some noise.
         languages: drawn anew for each.
     """
     rng = np.random.default_rng(seed)
     return [
         utterance(
-            draw_digits(rng, n_digits=n_digits, held_out=held_out),
+            draw_digits(rng, n_digits, held_out=held_out),
             voices[int(rng.integers(len(voices)))],
             languages[int(rng.integers(len(languages)))],
             rng,
@@ -93,12 +92,13 @@ def utterances(
 def utterance(
     digits: Sequence[int], voice: str, language: str, rng: np.random.Generator, *, rough: bool = False
 ) -> Utterance:
-    """Return digits as a voice says them, with pauses of up to a tenth of a second."""
-    samples = say_digits(digits, voice, language, pauses=rng.integers(0, _PAUSE, size=len(digits) + 1).tolist())
+    """Return digits as a voice says them, with pauses of 30 to 100 milliseconds."""
+    samples = say_digits(digits, voice, language, pauses=rng.integers(*_PAUSES, size=len(digits) + 1).tolist())
     if rough:
         n = round(len(samples) / rng.uniform(*_SPEEDS))
         samples = torch.nn.functional.interpolate(samples[None, None], size=n, mode="linear")[0, 0]
-        samples = samples + float(rng.uniform(0, _NOISE)) * torch.from_numpy(rng.normal(size=n)).float()
+        loudness = max(0.0, float(rng.uniform(-_NOISE, _NOISE)))  # half of the sounds stay clean
+        samples = samples + loudness * torch.from_numpy(rng.normal(size=n)).float()
     return Utterance(samples, tuple(digits), voice, language)
 
 

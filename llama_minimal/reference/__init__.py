@@ -73,7 +73,6 @@ from llama_minimal.reference.feedforward import (
 )
 from llama_minimal.reference.filter import logistic_loss, logistic_loss_vjp, precision_recall
 from llama_minimal.reference.generation import generate
-from llama_minimal.reference.gguf import from_q4_0, from_q8_0, pack_q4_0, pack_q8_0, to_q4_0, to_q8_0
 from llama_minimal.reference.long_context import (
     gate_memory,
     gate_memory_vjp,
@@ -81,6 +80,7 @@ from llama_minimal.reference.long_context import (
     nearest,
     neighbor_distribution,
     positions_kept,
+    recalling_attention,
     window_attention,
     window_begins,
 )
@@ -107,6 +107,7 @@ from llama_minimal.reference.positions import (
     rope_table,
     sinusoidal_table,
 )
+from llama_minimal.reference.privacy import clip_factors, clipped_sum, exposure, private_gradient, rdp_of_step
 from llama_minimal.reference.pruning import (
     best_for_mask,
     keep_mask,
@@ -163,7 +164,9 @@ __all__ = [
     "chain",
     "chunked_loss",
     "chunked_loss_vjp",
+    "clip_factors",
     "clip_gradients",
+    "clipped_sum",
     "cut_frames",
     "decode_float",
     "dft_power",
@@ -176,6 +179,7 @@ __all__ = [
     "embedding_vjp",
     "encode_float",
     "exit_confidence",
+    "exposure",
     "feed_forward",
     "feed_forward_vjp",
     "forward_kl",
@@ -183,8 +187,6 @@ __all__ = [
     "forward_kl_top_vjp",
     "forward_kl_vjp",
     "from_codes",
-    "from_q4_0",
-    "from_q8_0",
     "gate_memory",
     "gate_memory_vjp",
     "gelu",
@@ -237,8 +239,6 @@ __all__ = [
     "outliers",
     "output_error",
     "pack_int4",
-    "pack_q4_0",
-    "pack_q8_0",
     "parameter_shapes",
     "patch_embedding",
     "patch_embedding_vjp",
@@ -248,6 +248,9 @@ __all__ = [
     "place_features_vjp",
     "positions_kept",
     "precision_recall",
+    "private_gradient",
+    "rdp_of_step",
+    "recalling_attention",
     "relu",
     "relu_ffn",
     "relu_ffn_vjp",
@@ -281,8 +284,6 @@ __all__ = [
     "swiglu_vjp",
     "symmetric_grid",
     "to_codes",
-    "to_q4_0",
-    "to_q8_0",
     "unpack_int4",
     "wanda_score",
     "window_attention",

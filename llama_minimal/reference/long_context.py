@@ -50,6 +50,38 @@ def window_attention(q: Array, k: Array, v: Array, cos: Array, sin: Array, *, si
     return out
 
 
+def recalling_attention(
+    q: Array, k: Array, v: Array, cos: Array, sin: Array, *, size: int, n_sinks: int, n: int
+) -> Array:
+    """Let each token look at its window, and at the n tokens outside whose keys answer it best, in one softmax.
+
+    Those outside are seen from half a window away.
+
+    Args:
+        q, k, v, cos, sin, size, n_sinks: as for ``window_attention``.
+        n: how many are looked up; all, where there are fewer.
+
+    Returns:
+        (B, H, T, Dh).
+
+    Source: Tworkowski et al. 2023, "Focused Transformer: Contrastive Training for Context Scaling".
+    """
+    out, group = np.empty_like(q), q.shape[1] // k.shape[1]
+    far = size // 2
+    for b, h, t in np.ndindex(q.shape[:3]):
+        kept = positions_kept(t, size=size, n_sinks=n_sinks)
+        gone = [i for i in range(t) if i not in kept]
+        keys, values, places = k[b, h // group], v[b, h // group], np.arange(len(kept))
+        query = apply_rope(q[b, h, [t]], cos[places[-1:]], sin[places[-1:]])[0]
+        distant = apply_rope(q[b, h, [t]], cos[[far]], sin[[far]])[0]
+        near = apply_rope(keys[kept], cos[places], sin[places]) @ query
+        old = apply_rope(keys[gone], cos[[0] * len(gone)], sin[[0] * len(gone)]) @ distant
+        best = np.argsort(-old)[:n]
+        weights = softmax(np.concatenate((near, old[best])) / math.sqrt(q.shape[-1]))
+        out[b, h, t] = weights @ np.concatenate((values[kept], values[gone][best]))
+    return out
+
+
 def window_begins(n_tokens: int, *, size: int, stride: int) -> Array:
     """Say from where on each token is predicted when windows of a text overlap.
 

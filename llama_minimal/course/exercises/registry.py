@@ -28,6 +28,10 @@ CHAPTERS = (  # the modules of checks/
     "distillation",
     "parameter_sharing",
     "adaptive_computation",
+    "responsible_ai",
+    "multimodal",
+    "long_context",
+    "scaling_up",
 )
 
 

@@ -6,7 +6,7 @@ Such a module holds
 - ``BUDGET``: a sentence, what each point gets: steps, tokens, width, layers;
 - ``POINTS``: the points, a list of dicts of keyword arguments, plain numbers and strings;
 - ``run(**point)``: the figures of one point, a dict of numbers; given its seed, always the same, but for those whose
-  name ends in ``_per_second`` or ``seconds``: they depend on the machine, and the tests do not compare them;
+  name ends in ``_per_second``, ``seconds`` or ``resident``: they depend on the machine, and no test compares them;
 - ``TOLERANCE``, where 0.02 does not do: how far a figure may be, as a fraction, from the one that another machine gets;
 - ``CHECK``, where the cheapest does not do: the point that the tests run anew.
 """
@@ -98,8 +98,8 @@ def find(name: str) -> Experiment:
 
 
 def is_timed(figure: str) -> bool:
-    """Return whether a figure, by its name, depends on the clock, so that another run gives another one."""
-    return figure.endswith(("_per_second", "seconds"))
+    """Return whether a figure, by its name, depends on clock or system, so that another run gives another one."""
+    return figure.endswith(("_per_second", "seconds", "resident"))
 
 
 def key(point: Point) -> str:

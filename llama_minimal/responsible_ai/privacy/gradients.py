@@ -25,14 +25,32 @@ def example_gradients(model: nn.Module, batch: Batch) -> tuple[Gradients, Tensor
         batch: inputs and targets, (B, T), one example in a row; an example without targets has a gradient of 0.
     """
     learned = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    names = _all_names(model)
 
     def loss(parameters: Mapping[str, Tensor], *row: Tensor) -> Tensor:
-        total, count = next_token(_With(model, parameters), tuple(part[None] for part in row))
+        total, count = next_token(
+            _With(model, {name: parameters[one] for name, one in names.items()}), tuple(part[None] for part in row)
+        )
         return total / count.clamp_min(1)
 
     each = vmap(grad_and_value(loss), in_dims=(None, *(0 for _ in batch)), randomness="different")
     with sdpa_kernel(SDPBackend.MATH):  # the one attention kernel that vmap can run for all examples at once
         return each(learned, *batch)
+
+
+def _all_names(model: nn.Module) -> dict[str, str]:
+    """Return every place of a parameter that learns -> the name that ``named_parameters`` has for it.
+
+    ``functional_call`` finds such places itself, but a layer with two names it fills twice, and the layer then keeps
+    what it was filled with instead of its parameters (PyTorch 2.13). Here each layer is met once.
+    """
+    known = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
+    places = (
+        (f"{prefix}.{name}" if prefix else name, p)
+        for prefix, module in model.named_modules()
+        for name, p in module.named_parameters(recurse=False, remove_duplicate=False)
+    )
+    return {place: known[id(p)] for place, p in places if id(p) in known}
 
 
 class _With:
@@ -42,7 +60,7 @@ class _With:
         self.model, self.parameters = model, parameters
 
     def __call__(self, *inputs: Tensor, **options: object) -> Tensor:
-        return functional_call(self.model, dict(self.parameters), inputs, options)
+        return functional_call(self.model, dict(self.parameters), inputs, options, tie_weights=False)
 
 
 def gradient_norms(gradients: Gradients) -> Tensor:
