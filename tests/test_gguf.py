@@ -561,6 +561,8 @@ def test_other_models_are_refused_and_leave_nothing(tmp_path, make_model, monkey
     ):
         with pytest.raises(ValueError, match=says):
             lm.save_gguf(model, path, number_type=kind)
+    with pytest.raises(ValueError, match=r"is a folder; give a file, such as .*model\.gguf"):
+        lm.save_gguf(make_model(), tmp_path)
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(ImportError, match=r"llama_minimal\[gguf\]"):
         lm.save_gguf(make_model(), path)
@@ -602,8 +604,9 @@ def test_a_former_file_stays_whole_until_the_new_one_is(tmp_path, make_model, mo
     before = path.read_bytes()
     broken = make_model()
     broken.output.weight.data[0, 0] = torch.inf
-    with pytest.raises(ValueError, match="holds NaN or infinity"):
-        lm.save_gguf(broken, path)
+    for place in (path, tmp_path / "new" / "folder" / "m.gguf"):
+        with pytest.raises(ValueError, match="holds NaN or infinity"):
+            lm.save_gguf(broken, place)
     assert path.read_bytes() == before
     lm.save_gguf(make_model(seed=1), path)
     assert path.read_bytes() != before

@@ -164,7 +164,7 @@ def test_the_experiment_never_trains_on_a_voice_of_the_test(monkeypatch):
 
     monkeypatch.setattr(experiment, "utterances", listen)
     monkeypatch.setattr(experiment, "train", lambda examples, **options: (None, []))
-    for n_voices, longest in ((13, 1), (4, 2), (1, 1)):
+    for n_voices, longest in ((13, 1), (4, 3), (1, 1)):
         experiment.listener(heard="sound", n_voices=n_voices, longest=longest, seed=0)
         assert len(set(heard[-1])) == n_voices
         assert not set(heard[-1]) & {*voices("test"), *voices("choose")}

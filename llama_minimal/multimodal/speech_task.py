@@ -131,10 +131,13 @@ def speaking(tokenizer: TextCodec, vocabulary: Vocabulary, units: SpeechUnits, s
 
 
 def even_utterance(digits: Sequence[int], voice: str, language: str) -> Utterance:
-    """Return digits as a voice says them, each beginning with a token of its own, so that a word has the same units."""
+    """Return digits as a voice says them, each beginning with a token of its own, so that a word has the same units.
+
+    Pauses are of 40 to 80 milliseconds.
+    """
     step = STACKED * HOP
     lengths = [len(say_digits([digit], voice, language, pauses=0)) for digit in digits]
-    pauses = [0] + [step - n % step for n in lengths]
+    pauses = [step] + [2 * step - n % step for n in lengths]
     return Utterance(say_digits(digits, voice, language, pauses=pauses), tuple(digits), voice, language)
 
 
