@@ -15,13 +15,14 @@ from llama_minimal.evaluation import Evaluation, sliding_batches, sum_loss
 from llama_minimal.generation import generate
 from llama_minimal.tokenizer import Tokenizer, load_tokenizer
 
-LlamaLM = pytest.importorskip("llama_minimal.integrations.lm_eval").LlamaLM
+pytest.importorskip("lm_eval")
 
-from lm_eval.api.registry import get_model  # noqa: E402
+from lm_eval.api.registry import get_model
 
-from llama_minimal.integrations import lm_eval as adapter  # noqa: E402
-from llama_minimal.integrations.likelihood import encode_pair  # noqa: E402
-from llama_minimal.integrations.lm_eval_tasks import valley  # noqa: E402
+from llama_minimal.integrations import lm_eval as adapter
+from llama_minimal.integrations.likelihood import encode_pair
+from llama_minimal.integrations.lm_eval import LlamaLM
+from llama_minimal.integrations.lm_eval_tasks import valley
 
 PAIRS = [
     ("Once upon a time", " there was a llama."),

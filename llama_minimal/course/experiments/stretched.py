@@ -27,7 +27,7 @@ LONG, STEPS, ROWS = 2048, 4, 2
 REMEDIES = ("none", "linear", "ntk", "dynamic", "yarn")
 POINTS = [
     *({"remedy": remedy, "steps": 0, "seed": seed} for seed in (0, 1, 2) for remedy in REMEDIES),
-    *({"remedy": remedy, "steps": STEPS, "seed": seed} for seed in (0, 1, 2) for remedy in ("none", "linear", "yarn")),
+    *({"remedy": remedy, "steps": STEPS, "seed": 0} for remedy in ("none", "linear", "yarn")),
 ]
 
 

@@ -32,12 +32,9 @@ def train(rank: int, size: int, how: dict[str, object], n_steps: int, threads: i
     import numpy as np
     import torch
 
-    from llama_minimal.config import preset
+    from llama_minimal import TrainConfig, Trainer, build, preset
     from llama_minimal.loss import next_token
-    from llama_minimal.model import build
     from llama_minimal.parallel import open_mesh
-    from llama_minimal.settings import TrainConfig
-    from llama_minimal.training import Trainer
 
     torch.set_num_threads(threads)
     tokens = (np.random.default_rng(0).integers(1, 4, 40_000).cumsum() % 32_000).astype(np.uint16)
