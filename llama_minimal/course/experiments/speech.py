@@ -38,7 +38,7 @@ BUDGET = (
     "recordings of a voice, and 40 sentences of two and of three digits in an order new to the model. Three seeds."
 )
 CHECK = {"heard": "sound", "n_voices": 13, "longest": 1, "seed": 0}
-TOLERANCE = 0.1  # trained for seconds: single answers differ on other processors
+TOLERANCE = 0.5  # trained for seconds: another processor is another seed, and of shares near chance a word is a third
 
 N_UNITS = 128
 SPEAKERS = ("adam", "anna", "cleo")  # whose voices the model learns to speak with
