@@ -51,6 +51,7 @@ POINTS = [
         ("sound", 13, 1),
         ("sound", 1, 1),
         ("silence", 13, 1),
+        ("silence", 13, 3),
     )
     for seed in (0, 1, 2)
 ]
