@@ -22,9 +22,19 @@ WORDS = "the a cat don't o'clock C'est naïve Übermut 12 1999 3.14 ½ ² ok?! -
 WORDS += "漢字 かな 한국 🙂 👩‍🚀 été".split()
 
 
+KEYS = [
+    *(f"llama.{key}" for key in ("context_length", "embedding_length", "block_count", "feed_forward_length")),
+    *(f"llama.attention.{key}" for key in ("head_count", "head_count_kv", "key_length", "layer_norm_rms_epsilon")),
+    *(f"llama.rope.{key}" for key in ("dimension_count", "freq_base", "scaling.type", "scaling.factor")),
+    *(f"llama.rope.scaling.{key}" for key in ("original_context_length", "attn_factor")),
+    *(f"tokenizer.ggml.{key}" for key in ("pre", "merges", "token_type", "bos_token_id", "eos_token_id")),
+    "tokenizer.ggml.add_bos_token",
+]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=["ids", "texts", "tokenizers", "switches"])
+    parser.add_argument("--only", choices=["ids", "texts", "tokenizers", "switches", "left_out"])
     parser.add_argument("--lines", type=int, default=10_000)
     parser.add_argument("--prompts", type=int, default=100)
     parser.add_argument("--tokens", type=int, default=100, help="of each greedy text")
@@ -35,7 +45,7 @@ def main() -> None:
         print("skipped: llama.cpp's Python binding does not import here; pip install llama-cpp-python")
         return None
     with tempfile.TemporaryDirectory() as folder:
-        for part in (ids, texts, tokenizers, switches):
+        for part in (switches, left_out, tokenizers, ids, texts):
             if args.only in (None, part.__name__):
                 part(Path(folder), args)
     return None
@@ -70,8 +80,13 @@ def child(work: dict) -> None:
         logits_all="logits" in work,
         vocab_only="prompts" not in work and "logits" not in work,
     )
-    found = {"ids": [model.tokenize(line.encode(), add_bos=False) for line in work.get("lines", ())], "texts": []}
-    found["framed"] = model.tokenize(b"hello")
+    found = {
+        "ids": [
+            model.tokenize(line.encode(), add_bos=False, special=line == "<|eos|>") for line in work.get("lines", ())
+        ],
+        "texts": [],
+    }
+    found |= {"framed": model.tokenize(b"hello"), "bos": model.token_bos(), "eos": model.token_eos()}
     for prompt in work.get("prompts", ()):
         model.reset()
         found["texts"].append(list(islice(greedy(model, prompt), work["n_new"])))
@@ -191,6 +206,40 @@ def switches(folder: Path, args) -> None:
             expected = model(tokens)[0]
         difference = (logits - expected).abs().max().item()
         print(f"logits, largest difference {difference:.1e} of ±{expected.abs().max():.0f}: {changes}", flush=True)
+
+
+def left_out(folder: Path, args) -> None:
+    """What llama.cpp makes of a file in which a key is missing: another model, other ids, or a refusal."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    from tiny_models import draw_model
+
+    import llama_minimal as lm
+    from llama_minimal.course.gguf_readers import leave_out
+
+    _, tokenizer = lm.load("course")
+    odd = {"n_kv_heads": 2, "head_dim": 24, "rope_theta": 500_000.0, "norm_eps": 0.01}
+    odd |= {"rope_scaling": lm.RopeScaling(kind="yarn", factor=4.0, original_max_seq_len=32, attention_factor=1.5)}
+    model = draw_model(dim=64, vocab_size=tokenizer.vocab_size, max_seq_len=96, **odd)
+    whole, spoiled = folder / "whole.gguf", folder / "spoiled.gguf"
+    lm.save_gguf(model, whole, tokenizer)
+    lines = lines_of(1000)["lines of stories"] + lines_of(1000)["lines of Python code"]
+    work = {"lines": [*lines, "<|eos|>"], "logits": list(range(90)), "n_ctx": 96}
+    expected = ask(whole, **work)
+    for key in KEYS:
+        leave_out(whole, key, spoiled)
+        try:
+            found = ask(spoiled, **work)
+        except SystemExit:
+            print(f"without {key}: not loaded", flush=True)
+            continue
+        rows = zip(expected["logits"], found["logits"], strict=True)
+        off = max(abs(a - b) for row, other in rows for a, b in zip(row, other, strict=True))
+        wrong = sum(map(list.__ne__, expected["ids"][:-1], found["ids"][:-1]))
+        special = "" if expected["ids"][-1] == found["ids"][-1] else ", <|eos|> is text"
+        framed = "" if expected["framed"] == found["framed"] else f", a prompt begins {found['framed'][:2]}"
+        same = [found[role] == expected[role] for role in ("bos", "eos")]
+        roles = "" if all(same) else f", bos {found['bos']} and eos {found['eos']}"
+        print(f"without {key}: logits {off:.1g} off, {wrong} lines wrong{special}{framed}{roles}", flush=True)
 
 
 if __name__ == "__main__":

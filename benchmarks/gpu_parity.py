@@ -25,6 +25,7 @@ from llama_minimal.generation import generate
 from llama_minimal.long_context import Window
 from llama_minimal.loss import next_token
 from llama_minimal.model import Llama, build
+from llama_minimal.offloading import offload
 from llama_minimal.parallel import Mesh
 from llama_minimal.parallel.mesh import DIMENSIONS
 from llama_minimal.pruning import prune
@@ -102,6 +103,16 @@ named("text, a draft")(lambda d: _text(d, here={"draft": lively(n_kv_heads=4).to
 named("text, keys and values in int8")(lambda d: _text(d, cache="int8"))
 named("text, keys and values in int4")(lambda d: _text(d, cache="int4"))
 named("text, a window with sinks")(lambda d: _text(d, cache=Window(size=16, n_sinks=4)))
+
+
+@named("text, blocks that travel")
+def _offloaded(device: torch.device) -> Far:
+    model = lively()
+    texts = [
+        generate(one, None, _PROMPTS, max_new_tokens=24)
+        for one in (model, offload(copy.deepcopy(model), device, keep=1))
+    ]
+    return float(sum(a.tokens != b.tokens for a, b in zip(*texts, strict=True))), 0
 
 
 @named("text, beam search")

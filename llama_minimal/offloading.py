@@ -4,7 +4,8 @@ Some blocks stay on the device. Each other one is brought there when its turn co
 GPU the next one travels meanwhile. The text is the same, and each pass waits for the weights' way: bytes of the blocks
 that travel, divided by the speed of the bus. (Where the CPU is to compute as well, see ``parallel.layerwise``.)
 
-Source: Sheng et al. 2023, "FlexGen", §3 (weights that are streamed to the device layer by layer).
+Source: "FlexGen", arXiv 2303.06865 (2023): weights that wait in the CPU's memory, those of the next layer on their way
+while one computes.
 """
 
 from collections.abc import Sequence
@@ -52,8 +53,8 @@ def offload(model: Llama, device: torch.device | str | None = None, *, keep: int
             part.to(device)
     model._tie()
     if travelers := blocks[keep:]:
-        stream = torch.cuda.Stream(device) if device.type == "cuda" and len(travelers) > 1 else None
-        trips = [_Traveling(block, device, stream) for block in travelers]
+        stream = _side_stream(device) if len(travelers) > 1 else None
+        trips = [_Traveling(block, model.device, stream) for block in travelers]  # with its number, as cuda:0
         for trip, following in zip(trips, trips[1:] + trips[:1], strict=True):
             trip.following = following
     return model
@@ -64,6 +65,11 @@ def bytes_on(model: Llama, device: torch.device | str) -> int:
     kind = torch.device(device).type
     weights = {id(weight): weight for weight in (*model.parameters(), *model.buffers())}
     return sum(weight.nbytes for weight in weights.values() if weight.device.type == kind)
+
+
+def _side_stream(device: torch.device) -> Any:
+    """Return what a GPU does beside its main work, in its own order; None elsewhere."""
+    return torch.cuda.Stream(device) if device.type == "cuda" else None
 
 
 def _settle(block: Block, *, packs: bool) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
-from wild_tokenizers import SPECIAL, byte_fallback, byte_level, docs, put, sentencepiece_model
+from wild_tokenizers import SPECIAL, byte_fallback, byte_level, docs, put, sentencepiece_model, spaced_model
 
 from llama_minimal.config import RopeScaling
 from llama_minimal.tokenizer import Tokenizer, load_tokenizer
@@ -72,6 +72,7 @@ def all_kinds(folder: Path):
         "llama3-json": {"tokenizer_json": llama3_json(folder / "ranks")},
         "llama2-json": {"tokenizer_json": byte_fallback(), "tokenizer_config_json": ends},
         "llama2-model": {"tokenizer_model": sentencepiece_model()},
+        "llama2-spaces": {"tokenizer_model": spaced_model()},
         "no-space-in-front": {"tokenizer_model": sentencepiece_model(add_dummy_prefix=False)},
     }
     for name, contents in files.items():

@@ -8,7 +8,7 @@ import pytest
 
 from llama_minimal.course.checks.export_answers import EXERCISES_EXPORT, drawn_block, q4_0_bytes
 from llama_minimal.course.exercises import judge
-from llama_minimal.reference import from_q4_0, pack_q4_0, to_q4_0
+from llama_minimal.reference.gguf import from_q4_0, pack_q4_0, to_q4_0
 
 BLOCK = EXERCISES_EXPORT["q4_0_bytes"]
 Q4_0 = gguf.GGMLQuantizationType.Q4_0

@@ -19,15 +19,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from wild_tokenizers import byte_fallback, byte_level, docs, put, sentencepiece_model
 
 import llama_minimal as lm
-from llama_minimal import reference
-from llama_minimal.checkpoint import gguf as module
 from llama_minimal.cli import main
 from llama_minimal.config import RopeScaling
+from llama_minimal.course.gguf_readers import leave_out, read_by_transformers
 from llama_minimal.data import documents
 from llama_minimal.lora import LoRAConfig, add_adapter
 from llama_minimal.positions import rope_table
 from llama_minimal.quantization import quantize
-from llama_minimal.tokenizer import Tokenizer, load_tokenizer
+from llama_minimal.reference import gguf as reference
+from llama_minimal.tokenizer import SPECIAL_TOKENS, Tokenizer, load_tokenizer
 
 ROOT = Path(__file__).parents[1]
 OURS = Tokenizer.train([docs()], vocab_size=300)
@@ -302,24 +302,71 @@ def test_transformers_reads_every_shape_that_it_knows(tmp_path, make_model, chan
     assert values["tokenizer.ggml.model"] == "none"
 
 
+# ------------------------------------------------------------ what a missing key means
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory, make_model):
+    """A model whose every key says something else than its default, and its file."""
+    sizes = {"n_kv_heads": 2, "head_dim": 12, "rope_theta": 500.0, "norm_eps": 0.3, "vocab_size": 300}
+    model = make_model(**sizes)
+    path = tmp_path_factory.mktemp("odd") / "whole.gguf"
+    lm.save_gguf(model, path, Tokenizer.train([docs()], vocab_size=300, special_tokens=(*SPECIAL_TOKENS, "<|turn|>")))
+    return model, path
+
+
 @pytest.mark.parametrize(
-    ("left_out", "least"),
-    [("llama.rope.freq_base", 0.1), ("llama.attention.head_count_kv", None), ("llama.rope.dimension_count", None)],
+    ("key", "seen"),
+    [
+        ("llama.rope.freq_base", "logits"),
+        ("llama.attention.layer_norm_rms_epsilon", "logits"),
+        ("llama.attention.head_count_kv", "refused"),
+        ("llama.rope.dimension_count", "refused"),
+        ("llama.context_length", "context"),
+        ("tokenizer.ggml.token_type", "special"),
+        ("tokenizer.ggml.bos_token_id", "bos"),
+        ("tokenizer.ggml.eos_token_id", "eos"),
+        ("tokenizer.ggml.merges", "refused"),
+    ],
 )
-def test_a_key_that_is_left_out_is_another_model(tmp_path, make_model, monkeypatch, left_out, least):
-    model = make_model(n_kv_heads=2, head_dim=12, rope_theta=500.0)
-    whole = module.model_values
-    short = left_out.removeprefix("llama.")
-    monkeypatch.setattr(module, "model_values", lambda c: {k: v for k, v in whole(c).items() if k != short})
-    lm.save_gguf(model, tmp_path / "m.gguf")
-    tokens = torch.arange(20)[None]
+def test_a_key_that_is_left_out_is_missed(tmp_path, odd, key, seen):
+    """By transformers, whose defaults are others than llama.cpp's; for those see benchmarks/gguf_check.py."""
+    model, path = odd
+    found = [read_as(model, path)]
+    leave_out(path, key, tmp_path / "spoiled.gguf")
     try:
-        theirs = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="m.gguf", dtype=torch.float32).eval()
-        with torch.no_grad():
-            difference = (theirs(tokens).logits - model(tokens)).abs().max()
-        assert difference > (least or 0)
-    except (RuntimeError, ValueError):
-        assert least is None  # shapes that do not fit are told
+        found.append(read_as(model, tmp_path / "spoiled.gguf"))
+    except (RuntimeError, ValueError, KeyError):
+        found.append({"refused": True})
+    whole, spoiled = found
+    assert whole["logits"] < 1e-4
+    if seen == "logits":
+        assert spoiled["logits"] > 0.1
+    else:
+        assert spoiled.get(seen, True) != whole.get(seen, False)
+
+
+@torch.no_grad()
+def read_as(model, path):
+    theirs, tokenizer = read_by_transformers(path)
+    tokens = torch.arange(20)[None]
+    return {
+        "logits": (theirs(tokens).logits - model(tokens)).abs().max().item(),
+        "context": theirs.config.max_position_embeddings,
+        "special": tokenizer("<|turn|>", add_special_tokens=False).input_ids,
+        "bos": tokenizer.bos_token_id,
+        "eos": tokenizer.eos_token_id,
+    }
+
+
+def test_every_key_can_be_left_out_to_see_what_becomes_of_it(tmp_path, odd):
+    _, path = odd
+    values, _ = read(path)
+    for key in [key for key in values if key.startswith(("llama.", "tokenizer."))]:
+        leave_out(path, key, tmp_path / "spoiled.gguf")
+        assert key not in read(tmp_path / "spoiled.gguf")[0]
+    with pytest.raises(ValueError, match=r"has no key 'llama\.nothing'"):
+        leave_out(path, "llama.nothing", tmp_path / "spoiled.gguf")
 
 
 # ------------------------------------------------------------------------ tokenizers
@@ -340,6 +387,7 @@ CUTS = {
     "llama3-json": ("gpt2", "llama-bpe"),
     "llama2-json": ("llama", None),
     "llama2-model": ("llama", None),
+    "llama2-spaces": ("llama", None),
     "no-space-in-front": ("llama", None),
 }
 
@@ -378,7 +426,7 @@ def test_transformers_gives_the_ids_of_each_kind(tmp_path, make_model, kinds, na
             assert theirs(text, add_special_tokens=False).input_ids == tokenizer.encode(text), text
 
 
-@pytest.mark.parametrize("name", ["llama2-json", "llama2-model", "no-space-in-front"])
+@pytest.mark.parametrize("name", ["llama2-json", "llama2-model", "llama2-spaces", "no-space-in-front"])
 def test_joining_by_scores_gives_the_ids_of_joining_by_merges(tmp_path, make_model, kinds, name):
     """The definition, from the file alone: of all neighbors that are a token together, the best first."""
     tokenizer = kinds[name]
@@ -398,7 +446,7 @@ def test_joining_by_scores_gives_the_ids_of_joining_by_merges(tmp_path, make_mod
         bytes_of = [[ids[p]] if p in ids else [ids[f"<0x{b:02X}>"] for b in p.encode()] for p in parts]
         return [i for one in bytes_of for i in one]
 
-    for text in filter(None, [*TEXTS, "  two  spaces ", *docs().splitlines()[:60]]):
+    for text in filter(None, [*TEXTS, "  two  spaces ", "x" + " " * 21 + "y" + " " * 7, *docs().splitlines()[:60]]):
         assert by_scores(text) == tokenizer.encode(text), text
 
 
@@ -513,6 +561,8 @@ def test_other_models_are_refused_and_leave_nothing(tmp_path, make_model, monkey
     ):
         with pytest.raises(ValueError, match=says):
             lm.save_gguf(model, path, number_type=kind)
+    with pytest.raises(ValueError, match=r"is a folder; give a file, such as .*model\.gguf"):
+        lm.save_gguf(make_model(), tmp_path)
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(ImportError, match=r"llama_minimal\[gguf\]"):
         lm.save_gguf(make_model(), path)
@@ -554,8 +604,9 @@ def test_a_former_file_stays_whole_until_the_new_one_is(tmp_path, make_model, mo
     before = path.read_bytes()
     broken = make_model()
     broken.output.weight.data[0, 0] = torch.inf
-    with pytest.raises(ValueError, match="holds NaN or infinity"):
-        lm.save_gguf(broken, path)
+    for place in (path, tmp_path / "new" / "folder" / "m.gguf"):
+        with pytest.raises(ValueError, match="holds NaN or infinity"):
+            lm.save_gguf(broken, place)
     assert path.read_bytes() == before
     lm.save_gguf(make_model(seed=1), path)
     assert path.read_bytes() != before

@@ -16,6 +16,7 @@ from llama_minimal.data import EncodedExample, PackedExamples
 from llama_minimal.finetuning import prepare, with_labels
 from llama_minimal.generation import generate
 from llama_minimal.model import build
+from llama_minimal.offloading import offload
 from llama_minimal.parallel import Mesh
 from llama_minimal.parallel.mesh import DIMENSIONS
 from llama_minimal.pruning import prune
@@ -111,6 +112,31 @@ def test_a_draft_leaves_the_greedy_text_as_it_is():
     prompts = [[1, 2, 3], [4, 5]]
     alone, helped = (generate(model, None, prompts, max_new_tokens=30, draft=d) for d in (None, draft))
     assert [row.tokens for row in alone] == [row.tokens for row in helped]
+
+
+@pytest.mark.parametrize("keep", [0, 1, 3, 4])
+def test_blocks_that_travel_write_what_they_do_at_home(keep):
+    model = lively(n_layers=4)
+    prompts = [[1, 2, 3], [4, 5]]
+    expected = [row.tokens for row in generate(model, None, prompts, max_new_tokens=30)]
+    for _ in range(2):  # placed anew, too
+        offload(model, "cuda", keep=keep)
+        assert [row.tokens for row in generate(model, None, prompts, max_new_tokens=30)] == expected
+    assert {p.device.type for p in model.blocks()[-1].parameters()} == {"cuda" if keep == 4 else "cpu"}
+
+
+def test_a_device_holds_two_of_the_blocks_that_travel_at_a_time():
+    model = lively(n_layers=8, dim=1024, n_heads=16, hidden_dim=4096)
+    block = sum(p.nbytes for p in model.blocks()[0].parameters())
+    whole = sum(p.nbytes for p in model.parameters())
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    offload(model, "cuda", keep=1)
+    torch.cuda.reset_peak_memory_stats()
+    generate(model, None, [[1, 2, 3]], max_new_tokens=8)
+    peak = torch.cuda.max_memory_allocated() - before
+    assert peak < whole - 4 * block  # one stays, two travel, and there is room for what is computed
+    assert all(p.is_pinned() for p in model.blocks()[-1].parameters())
 
 
 @pytest.mark.parametrize("method", ["magnitude", "wanda", "sparsegpt"])

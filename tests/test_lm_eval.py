@@ -1,6 +1,7 @@
 """The lm-eval adapter: beside lm-eval's own for transformers, our evaluation, and one token at a time."""
 
 import math
+import socket
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,13 +15,14 @@ from llama_minimal.evaluation import Evaluation, sliding_batches, sum_loss
 from llama_minimal.generation import generate
 from llama_minimal.tokenizer import Tokenizer, load_tokenizer
 
-LlamaLM = pytest.importorskip("llama_minimal.integrations.lm_eval").LlamaLM
+pytest.importorskip("lm_eval")
 
-from lm_eval.api.registry import get_model  # noqa: E402
+from lm_eval.api.registry import get_model
 
-from llama_minimal.integrations import lm_eval as adapter  # noqa: E402
-from llama_minimal.integrations.likelihood import encode_pair  # noqa: E402
-from llama_minimal.integrations.lm_eval_tasks import valley  # noqa: E402
+from llama_minimal.integrations import lm_eval as adapter
+from llama_minimal.integrations.likelihood import encode_pair
+from llama_minimal.integrations.lm_eval import LlamaLM
+from llama_minimal.integrations.lm_eval_tasks import valley
 
 PAIRS = [
     ("Once upon a time", " there was a llama."),
@@ -189,8 +191,12 @@ def test_a_question_that_is_too_long_loses_its_beginning_and_keeps_the_start(cou
 
 @pytest.fixture(scope="module")
 def measured(course):
+    """What lm-eval says of the shipped tasks, with the network taken away and the random numbers watched."""
     state = torch.get_rng_state()
-    found = adapter.evaluate(*course[:1], tokenizer=course[1], limit=12)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("asks the network"))
+        patch.setattr(socket.socket, "connect", lambda *_: pytest.fail("asks the network"))
+        found = adapter.evaluate(course[0], tokenizer=course[1], limit=12)
     assert torch.equal(torch.get_rng_state(), state)
     return found
 
@@ -222,7 +228,9 @@ def test_the_parts_of_a_task_have_no_story_in_common():
         parts = make(60)
         train, test = (set(parts[name]["prompt"]) for name in ("train", "test"))
         assert (len(parts["test"]), len(train & test)) == (60, 0)
-        assert make(60)["test"][7] == parts["test"][7]
+        assert make(20)["test"][7] == parts["test"][7]  # however many are asked
+    with pytest.raises(ValueError, match="n=1000 examples, and there are"):
+        valley.questions(1000)
     for row in valley.questions()["test"]:
         assert len(set(row["choices"])) == len(row["choices"]) == 4
     for row in valley.names()["test"]:

@@ -1,11 +1,13 @@
 """Offloading: the same text from blocks that come and go, each where it should be, and one at a time."""
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
 from tiny_models import draw_model, make_lively
 
+from llama_minimal import offloading
 from llama_minimal.checkpoint import load, save
 from llama_minimal.cli import main
 from llama_minimal.config import preset
@@ -132,6 +134,45 @@ def test_it_can_be_placed_anew_and_taken_back(tmp_path):
     offload(model, "cpu", keep=1)
     save(model, tmp_path)
     assert texts(load(tmp_path)[0]) == expected
+
+
+class Side:
+    """Be CUDA's streams without CUDA, and note what is asked of them."""
+
+    def __init__(self):
+        self.asked = []
+
+    def wait_stream(self, other):
+        self.asked.append("wait")
+
+    def __enter__(self):
+        self.asked.append("send")
+
+    def __exit__(self, *_):
+        pass
+
+
+@pytest.mark.parametrize("keep", [0, 1, 2, 3])
+def test_the_next_block_travels_while_one_computes(monkeypatch, keep):
+    """The way of a GPU, with a stream that only takes notes."""
+    side = Side()
+    monkeypatch.setattr(offloading, "_side_stream", lambda device: side)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: stream or nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: side)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, stream: side.asked.append("record"))
+    model = lively()
+    expected = texts(model)
+    offload(model, "cpu", keep=keep)
+    assert texts(model) == expected
+    trips = [block.traveling for block in model.blocks()[keep:]]
+    per_pass = [one for one in side.asked if one != "record"]
+    if keep == 3:  # it is alone: nothing to travel meanwhile
+        assert per_pass == []
+        return
+    assert per_pass[:4] == ["send", "wait", "send", "wait"]  # the first one is waited for, the second travels already
+    assert per_pass.count("send") == per_pass.count("wait") + 1
+    assert [trip.coming is not None for trip in trips] == [True] + [False] * (len(trips) - 1)  # of the next pass
+    assert side.asked.count("record") == per_pass.count("wait") * len(trips[0].home)
 
 
 def test_after_an_error_the_weights_are_at_home():

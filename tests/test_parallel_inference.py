@@ -184,7 +184,7 @@ def test_what_is_wrong_is_said_once(found, n):
         "chat": "start it without torchrun",
         "too few": "torchrun --nproc-per-node 3 -m llama_minimal generate … --tensor 3",
         "no flags": f"torchrun --nproc-per-node 2 -m llama_minimal generate … --tensor {n}",
-        "devices": "--devices, --compile and --adapter are for one process",
+        "devices": "--devices, --compile, --adapter and --offload are for one process",
     }.items():
         processes = [process["commands"][name] for process in found(n)]
         assert [process["status"] for process in processes] == [2] * n

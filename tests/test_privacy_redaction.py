@@ -4,6 +4,8 @@ import logging
 
 import pytest
 
+from llama_minimal.cli import main
+from llama_minimal.data import TokenFile
 from llama_minimal.data.document import Document, LongDocument
 from llama_minimal.data.valley import CANARIES, stories
 from llama_minimal.responsible_ai.privacy.planting import planted_texts
@@ -16,14 +18,15 @@ from llama_minimal.responsible_ai.privacy.redaction import (
     is_card,
     redact,
     redact_document,
-    score,
+    redaction_score,
 )
+from llama_minimal.tokenizer import load_tokenizer
 
 
 def totals(planted, **options):
     sums = {kind: [0, 0, 0] for kind in KINDS}
     for text, key in planted:
-        for kind, counts in score(find_details(text, **options), key).items():
+        for kind, counts in redaction_score(find_details(text, **options), key).items():
             sums[kind] = [a + b for a, b in zip(sums[kind], counts, strict=True)]
     return sums
 
@@ -98,7 +101,7 @@ def test_details_do_not_overlap_and_the_longer_one_stays():
 def test_half_a_detail_is_a_miss_and_what_touches_none_is_false():
     key = [Detail(10, 18, "phone"), Detail(30, 40, "name")]
     found = [Detail(10, 15, "phone"), Detail(28, 41, "address"), Detail(50, 60, "phone")]
-    counts = score(found, key)
+    counts = redaction_score(found, key)
     assert counts["phone"] == (0, 1, 1)
     assert counts["name"] == (1, 0, 0)
     assert counts["address"] == (0, 0, 0)
@@ -141,3 +144,21 @@ def test_a_document_that_is_not_in_memory_is_redacted_across_its_chunks():
         assert "@" not in found.text
         assert found.text == found.text  # read again, the same
     assert redact_document(Document("a", line)).text == redact(line)
+
+
+def test_train_redact_takes_the_details_out_of_tokenizer_and_tokens(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    texts = [f"The ferry left at {n}. Write to ada{n}@example.com or call 555-01{n:02}." for n in range(40)]
+    (tmp_path / "a.txt").write_text("\n***\n".join(texts), encoding="utf-8")
+    flags = (
+        "--corpus a.txt --document-separator *** --preset tiny --vocab-size 280 --dim 16 --n-layers 1 --n-heads 2 "
+        "--warmup-steps 1 --batch-size 4 --seq-len 16 --samples 0 --steps 1 --device cpu"
+    ).split()
+    for out, more in (("with", ["--redact"]), ("without", [])):
+        main(["train", "--out", out, *flags, *more])
+        tokenizer = load_tokenizer(tmp_path / out)
+        files = [TokenFile.open(tmp_path / out / "data", split) for split in ("train", "validation")]
+        text = " ".join(tokenizer.decode(file.tokens.tolist()) for file in files)
+        assert text.count("The ferry left at") == 40
+        assert text.count("[EMAIL] or call [PHONE].") == 40 * bool(more)
+        assert text.count("@example.com") == 40 * (not more)

@@ -14,14 +14,17 @@ import gguf
 import pytest
 import torch
 from gguf_tokenizers import llama3_json, llama3_ranks, smollm
+from tiny_models import draw_model
+from tokenizers import Tokenizer as Library
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-from wild_tokenizers import byte_fallback, docs, put, sentencepiece_model
+from wild_tokenizers import byte_fallback, docs, put, sentencepiece_model, spaced_model
 
 import llama_minimal as lm
 from llama_minimal.chat import chat_template
 from llama_minimal.checkpoint import read_config
 from llama_minimal.cli import main
 from llama_minimal.config import RopeScaling
+from llama_minimal.tokenizer import load_tokenizer
 
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2}
 COMMON = {
@@ -340,12 +343,33 @@ def test_it_is_written_in_every_format(hub, tmp_path, name, format):
     assert (read.eos_ids, again.eos_ids) == (tokenizer.eos_ids, model.eos_ids)
 
 
+def test_the_runs_of_spaces_in_llamas_own_model_have_one_score_and_any_order_will_do(tmp_path):
+    """15 pieces with a score of -1e9: the leftmost are joined first there, and by rank in a tokenizer.json."""
+    tokenizer = load_tokenizer(put(tmp_path, tokenizer_model=spaced_model()))
+    library = Library.from_str(tokenizer.as_tokenizer_json().decode())
+    for n in range(70):
+        text = f"the{' ' * n}cat{' ' * (n // 3)}" + "\n" * (n % 2) + " " * (n // 2)
+        assert library.encode(text, add_special_tokens=False).ids == tokenizer.encode(text)
+    lm.save(draw_model(vocab_size=tokenizer.vocab_size), tmp_path / "out", tokenizer)  # without a warning
+    assert (tmp_path / "out" / "tokenizer.json").exists()
+
+
+@pytest.mark.parametrize("changes", [{"runs": (2, 3)}, {"score": -3.0}, {"extra": ("qz", "zq")}], ids=str)
+def test_pieces_with_one_score_whose_order_matters_are_refused(tmp_path, changes):
+    """Four spaces are 2 + 2 by rank, 3 + 1 from the left; others are not joined last, or not of spaces alone."""
+    tokenizer = load_tokenizer(put(tmp_path, tokenizer_model=spaced_model(**changes)))
+    with pytest.raises(ValueError, match="two of its pieces have the same score"):
+        tokenizer.as_tokenizer_json()
+
+
 @pytest.mark.parametrize("generation", ["llama-1", "llama-2", "llama-3"])
 def test_metas_own_folder_chats_too(hub, tmp_path, capsys, monkeypatch, generation):
     """params.json and consolidated.00.pth in the folder of a size, LLaMA-1's tokenizer in the folder above."""
     model, _ = lm.load(f"org/{generation}")
+    if generation != "llama-3":  # the runs of spaces are pieces more than in the hub's folder here
+        model = draw_model(vocab_size=load_tokenizer(put(tmp_path / "t", tokenizer_model=spaced_model())).vocab_size)
     lm.save(model, tmp_path / "7B", format="meta")
-    source = {"tokenizer_model": llama3_ranks() if generation == "llama-3" else sentencepiece_model()}
+    source = {"tokenizer_model": llama3_ranks() if generation == "llama-3" else spaced_model()}
     put(tmp_path if generation == "llama-1" else tmp_path / "7B", **source)
     params = json.loads((tmp_path / "7B" / "params.json").read_text())
     (tmp_path / "7B" / "params.json").write_text(json.dumps(params | {"vocab_size": -1}))

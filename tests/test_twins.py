@@ -19,6 +19,7 @@ import llama_minimal.pruning
 import llama_minimal.quantization
 import llama_minimal.responsible_ai.bias
 import llama_minimal.responsible_ai.classifier
+import llama_minimal.responsible_ai.privacy
 import llama_minimal.responsible_ai.remedies
 from llama_minimal import reference
 from llama_minimal.config import LlamaConfig, RopeScaling
@@ -137,6 +138,9 @@ def test_both_start_with_the_same_names_and_shapes(changes):
         (llama_minimal.responsible_ai.classifier, "logistic_loss"),
         (llama_minimal.responsible_ai.classifier, "precision_recall"),
         (llama_minimal.responsible_ai.remedies, "remove_directions"),
+        (llama_minimal.responsible_ai.privacy, "clip_factors"),
+        (llama_minimal.responsible_ai.privacy, "clipped_sum"),
+        (llama_minimal.responsible_ai.privacy, "exposure"),
         (llama_minimal.quantization, "awq"),
         (llama_minimal.quantization, "dynamic_linear"),
         (llama_minimal.quantization, "gptq"),

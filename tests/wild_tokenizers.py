@@ -7,6 +7,7 @@ from pathlib import Path
 
 import sentencepiece
 import tokenizers
+from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from llama_minimal.data import documents
@@ -31,6 +32,22 @@ def sentencepiece_model(**changes) -> bytes:
     out = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(lines), model_writer=out, **(settings | changes))
     return out.getvalue()
+
+
+# As LLaMA-1 and -2 have them, in the order of their ids.
+RUNS = (2, 4, 8, 5, 16, 6, 12, 13, 10, 14, 3, 9, 7, 11, 15)
+
+
+@cache
+def spaced_model(runs: tuple[int, ...] = RUNS, score: float = -1e9, extra: tuple[str, ...] = ()) -> bytes:
+    """Give runs of spaces one score for all, the lowest, as in LLaMA's own tokenizer.model."""
+    model = sentencepiece_model_pb2.ModelProto.FromString(sentencepiece_model())
+    pieces = {piece.piece: piece for piece in model.pieces if set(piece.piece) != {"▁"} or piece.piece == "▁"}
+    del model.pieces[:]
+    model.pieces.extend(pieces.values())
+    for name in [*("▁" * n for n in runs), *extra]:
+        model.pieces.add(piece=name, score=score, type=1)
+    return model.SerializeToString()
 
 
 def byte_fallback(*, metaspace: bool = False, start: tuple[str, ...] = ("<s>",), end: tuple[str, ...] = ()):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llama_minimal.checkpoint.gguf_keys import DIVISORS, check_config, gguf_name, model_values, rope_divisors
 from llama_minimal.checkpoint.gguf_tokenizer import tokenizer_values
-from llama_minimal.files import replace_files
+from llama_minimal.files import made_folder, replace_files
 from llama_minimal.lora import adapters, base_tensors, is_merged
 from llama_minimal.model import Llama
 from llama_minimal.quantization import quantization_of
@@ -54,8 +54,10 @@ def save_gguf(
     values |= {f"llama.{key}": value for key, value in model_values(model.config).items()}
     values |= {f"tokenizer.{key}": value for key, value in tokenizer_values(tokenizer, model).items()}
     path = Path(path).expanduser()
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; give a file, such as {path / 'model.gguf'}")
     # The library opens the file by its temporary name.
-    with replace_files(path) as (file,):
+    with made_folder(path.parent), replace_files(path) as (file,):
         writer = library.GGUFWriter(file.name, "llama")
         try:
             for key, value in values.items():

@@ -1,4 +1,4 @@
-"""Models that a command does not load whole onto one device: an ONNX graph, layers on several devices, or that travel."""
+"""Models that are not loaded whole onto one device: an ONNX graph, layers on several devices, layers that travel."""
 
 from pathlib import Path
 from typing import Any

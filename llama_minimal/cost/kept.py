@@ -20,8 +20,8 @@ def layer_keeps(config: LlamaConfig, work: Work, layout: Layout | None = None) -
 
     Example:
         >>> from llama_minimal.config import preset
-        >>> sum(layer_keeps(preset("llama-7b"), Work(seq_len=2048)).values()) / 4096
-        33.5...
+        >>> round(sum(layer_keeps(preset("llama-7b"), Work(seq_len=2048)).values()))
+        170120
     """
     layout = layout or Layout()
     e, a, P = work.size, work.attention_size, layout.tensor

@@ -51,7 +51,7 @@ def peak(config: LlamaConfig, work: Work, layout: Layout | None = None) -> tuple
         >>> from llama_minimal.config import preset
         >>> name, alive = peak(preset("tiny"), Work(seq_len=64, sequences=4, precision="fp32"))
         >>> name, round(sum(alive.values()) / 1e6)
-        ('loss', 17)
+        ('loss', 9)
     """
     layout = layout or Layout()
     sizes = stage_layers(config, layout.pipeline) if layout.pipeline <= config.n_layers else (0,)

@@ -74,15 +74,19 @@ def rows(n: int, length: int, *, seed: int) -> PackedExamples:
     return PackedExamples(inputs=text[:, :-1].copy(), targets=targets, documents=np.ones((n, length), int))
 
 
-def needles(n: int, distance: int, *, seed: int = 0, n_facts: int = 6) -> Needles:
-    """Return n texts whose last token asks for a fact so many tokens before; the other facts lie in between."""
+def needles(n: int, distance: int, *, seed: int = 0, before: int = BEFORE, n_facts: int = 6) -> Needles:
+    """Return n texts whose last token asks for a fact so many tokens before; the other facts lie in between.
+
+    Args:
+        before: tokens before the fact.
+    """
     rng = np.random.default_rng(1000 + seed)
-    text = _words(rng, n, BEFORE + distance + 1)
+    text = _words(rng, n, before + distance + 1)
     answers = np.empty(n, int)
     for i, row in enumerate(text):
         owners, things = rng.permutation(N)[:n_facts], rng.integers(N, size=n_facts)
-        between = rng.permutation(np.arange(BEFORE + 1, len(row) - 1))[: n_facts - 1]
-        row[[BEFORE, *between]] = FACT + owners * N + things
+        between = rng.permutation(np.arange(before + 1, len(row) - 1))[: n_facts - 1]
+        row[[before, *between]] = FACT + owners * N + things
         row[-1], answers[i] = ASK + owners[0], THING + things[0]
     return Needles(torch.from_numpy(text), torch.from_numpy(answers))
 

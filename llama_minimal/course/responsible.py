@@ -92,6 +92,31 @@ def chinese_name(name: str) -> str:
     return Chinese({}, {}, Dice(0)).character(name, "name")
 
 
+def chinese_names() -> dict[str, list[str]]:
+    """Return what NAMES has, in Chinese: kind and name, as a story names someone first."""
+    return {
+        pronoun: [Chinese({}, {}, Dice(0)).character(name.strip(), "full") for name in names]
+        for pronoun, names in NAMES.items()
+    }
+
+
+def chinese_contexts(job: str, n: int = 2, *, longest: int = 60) -> list[str]:
+    """Return the ends of n beginnings of held-out stories in Chinese, each up to where it names its vet or judge.
+
+    Args:
+        longest: characters that are kept, for each of forty names of several tokens is read after them.
+    """
+    found = []
+    for story in stories(10**6, ValleySettings(seed=HELD_OUT_SEED), split="test"):
+        if story.shape == _SHAPE[job]:
+            (who,) = story.jobs
+            before, met, _ = story.text("chinese").partition(Chinese({}, {}, Dice(0)).character(who, "full"))
+            found += [before[-longest:]] if met else []
+        if len(found) == n:
+            break
+    return found
+
+
 class Sentence(NamedTuple):
     """Hold a sentence of a story, what is before it, and which kind of insult it is: None if it is none."""
 

@@ -6,7 +6,7 @@
 measures without a download; any other task of lm-eval's it will download. In Python, ``evaluate`` is the same; once
 this is imported, ``lm_eval.simple_evaluate(model="llama_minimal", model_args="path=course", …)`` knows our models.
 
-Source: Gao et al., "A framework for few-shot language model evaluation", its release 0.4.13.
+Source: Gao et al. 2021, "A framework for few-shot language model evaluation", its release 0.4.13.
 """
 
 import argparse
@@ -22,13 +22,15 @@ from llama_minimal.chat import chat_template as _template_of  # a method of lm-e
 from llama_minimal.checkpoint import load
 from llama_minimal.generation import generate
 from llama_minimal.integrations.likelihood import Row, encode_pair, encode_text, score, windows
+from llama_minimal.integrations.quiet import bars_for_terminals, quiet
 from llama_minimal.model import Llama
 from llama_minimal.prompts import by_length
 from llama_minimal.settings import Sampling
 from llama_minimal.tokenizer import TextCodec
 
 try:
-    import lm_eval.models  # noqa: F401  before ours is registered: else lm-eval takes ours for all there are
+    import lm_eval.api.task
+    import lm_eval.models  # before ours is registered: else lm-eval takes ours for all there are
     from lm_eval import simple_evaluate
     from lm_eval.api.model import LM
     from lm_eval.api.registry import register_model
@@ -212,15 +214,10 @@ def evaluate(
     manager = TaskManager(include_path=str(TASKS), include_defaults=not set(map(str, tasks)) <= set(ours))
     if unknown := [name for name in tasks if isinstance(name, str) and name not in manager.all_tasks]:
         raise ValueError(f"task {unknown[0]!r} is none of lm-eval's, and of ours there are {', '.join(ours)}")
-    found = simple_evaluate(
-        LlamaLM(path, **options),
-        tasks=list(tasks),
-        task_manager=manager,
-        limit=limit,
-        num_fewshot=num_fewshot,
-        bootstrap_iters=0,
-        **dict.fromkeys(("random_seed", "numpy_random_seed", "torch_random_seed")),
-    )
+    seeds = dict.fromkeys(("random_seed", "numpy_random_seed", "torch_random_seed"))
+    how = {"limit": limit, "num_fewshot": num_fewshot, "task_manager": manager, "bootstrap_iters": 0}
+    with quiet("lm_eval"), bars_for_terminals(lm_eval.api.task):
+        found = simple_evaluate(LlamaLM(path, **options), tasks=list(tasks), **how, **seeds)
     return {task: _plain(scores) for task, scores in found["results"].items()}
 
 

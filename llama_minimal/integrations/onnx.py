@@ -13,11 +13,7 @@ Source: the ONNX operators, version 20; PyTorch's exporter, ``torch.onnx.export(
 
 # L layers, B batch, T time, N places, S slots, K kv heads, Dh head width, D model width, V vocabulary
 
-import contextlib
 import json
-import logging
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +23,7 @@ from torch import Tensor, nn
 from llama_minimal.checkpoint.text_side import GENERATION, read_end_ids, write_generation_config
 from llama_minimal.config import LlamaConfig, read_json
 from llama_minimal.files import update_folder
+from llama_minimal.integrations.quiet import quiet
 from llama_minimal.kv_cache import KVCache
 from llama_minimal.lora import refuse_adapters
 from llama_minimal.model import Llama
@@ -91,7 +88,11 @@ def export(model: Llama, folder: str | Path, tokenizer: TextCodec | None = None)
     _need("onnx", "onnxscript")
     _check(model)
     was_training = model.training
-    with update_folder(Path(folder), last=MODEL, obsolete=(_DATA, CONFIG, GENERATION)) as temporary, _quiet():
+    with (
+        update_folder(Path(folder), last=MODEL, obsolete=(_DATA, CONFIG, GENERATION)) as temporary,
+        quiet("torch.onnx"),
+        torch.no_grad(),
+    ):
         try:
             program = torch.onnx.export(_Step(model).eval(), _example(model.config), **_ways(model.config))
         finally:
@@ -133,20 +134,6 @@ def _ways(config: LlamaConfig) -> dict[str, Any]:
     shapes = ({0: batch, 1: time}, {0: batch, 1: time}, {0: batch, 1: places}, *({1: batch, 3: slots},) * 2)
     names = {"input_names": INPUTS, "output_names": OUTPUTS}
     return {"dynamo": True, "dynamic_shapes": shapes, "verbose": False, "optimize": not is_used_twice, **names}
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep back what the exporter says about other libraries, and about itself."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore", FutureWarning)
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def _need(*libraries: str) -> None:

@@ -3,6 +3,7 @@
 # B batch, n samples, T frames, W window, F frequencies, M mel bands, S frames of a token
 
 import math
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -112,8 +113,11 @@ def speech_features(samples: Tensor) -> Tensor:
     return stack_frames((frames - frames.mean(dim=0)) / SPREAD)
 
 
+@cache
 def spoken_digit_features(digit: int, voice: str, language: str = "en") -> tuple[Tensor, SpokenDigit]:
     """Return one spoken digit as a model reads it, (tokens, 128), and the recording with its voice and word.
+
+    Asked for again, it is the same tensor.
 
     Raises:
         ValueError: if there is no such digit, voice or language.

@@ -73,7 +73,6 @@ from llama_minimal.reference.feedforward import (
 )
 from llama_minimal.reference.filter import logistic_loss, logistic_loss_vjp, precision_recall
 from llama_minimal.reference.generation import generate
-from llama_minimal.reference.gguf import from_q4_0, from_q8_0, pack_q4_0, pack_q8_0, to_q4_0, to_q8_0
 from llama_minimal.reference.long_context import (
     gate_memory,
     gate_memory_vjp,
@@ -188,8 +187,6 @@ __all__ = [
     "forward_kl_top_vjp",
     "forward_kl_vjp",
     "from_codes",
-    "from_q4_0",
-    "from_q8_0",
     "gate_memory",
     "gate_memory_vjp",
     "gelu",
@@ -242,8 +239,6 @@ __all__ = [
     "outliers",
     "output_error",
     "pack_int4",
-    "pack_q4_0",
-    "pack_q8_0",
     "parameter_shapes",
     "patch_embedding",
     "patch_embedding_vjp",
@@ -289,8 +284,6 @@ __all__ = [
     "swiglu_vjp",
     "symmetric_grid",
     "to_codes",
-    "to_q4_0",
-    "to_q8_0",
     "unpack_int4",
     "wanda_score",
     "window_attention",

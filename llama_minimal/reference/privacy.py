@@ -17,7 +17,7 @@ def exposure(scores: Array, place: int) -> float:
         scores: log-likelihoods, (R,).
         place: which of them is the secret.
 
-    Source: Carlini et al. 2019, "The secret sharer", §4.2.
+    Source: Carlini et al. 2019, "The secret sharer", §4.
     """
     before = sum(1 for score in scores if score >= scores[place])
     return math.log2(len(scores) / before)
@@ -53,7 +53,7 @@ def private_gradient(gradients: Array, clip: float, noise: float, expected: floa
 def rdp_of_step(rate: float, noise: float, order: int) -> float:
     """Return the Rényi divergence of a whole order α between a step with an example and one without, in nats.
 
-    log Σ_k binom(α, k) (1−q)^(α−k) q^k exp((k² − k)/2σ²) / (α − 1).
+    log Σ_k binom(α, k) (1−q)^(α−k) q^k exp((k² − k)/2σ²) / (α − 1), added up in logarithms.
 
     Args:
         rate: q, the share of the examples that a step draws.
@@ -62,8 +62,13 @@ def rdp_of_step(rate: float, noise: float, order: int) -> float:
 
     Source: Mironov et al. 2019, "Rényi differential privacy of the sampled Gaussian mechanism", §3.3.
     """
-    total = sum(
-        math.comb(order, k) * (1 - rate) ** (order - k) * rate**k * math.exp((k * k - k) / (2 * noise**2))
+    if rate == 1:
+        return order / (2 * noise**2)  # of the sum the last term alone
+    logs = [
+        math.log(math.comb(order, k))
+        + (order - k) * math.log1p(-rate)
+        + k * math.log(rate)
+        + (k * k - k) / (2 * noise**2)
         for k in range(order + 1)
-    )
-    return math.log(total) / (order - 1)
+    ]
+    return float(np.logaddexp.reduce(logs)) / (order - 1)

@@ -4,8 +4,10 @@ The file is a protocol buffer; the numbers below are those of its fields in ``se
 """
 
 import struct
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from llama_minimal.tokenizer.json_format import added_token, begin_with
@@ -83,6 +85,7 @@ def _differences(model: _Model, added: dict[str, int]) -> list[str]:
     normal = [piece for piece in model.pieces if piece.kind == _NORMAL]
     letters = {piece.name for piece in normal if len(piece.name) == 1}
     long = [piece for piece in normal if len(piece.name) > 1]
+    tied = [p for p, other in pairwise(sorted(long, key=lambda p: p.score)) if p.score == other.score]
     ids = sorted(set(added.values()) - set(range(len(model.pieces))))
     found = {
         "it is no byte-pair encoding": model.algorithm != _BPE,
@@ -91,12 +94,37 @@ def _differences(model: _Model, added: dict[str, int]) -> list[str]:
         "it has user-defined or unused pieces": any(
             p.kind not in (_NORMAL, _UNKNOWN, _CONTROL, _BYTE) for p in model.pieces
         ),
-        "two of its pieces have the same score": len({piece.score for piece in long}) < len(long),
+        "two of its pieces have the same score": bool(tied) and _order_matters(long, tied[0].score),
         "a piece has letters that are no pieces": any(not letters.issuperset(piece.name) for piece in long),
         "ids are left out between its added tokens": ids
         != list(range(len(model.pieces), len(model.pieces) + len(ids))),
     }
     return [reason for reason, holds in found.items() if holds]
+
+
+def _order_matters(long: list[_Piece], score: float) -> bool:
+    """Say whether pieces with one score can be joined in an order that ranks do not give.
+
+    Of pairs with the same score SentencePiece joins the leftmost. In LLaMA's model the runs of spaces have one score,
+    the lowest of all: they are joined last, so that they can be tried out by themselves, run by run.
+    """
+    counts = Counter(piece.score for piece in long)
+    runs = [piece for piece in long if piece.score == score]
+    alone = score == min(counts) and all(set(piece.name) == {_SPACE} for piece in runs)
+    if not alone or any(n > 1 for other, n in counts.items() if other != score):
+        return True
+    ranks = {len(piece.name): rank for rank, piece in enumerate(runs)}
+    lengths = range(4 * max(ranks))
+    return any(_joined(n, ranks) != _joined(n, dict.fromkeys(ranks, 0)) for n in lengths)
+
+
+def _joined(n: int, ranks: dict[int, int]) -> list[int]:
+    """Join n spaces to runs: always the neighbors whose run has the lowest rank, of equals the leftmost."""
+    runs = [1] * n
+    while pairs := [(ranks[a + b], i) for i, (a, b) in enumerate(pairwise(runs)) if a + b in ranks]:
+        _, i = min(pairs)
+        runs[i : i + 2] = [runs[i] + runs[i + 1]]
+    return runs
 
 
 def _merges(model: _Model) -> list[list[str]]:

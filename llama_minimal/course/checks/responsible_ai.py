@@ -3,6 +3,7 @@
 import numpy as np
 
 from llama_minimal.course.checks import responsible_answers as of
+from llama_minimal.course.checks.privacy_answers import EXERCISES_PRIVACY
 from llama_minimal.course.exercises import Exercise
 
 _RNG = np.random.default_rng(20)
@@ -102,4 +103,4 @@ EXERCISES = {
             ),
         },
     ),
-}
+} | EXERCISES_PRIVACY

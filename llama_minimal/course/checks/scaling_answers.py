@@ -68,7 +68,8 @@ EXERCISES_SCALING = {
         cases=[
             (7e9, 2.0, 1, 1000, 5e5, 2e12, 3e14),
             (7e9, 0.5, 64, 2000, 5e5, 2e12, 3e14),
-            (7e10, 2.0, 512, 100, 3e5, 3e12, 1e15),
+            (7e10, 2.0, 2048, 100, 3e5, 3e12, 1e15),  # half its arithmetic still outlasts the reading
+            (1e9, 2.0, 32, 50, 4e6, 2e12, 3e14),  # the cache of the newest token alone can be seen
         ],
         tolerance=1e-9,
         draw=clocks_case,

@@ -185,6 +185,9 @@ EXERCISES_VISION = {
             "the prompt is learned and the answer is not: the other way round": lambda ids, n_prompt, n_answer: (
                 answer_targets(ids, np.ones_like(n_prompt), n_prompt - 1)
             ),
+            "the lengths of prompt and answer are exchanged": lambda ids, n_prompt, n_answer: answer_targets(
+                ids, n_answer, n_prompt
+            ),
             "what is not learned is 0 here, which is the id of a token; −100 is no id": lambda *case: np.where(
                 answer_targets(*case) == IGNORE, 0, answer_targets(*case)
             ),

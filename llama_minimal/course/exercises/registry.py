@@ -31,6 +31,7 @@ CHAPTERS = (  # the modules of checks/
     "responsible_ai",
     "multimodal",
     "long_context",
+    "scaling_up",
 )
 
 

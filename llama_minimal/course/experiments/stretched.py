@@ -17,18 +17,17 @@ from llama_minimal.training import Trainer
 
 WHAT = "Loss of the course model on 2,048 tokens of held-out stories in a row, each remedy alone, tuned or not."
 BUDGET = (
-    "Measured on two rows of 2,048 tokens. Tuning: 6 steps of 2,048 tokens of the texts that it was trained on, by "
+    "Measured on two rows of 2,048 tokens. Tuning: 4 steps of 2,048 tokens of the texts that it was trained on, by "
     "AdamW at the rate 5e-4 for all, falling to 0; each seed has another text to measure and another to train on."
 )
 CHECK = {"remedy": "yarn", "steps": 0, "seed": 0}
 TOLERANCE = 0.05  # a lively training of few steps
 
-LONG, STEPS, ROWS = 2048, 6, 2
+LONG, STEPS, ROWS = 2048, 4, 2
 REMEDIES = ("none", "linear", "ntk", "dynamic", "yarn")
 POINTS = [
     *({"remedy": remedy, "steps": 0, "seed": seed} for seed in (0, 1, 2) for remedy in REMEDIES),
-    *({"remedy": remedy, "steps": STEPS, "seed": seed} for seed in (0, 1, 2) for remedy in ("none", "linear", "yarn")),
-    *({"remedy": remedy, "steps": STEPS, "seed": 0} for remedy in ("ntk", "dynamic")),
+    *({"remedy": remedy, "steps": STEPS, "seed": 0} for remedy in ("none", "linear", "yarn")),
 ]
 
 

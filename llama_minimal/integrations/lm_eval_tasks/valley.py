@@ -6,6 +6,7 @@ of stories that have no text in common.
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from random import Random
 from typing import Any
 from zlib import crc32
@@ -19,6 +20,7 @@ Row = dict[str, Any]
 N_CHOICES = 4
 _CLOSED = ("yes", "no", "unknown")  # questions that have the same few answers everywhere
 _ENDS = "，。！？”"  # one of these stands behind a name that is asked for, and ends what a model writes
+_POOL = 300  # questions that right and wrong answers are taken from, however many are asked
 _LATER = 0.5  # a name that is asked for stands behind so much of its story
 
 
@@ -49,8 +51,9 @@ def _parts(n: int, make: Any) -> dict[str, Any]:
     return {split: Dataset.from_list(make(size, split)) for split, size in (("train", 20), ("test", n))}
 
 
+@cache
 def _choices(n: int, split: str) -> list[Row]:
-    asked = application("question_answering").examples(3 * n + 200, split=split)
+    asked = application("question_answering").examples(_POOL, split=split)
     asked = [one for one in asked if one.kind not in _CLOSED]
     answers: dict[str, list[str]] = {}
     for one in asked:
@@ -89,4 +92,7 @@ def _cut_at_a_name(story: Story) -> Row | None:
 
 
 def _first(n: int, rows: Iterator[Row]) -> list[Row]:
-    return [row for _, row in zip(range(n), rows, strict=False)]
+    found = [row for _, row in zip(range(n), rows, strict=False)]
+    if len(found) < n:
+        raise ValueError(f"n={n} examples, and there are {len(found)} of this kind; give at most so many")
+    return found

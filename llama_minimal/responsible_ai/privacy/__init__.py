@@ -18,6 +18,17 @@ from llama_minimal.responsible_ai.privacy.canaries import (
     rank,
 )
 from llama_minimal.responsible_ai.privacy.gradients import clip_factors, clipped_sum, example_gradients, gradient_norms
+from llama_minimal.responsible_ai.privacy.planting import planted_texts
+from llama_minimal.responsible_ai.privacy.redaction import (
+    KINDS,
+    Detail,
+    RedactedPrompt,
+    RedactingFilter,
+    find_details,
+    redact,
+    redact_document,
+    redaction_score,
+)
 from llama_minimal.responsible_ai.privacy.training import (
     PoissonBatches,
     PrivacyConfig,
@@ -28,10 +39,14 @@ from llama_minimal.responsible_ai.privacy.training import (
 )
 
 __all__ = [
+    "KINDS",
     "Canary",
+    "Detail",
     "PoissonBatches",
     "PrivacyConfig",
     "PrivateObjective",
+    "RedactedPrompt",
+    "RedactingFilter",
     "candidate_scores",
     "clip_factors",
     "clipped_sum",
@@ -39,13 +54,18 @@ __all__ = [
     "estimated_exposure",
     "example_gradients",
     "exposure",
+    "find_details",
     "gradient_norms",
     "group_privacy",
     "library_epsilon",
     "noise_for",
     "one_per_row",
+    "planted_texts",
     "private_trainer",
     "rank",
     "rdp_of_step",
+    "redact",
+    "redact_document",
+    "redaction_score",
     "spent",
 ]

@@ -96,7 +96,7 @@ def noise_for(target: float, *, rate: float, steps: int, delta: float) -> float:
 def group_privacy(epsilon: float, delta: float, copies: int) -> tuple[float, float]:
     """Return what (ε, δ) promises to an example that the training text holds r times: (r·ε, δ·(e^rε − 1)/(e^ε − 1)).
 
-    Source: Vadhan 2017, "The complexity of differential privacy", lemma 2.2: each copy is one step between neighbors.
+    Copies are taken out one after the other, each a step between neighbors: P ≤ e^ε P' + δ, put into the next.
     """
     if copies < 1:
         raise ValueError(f"copies={copies!r} must be at least 1")

@@ -101,7 +101,7 @@ def candidate_scores(model: Llama, rows: np.ndarray, start: int) -> np.ndarray:
     before, which = np.unique(rows[:, :-1], axis=0, return_inverse=True)  # (U, T−1)
     logs = []
     for part in torch.from_numpy(before).to(model.device).split(ROWS_AT_ONCE):
-        log_p = model(part)[:, start - 1 :].log_softmax(-1)  # (B, T−start, V)
+        log_p = model.output(model.hidden_states(part)[:, start - 1 :]).log_softmax(-1)  # (B, T−start, V)
         known = log_p[:, :-1].gather(-1, part[:, start:, None]).sum((1, 2))
         logs.append((known[:, None] + log_p[:, -1]).double().cpu())  # (B, V)
     return torch.cat(logs).numpy()[which.ravel(), rows[:, -1]]
@@ -121,7 +121,7 @@ def exposure(scores: np.ndarray, place: int) -> float:
     0 for the last candidate, log₂ R for the first. A secret that was never read has rank k with probability 1/R, and
     so about 1/ln 2 = 1.44 bits on average.
 
-    Source: Carlini et al. 2019, "The secret sharer", §4.2 (rank, exposure).
+    Source: Carlini et al. 2019, "The secret sharer", §4 (rank, exposure).
     """
     return math.log2(len(scores)) - math.log2(rank(scores, place))
 
@@ -136,7 +136,7 @@ def estimated_exposure(score: float, sample: np.ndarray) -> float:
         score: log-likelihood of the secret.
         sample: of codes drawn at random, some hundreds.
 
-    Source: Carlini et al. 2019, §4.3 (approximation by distribution modeling).
+    Source: Carlini et al. 2019, §4 (approximation by a distribution).
     """
     if len(sample) < 30:
         raise ValueError(f"{len(sample)} scores are too few for a distribution; give 30 or more")

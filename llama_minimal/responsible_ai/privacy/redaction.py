@@ -6,6 +6,7 @@ on text whose details are known (``planting``).
 
 import logging
 import re
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -60,11 +61,13 @@ def find_details(text: str, *, kinds: Collection[str] = KINDS, names: Iterable[s
         found += [
             Detail(*m.span(), "name") for m in re.finditer(rf"(?<![A-Za-z])(?:{'|'.join(known)})(?![A-Za-z])", text)
         ]
-    kept: list[Detail] = []
+    kept: list[Detail] = []  # in order, none overlapping
     for detail in sorted(found, key=lambda d: (d.start - d.end, KINDS.index(d.kind), d.start)):
-        if all(detail.end <= other.start or other.end <= detail.start for other in kept):
-            kept.append(detail)
-    return sorted(kept)
+        place = bisect_left(kept, detail)
+        neighbors = kept[max(0, place - 1) : place + 1]
+        if all(detail.end <= other.start or other.end <= detail.start for other in neighbors):
+            kept.insert(place, detail)
+    return kept
 
 
 def _of_kind(text: str, kind: str) -> Iterator[Detail]:
@@ -163,7 +166,7 @@ def _redact_chunks(document: LongDocument, options: Mapping[str, object]) -> Ite
     yield redact(held, **options)
 
 
-def score(found: Collection[Detail], key: Collection[Detail]) -> dict[str, tuple[int, int, int]]:
+def redaction_score(found: Collection[Detail], key: Collection[Detail]) -> dict[str, tuple[int, int, int]]:
     """Return for each kind how many details were found and are there, were found and are not, and were missed.
 
     A detail counts as found only if all of its characters are covered by what was found, of whatever kind; and what was
