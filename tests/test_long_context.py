@@ -422,6 +422,11 @@ def test_generate_and_chat_have_flags_for_it(folder, capsys, monkeypatch):
     assert capsys.readouterr().out == "ab" * 40 + row.text + "\n"
     assert "".join(stream(model, tokenizer, "ab" * 40, cache=Window(size=20, n_sinks=2), **options)) == row.text
 
+    flags = ["--max-new-tokens", "90", "--window", "20", "--sinks", "2", "--recalled", "3"]
+    main(["generate", path, "-p", "ab" * 40, *flags])
+    (row,) = generate(model, tokenizer, ["ab" * 40], cache=Window(size=20, n_sinks=2, n_recalled=3), **options)
+    assert capsys.readouterr().out == "ab" * 40 + row.text + "\n"
+
     typed = iter(["a" * 50, "b" * 50, ""])
     monkeypatch.setattr("builtins.input", lambda _: next(typed))
     main(["chat", path, "--window", "30", "--max-new-tokens", "5", "--temperature", "0"])
@@ -460,6 +465,8 @@ def test_evaluate_slides_by_a_stride(folder, capsys, tmp_path):
         (["--window", "0"], "--window 0 must be at least 1"),
         (["--sinks", "2"], "--sinks 2 says how many tokens of a --window"),
         (["--window", "9", "--sinks", "-1"], "--sinks -1 must be at least 0"),
+        (["--recalled", "8"], "--recalled 8 is for tokens that have left a --window"),
+        (["--window", "9", "--recalled", "-1"], "--recalled -1 must be at least 0"),
         (["--window", "9", "--compile"], "leave out it or --window"),
         (["--window", "9", "--draft", "prompt-lookup"], "leave one out"),
         (["--window", "65"], "larger than the context of 64"),
