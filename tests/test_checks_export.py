@@ -25,7 +25,7 @@ def test_the_cases_tell_both_signs_a_code_of_16_and_zeros():
     for (x,) in BLOCK.cases:
         np.testing.assert_array_equal(q4_0_bytes(x), gguf.quants.quantize(x, Q4_0))
     steps = [to_q4_0(x)[0].item() for (x,) in BLOCK.cases]
-    assert [np.sign(step) for step in steps] == [-1, 1, -1, 0]
+    assert [np.sign(step) for step in steps] == [-1, 1, -1, 0, 1]
     for x in (BLOCK.cases[1][0], BLOCK.cases[2][0]):
         assert np.trunc(x / to_q4_0(x)[0].astype(np.float32) + 8.5).max() == 16
         assert np.abs(from_q4_0(*to_q4_0(x)) - x).max() > 0.8 * abs(to_q4_0(x)[0].item())

@@ -11,6 +11,8 @@ Array = np.ndarray
 
 _RNG = np.random.default_rng(22)
 _HALF = 16
+_CLOSE = np.linspace(-5, 5, 2 * _HALF)  # in steps of 0.1, which a float16 makes smaller by a part in 4,000
+_CLOSE[[3, 12, 25]] = -8, 6.4995, -6.4995
 
 
 def block_case(rng: np.random.Generator, scale: float = 1.0, far: float = 3.0, other: float | None = None) -> tuple:
@@ -75,6 +77,12 @@ def _unpacked(x: Array) -> Array:
     return np.concatenate([np.array([own]).astype("<f2").view(np.uint8), codes.astype(np.uint8)])
 
 
+def _early(x: Array) -> Array:
+    right, own = q4_0_bytes(x), np.float32(np.float16(_farthest(x) / np.float32(-8)))
+    codes = np.clip(np.trunc(x / (own or np.float32(1)) + np.float32(8.5)), 0, 15).astype(np.uint8)
+    return np.concatenate([right[:2], codes[:_HALF] | codes[_HALF:] << 4])
+
+
 EXERCISES_EXPORT = {
     "q4_0_bytes": Exercise(
         right=q4_0_bytes,
@@ -83,9 +91,11 @@ EXERCISES_EXPORT = {
             block_case(_RNG, 0.02, -3.0, 2.95),
             block_case(_RNG, 5.0, 4.0, -3.98),
             (np.zeros(2 * _HALF, np.float32),),
+            ((0.1 * _CLOSE).astype(np.float32),),
         ],
         draw=drawn_block,
         mistakes={
+            "the codes are made with the float16; round the step only when its bytes are made": _early,
             "the step has lost its sign: it is x_far / −8, so that x_far is code 0 whichever side it is on": block_by(
                 step=lambda x: np.abs(x).max() / np.float32(8)
             ),

@@ -91,6 +91,10 @@ EXERCISES = {
             ("silly", ["lie", "silly"]),
             ("you said go awa", ["away", "go away"]),
             ("all is well. ", ["liar"]),
+            ("g", ["go", "a"]),
+            ("a", ["away", "ugly"]),
+            ("", ["lie"]),
+            ("lie", ["li"]),
         ],
         draw=of.held_case,
         mistakes={
