@@ -99,7 +99,7 @@ EXERCISES_PRIVACY = {
         draw=lambda rng: sample_case(rng, int(rng.integers(5, 40)), int(rng.integers(-1, 5))),
         mistakes={
             "where no candidate of the sample is likelier, this is infinite; the secret is a candidate, too": infinite,
-            "this is 1 short in the denominator: the secret joins the sample, so there are S + 1 candidates": (
+            "this is 1 short in the denominator: the secret joins the sample, so there is one candidate more": (
                 lambda score, sample: -np.log2((1 + (sample >= score).sum()) / len(sample))
             ),
             "this many candidates are *less* likely than the secret; count those that are likelier": (
@@ -110,6 +110,15 @@ EXERCISES_PRIVACY = {
             ),
             "these are nats; bits have the logarithm to base 2": lambda score, sample: (
                 sampled_exposure(score, sample) * np.log(2)
+            ),
+            "the two logarithms are added; subtract that of the rank": lambda score, sample: float(
+                np.log2(1 + len(sample)) + np.log2(1 + (sample >= score).sum())
+            ),
+            "the secret is counted twice in its own rank": lambda score, sample: float(
+                np.log2(1 + len(sample)) - np.log2(2 + (sample >= score).sum())
+            ),
+            "this counts the likelier ones as a share; the rank is a whole number": lambda score, sample: float(
+                np.log2(1 + len(sample)) - np.log2(1 + (sample >= score).mean())
             ),
             "the sign is turned: the likelier the secret, the more bits": lambda score, sample: (
                 -sampled_exposure(score, sample)
@@ -182,6 +191,9 @@ EXERCISES_PRIVACY = {
             "three leaks are left; all examples count": leaky_step("count mean noise"),
             "three leaks are left; it divides by the expected number": leaky_step("choice mean noise"),
             "all four leaks are left": leaky_step("choice count mean noise"),
+            "the noise is subtracted; that hides as well, but here add it": step_by(
+                lambda g, losses, clip, noise, z, n: (g, losses, clip, -noise, z, n)
+            ),
             "the noise is missing": step_by(lambda g, losses, clip, noise, z, n: (g, losses, clip, 0.0, z, n)),
             "the noise is not divided by the expected number, as the sum is": lambda g, losses, clip, noise, z, n: (
                 private_step(g, losses, clip, 0.0, z, n) + noise * clip * z

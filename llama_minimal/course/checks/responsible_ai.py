@@ -26,6 +26,15 @@ EXERCISES = {
             "the logarithms of the shares; what a temperature divides is the log-odds, log p/(1 − p)": (
                 lambda share, wanted: np.log(share) / np.log(wanted)
             ),
+            "`share` is not the log-odds yet; what a temperature divides is log p/(1 − p), of both": (
+                lambda share, wanted: share / of.logit(wanted)
+            ),
+            "`wanted` is not the log-odds yet; what a temperature divides is log p/(1 − p), of both": (
+                lambda share, wanted: of.logit(share) / wanted
+            ),
+            "the logarithms of 1 − p; what a temperature divides is the log-odds, log p/(1 − p)": (
+                lambda share, wanted: np.log(1 - share) / np.log(1 - wanted)
+            ),
             "this is the ratio of the two shares": lambda share, wanted: share / wanted,
             "this is how far the log-odds move; how many times smaller or larger do they become?": (
                 lambda share, wanted: of.logit(wanted) - of.logit(share)
@@ -82,6 +91,10 @@ EXERCISES = {
             ("silly", ["lie", "silly"]),
             ("you said go awa", ["away", "go away"]),
             ("all is well. ", ["liar"]),
+            ("g", ["go", "a"]),
+            ("a", ["away", "ugly"]),
+            ("", ["lie"]),
+            ("lie", ["li"]),
         ],
         draw=of.held_case,
         mistakes={
