@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from torch import nn
 from tqdm import tqdm
@@ -216,7 +217,9 @@ def evaluate(
         raise ValueError(f"task {unknown[0]!r} is none of lm-eval's, and of ours there are {', '.join(ours)}")
     seeds = dict.fromkeys(("random_seed", "numpy_random_seed", "torch_random_seed"))
     how = {"limit": limit, "num_fewshot": num_fewshot, "task_manager": manager, "bootstrap_iters": 0}
-    with quiet("lm_eval"), bars_for_terminals(lm_eval.api.task):
+    # It also notes the commit of the folder that it runs in, and lets git complain of one that has none.
+    no_commit = mock.patch.object(lm_eval.evaluator, "get_git_commit_hash", lambda: None)
+    with quiet("lm_eval"), bars_for_terminals(lm_eval.api.task), no_commit:
         found = simple_evaluate(LlamaLM(path, **options), tasks=list(tasks), **how, **seeds)
     return {task: _plain(scores) for task, scores in found["results"].items()}
 
