@@ -218,7 +218,7 @@ def evaluate(
     seeds = dict.fromkeys(("random_seed", "numpy_random_seed", "torch_random_seed"))
     how = {"limit": limit, "num_fewshot": num_fewshot, "task_manager": manager, "bootstrap_iters": 0}
     # It also notes the commit of the folder that it runs in, and lets git complain of one that has none.
-    no_commit = mock.patch.object(lm_eval.evaluator, "get_git_commit_hash", lambda: None)
+    no_commit = mock.patch.object(lm_eval.evaluator, "get_git_commit_hash", return_value=None)
     with quiet("lm_eval"), bars_for_terminals(lm_eval.api.task), no_commit:
         found = simple_evaluate(LlamaLM(path, **options), tasks=list(tasks), **how, **seeds)
     return {task: _plain(scores) for task, scores in found["results"].items()}
