@@ -146,7 +146,7 @@ class Attention(nn.Module):
         x = cast_once(x)
         bare = getattr(cache, "turns_keys", False)
         q, k, v = self._project(x, None if bare else rope)
-        unturned = q.transpose(1, 2)  # (B, H, T, Dh)
+        unturned = q  # (B, T, H, Dh)
         if bare and rope is not None:
             q = apply_rope(q, *rope)
         stays_wide = q.dtype != x.dtype and torch.is_autocast_enabled("cpu")
@@ -160,7 +160,7 @@ class Attention(nn.Module):
         with torch.autocast("cpu", enabled=False) if stays_wide else nullcontext():
             out = attention(q, k, v, mask, is_causal=mask is None and self.is_causal)
             if mask is not None and getattr(cache, "n_recalled", 0):
-                out = cache.look_back(layer, unturned, out, log_total(q, k, mask))
+                out = cache.look_back(layer, unturned.transpose(1, 2), out, log_total(q, k, mask))
         return self.wo(out.transpose(1, 2).reshape(B, T, -1).type_as(x))  # (B, T, D)
 
     def _project(self, x: Tensor, rope: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
