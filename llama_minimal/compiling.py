@@ -1,11 +1,10 @@
 """What PyTorch's compiler needs so that the step of one token which it makes for a CPU is a fast one.
 
-Of a matrix and a vector it calls the same library as without a compiler. Written as a sum of products, it makes a
-loop of its own, which reads the matrix, in whatever format, as fast as memory gives it (benchmarks/README.md). For more
-vectors than one the libraries are better.
+Of a matrix and a vector it calls the same library as without a compiler. A product in C++ (``native.py``) reads the
+large ones faster. The rest is written as a sum of products, of which it makes a loop of its own, which reads the
+matrix in whatever format (benchmarks/README.md). For more vectors than one the libraries are better.
 """
 
-import os
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -13,6 +12,8 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+
+from llama_minimal import native
 
 LARGE = 1 << 16
 """Numbers of a weight from which on reading it costs more than calling what reads it."""
@@ -24,7 +25,7 @@ def check_compiler(device: torch.device) -> None:
     Raises:
         ValueError: if it is the CPU, and there is no C++ compiler.
     """
-    if device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++", "cl"))):
+    if device.type == "cpu" and not (native.compiler() or shutil.which("cl")):
         raise ValueError("compile needs a C++ compiler, such as g++, and found none; install one, or leave it out")
 
 
@@ -54,9 +55,13 @@ def is_compiled_vector(x: Tensor) -> bool:
 
 
 def vector_product(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
-    """Return x wᵀ + b as a sum of products, in float32 at least: (1, …, in) and (out, in) give (1, …, out)."""
+    """Return x wᵀ + b, summed up in float32 at least: (1, …, in) and (out, in) give (1, …, out)."""
     wide = torch.promote_types(x.dtype, torch.float32)
-    out = (w.to(wide) * x.reshape(-1).to(wide)).sum(dim=-1)
+    vector = x.reshape(-1).to(wide)
+    if w.numel() >= LARGE and wide == torch.float32 and native.knows(w):
+        out = native.vector_product(w, vector)
+    else:
+        out = (w.to(wide) * vector).sum(dim=-1)
     out = out if b is None else out + b
     return out.to(x.dtype).view(*x.shape[:-1], -1)
 

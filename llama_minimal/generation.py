@@ -12,6 +12,7 @@ from torch import Tensor
 
 from llama_minimal.adaptive_computation.speculative import Draft, ModelDraft, PromptLookup, check_draft, read_prompts
 from llama_minimal.adaptive_computation.verification import Proposal, verify
+from llama_minimal import native
 from llama_minimal.compiling import check_compiler, compiling_pays, plain_weights
 from llama_minimal.completion import Completion, Row, Written
 from llama_minimal.kv_cache import KVCache
@@ -228,6 +229,8 @@ def _step_of(
     if not compile or not compiling_pays(model, n_rows=n_rows):
         return _step
     check_compiler(model.device)
+    if model.device.type == "cpu":
+        native.build()
     return _compiled_step()
 
 

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llama_minimal.compiling import written
+from llama_minimal import native
+from llama_minimal.compiling import LARGE, written
 from llama_minimal.config.checks import check_number
 from llama_minimal.quantization import kernels
 from llama_minimal.quantization.dynamic import dynamic_linear
@@ -41,10 +42,11 @@ class Int8Linear(QuantizedLinear):
     def _vector_product(self, x: Tensor) -> Tensor:
         if self.group_size is not None:
             return super()._vector_product(x)
+        if self.weight.numel() >= LARGE and native.knows(self.weight):
+            sums = native.vector_product(self.weight, x.reshape(-1).float())
+            return self._finished(sums * self.scale[:, 0].float(), x)
         products = self.weight.float() * written(x.reshape(-1).float())  # (out, in)
-        out = written(products.sum(dim=-1) * written(self.scale[:, 0].float()))
-        out = out if self.bias is None else out + self.bias
-        return out.to(x.dtype).view(*x.shape[:-1], -1)
+        return self._finished(written(products.sum(dim=-1) * written(self.scale[:, 0].float())), x)
 
     def _rows_of_block(self) -> int | None:
         return 32 if kernels.has_int8_product() and self.group_size is None else None
@@ -98,8 +100,8 @@ class Int4Linear(QuantizedLinear):
     scheme = "int4"
     axes: ClassVar = {"weight": (0, 1), "scale": (1, 0)}
     codes_per_entry = 2
-    grids: tuple[Tensor, Tensor] | None = None
-    """Steps, and what a code of 0 stands for, in float32 for compiled code: each (out, G)."""
+    grids: Tensor | None = None
+    """Steps, and what a code of 0 stands for, for compiled code: (out, G, 2), in float32."""
     grids_of: tuple[Tensor, int] | None = None
     """The ``scale`` that they were made of, and its version."""
 
@@ -136,23 +138,24 @@ class Int4Linear(QuantizedLinear):
         if not self.group_size or self.in_features % self.group_size or self.group_size % 2:
             return
         if self.grids_of is None or self.grids_of[0] is not self.scale or self.grids_of[1] != self.scale._version:
-            step, offset = self.scale.float().permute(2, 1, 0).contiguous()  # (out, G)
-            self.grids, self.grids_of = (step, offset - 8 * step), (self.scale, self.scale._version)
+            step, offset = self.scale.float().permute(2, 1, 0)  # (out, G)
+            self.grids = torch.stack((step, offset - 8 * step), dim=-1)
+            self.grids_of = (self.scale, self.scale._version)
 
     def _vector_product(self, x: Tensor) -> Tensor:
         if self.grids_of is None:
             return super()._vector_product(x)
-        # The sum over a row of (step · code + offset) x, and both codes of a byte stay in one place.
-        (step, offset), pairs = self.grids, self.group_size // 2
         vector = x.reshape(-1).float()
+        if native.is_built and self.weight.numel() >= LARGE // 2 and self.group_size % 32 == 0:
+            return self._finished(native.int4_vector_product(self.weight, self.grids, vector), x)
+        # The sum over a row of (step · code + offset) x, and both codes of a byte stay in one place.
+        (step, offset), pairs = self.grids.unbind(-1), self.group_size // 2
         even, odd = written(torch.stack((vector[::2], vector[1::2])))  # (in/2,)
         sums = written(vector.view(-1, self.group_size).sum(dim=-1))  # (G,)
         codes = self.weight.to(torch.int32)  # (out, in/2)
         products = (codes & 15) * even + (codes >> 4) * odd
         steps = step[:, :, None].expand(-1, -1, pairs).reshape(codes.shape)
-        out = written((products * steps).sum(dim=-1) + (offset * sums).sum(dim=-1))
-        out = out if self.bias is None else out + self.bias
-        return out.to(x.dtype).view(*x.shape[:-1], -1)
+        return self._finished(written((products * steps).sum(dim=-1) + (offset * sums).sum(dim=-1)), x)
 
     def _rows_of_block(self) -> int | None:
         layout = kernels.int4_layout()
