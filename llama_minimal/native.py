@@ -120,7 +120,7 @@ def _vector_product(w: Tensor, x: Tensor) -> Tensor:
 def _int4_vector_product(codes: Tensor, grids: Tensor, x: Tensor) -> Tensor:
     x, out = x.contiguous(), x.new_empty(codes.size(0))
     product = getattr(_functions(), f"int4_{_NAMES[grids.dtype]}")
-    sizes = (codes.size(0), len(x), len(x) // grids.size(1), torch.get_num_threads())
+    sizes = (codes.size(0), x.size(0), x.size(0) // grids.size(1), torch.get_num_threads())
     product(codes.data_ptr(), grids.data_ptr(), x.data_ptr(), out.data_ptr(), *sizes)
     return out
 
