@@ -8,11 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llama_minimal.compiling import is_compiled_vector
 from llama_minimal.config import LlamaConfig
 from llama_minimal.kv_cache import KVCache
 from llama_minimal.linear import Linear, cast_once, in_one_product, width
 from llama_minimal.positions import apply_rope
 
+_FEW_KEYS = 512
+"""Keys that one query reads in compiled code of our own; of more, the library's kernel is as fast."""
 _HAS_AMX = torch.cpu._is_amx_tile_supported()  # matrix units of Intel's
 
 
@@ -79,6 +82,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, is
     Source: Vaswani et al. 2017, eq. 1; grouped queries: Ainslie et al. 2023, §2.2.
     """
     grouped = q.size(1) != k.size(1)
+    if is_compiled_vector(q[:, 0, :, 0]) and k.size(2) <= _FEW_KEYS and not is_causal and getattr(mask, "ndim", 4) == 4:
+        return _written_out(q, k, v, mask)
     if grouped and q.size(2) == 1 and not is_causal and (mask is None or (mask.ndim == 4 and mask.size(1) == 1)):
         # One token: the query heads of a group become the queries of one head, and each key is read once.
         rows = q.unflatten(1, (k.size(1), -1)).squeeze(3)  # (B, K, H/K, Dh)
@@ -87,6 +92,18 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, is
         k, v = (shared.repeat_interleave(q.size(1) // k.size(1), dim=1) for shared in (k, v))
         grouped = False
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal, enable_gqa=grouped)
+
+
+def _written_out(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Do what ``attention`` does for one query, in steps that a compiler fuses: the library's call costs more."""
+    rows = q.unflatten(1, (k.size(1), -1))  # (B, K, H/K, 1, Dh)
+    scores = (rows * k[:, :, None]).sum(-1) / q.size(-1) ** 0.5  # (B, K, H/K, S)
+    if mask is not None:
+        # (B, 1 or H, 1, S): a boolean one says who may look
+        hidden = torch.where(mask, 0.0, float("-inf")) if mask.dtype == torch.bool else mask
+        of_heads = hidden.expand(-1, q.size(1), -1, -1).unflatten(1, (k.size(1), -1)).squeeze(3)
+        scores = scores + of_heads
+    return (scores.softmax(-1)[..., None] * v[:, :, None]).sum(3).view(q.shape)
 
 
 def log_total(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llama_minimal import native
 from llama_minimal.adaptive_computation.speculative import Draft, ModelDraft, PromptLookup, check_draft, read_prompts
 from llama_minimal.adaptive_computation.verification import Proposal, verify
-from llama_minimal import native
 from llama_minimal.compiling import check_compiler, compiling_pays, plain_weights
 from llama_minimal.completion import Completion, Row, Written
 from llama_minimal.kv_cache import KVCache

@@ -1,8 +1,8 @@
 """Products of a matrix and one vector in C++ (``vector_products.cpp``), for compiled steps on a CPU.
 
-PyTorch has no product that reads a matrix, for one vector, as fast as memory gives it, and its compiler's own loops wait
-for one addition after the other (benchmarks/README.md). The C++ compiler that ``compile=True`` needs anyway makes one
-that does, in a second or two. It is kept in the user's cache folder, and made anew for another processor.
+PyTorch has no product that reads a matrix, for one vector, as fast as memory gives it, and its compiler's own loops
+wait for one addition after the other (benchmarks/README.md). The C++ compiler that ``compile=True`` needs anyway makes
+one that does, in a second or two. It is kept in the user's cache folder, and made anew for another processor.
 """
 
 import ctypes
@@ -35,7 +35,7 @@ def compiler() -> str | None:
 
 def build() -> bool:
     """Make the products, once for each processor; return whether they are there, and warn where they are not."""
-    global is_built  # noqa: PLW0603: see there
+    global is_built
     is_built = _functions() is not None
     return is_built
 

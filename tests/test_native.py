@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llama_minimal import attention as attention_module
 from llama_minimal import compiling, generation, native
 from llama_minimal.config import LlamaConfig
 from llama_minimal.generation import generate
@@ -117,3 +118,15 @@ def test_a_compiled_step_uses_it_and_writes_the_same_text(kind, monkeypatch):
     if kind == "float32":
         assert with_it == list(generate(model, None, [[1, 2, 3]], max_new_tokens=8))
     assert compiling.LARGE <= 256 * 256
+
+
+@pytest.mark.parametrize("n_kv_heads", [1, 2, 4])
+@pytest.mark.parametrize("kind", ["none", "added", "boolean"])
+def test_attention_of_one_query_is_the_same_written_out(n_kv_heads, kind):
+    draw = torch.Generator().manual_seed(0)
+    q = torch.randn(1, 4, 1, 8, generator=draw)
+    k, v = torch.randn(2, 1, n_kv_heads, 9, 8, generator=draw)
+    visible = torch.arange(9)[None, None, None] < 6
+    mask = {"none": None, "boolean": visible, "added": torch.where(visible, 0.0, float("-inf"))}[kind]
+    written = attention_module._written_out(q, k, v, mask)
+    assert torch.allclose(written, attention_module.attention(q, k, v, mask), atol=1e-6)
