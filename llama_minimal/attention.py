@@ -14,8 +14,6 @@ from llama_minimal.kv_cache import KVCache
 from llama_minimal.linear import Linear, cast_once, in_one_product, width
 from llama_minimal.positions import apply_rope
 
-_FEW_KEYS = 512
-"""Keys that one query reads in compiled code of our own; of more, the library's kernel is as fast."""
 _HAS_AMX = torch.cpu._is_amx_tile_supported()  # matrix units of Intel's
 
 
@@ -82,7 +80,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, is
     Source: Vaswani et al. 2017, eq. 1; grouped queries: Ainslie et al. 2023, §2.2.
     """
     grouped = q.size(1) != k.size(1)
-    if is_compiled_vector(q[:, 0, :, 0]) and k.size(2) <= _FEW_KEYS and not is_causal and getattr(mask, "ndim", 4) == 4:
+    if is_compiled_vector(q[:, 0, :, 0]) and not is_causal and getattr(mask, "ndim", 4) == 4:
         return _written_out(q, k, v, mask)
     if grouped and q.size(2) == 1 and not is_causal and (mask is None or (mask.ndim == 4 and mask.size(1) == 1)):
         # One token: the query heads of a group become the queries of one head, and each key is read once.

@@ -62,6 +62,11 @@ def vector_product(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
         out = native.vector_product(w, vector)
     else:
         out = (w.to(wide) * vector).sum(dim=-1)
+    return finished(out, x, b)
+
+
+def finished(out: Tensor, x: Tensor, b: Tensor | None) -> Tensor:
+    """Add the bias to the product, (out,), of a vector x, (1, …, in), and give it the form of one: (1, …, out)."""
     out = out if b is None else out + b
     return out.to(x.dtype).view(*x.shape[:-1], -1)
 

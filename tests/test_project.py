@@ -28,7 +28,7 @@ LEVELS = {
     "devices": 0,
     "products": 0,
     "packed_weights": 0,
-    "native": 0,
+    "native": -1,
     "compiling": 0,
     "observing": 0,
     "calibration": 1,

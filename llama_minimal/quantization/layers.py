@@ -126,11 +126,6 @@ class QuantizedLinear(InParts):
         """Return what the layer makes of one vector, (1, …, in) -> (1, …, out), written for PyTorch's compiler."""
         return vector_product(x, self.decode(), self.bias)
 
-    def _finished(self, out: Tensor, x: Tensor) -> Tensor:
-        """Return what is still to be done with the product, (out,), of a vector, (1, …, in): (1, …, out)."""
-        out = out if self.bias is None else out + self.bias
-        return out.to(x.dtype).view(*x.shape[:-1], -1)
-
     def prepare(self) -> None:
         """Put the codes, and what else compiled code reads, into its order."""
         self.restore()

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llama_minimal import native
-from llama_minimal.compiling import LARGE, written
+from llama_minimal.compiling import LARGE, finished, written
 from llama_minimal.config.checks import check_number
 from llama_minimal.quantization import kernels
 from llama_minimal.quantization.dynamic import dynamic_linear
@@ -44,9 +44,9 @@ class Int8Linear(QuantizedLinear):
             return super()._vector_product(x)
         if self.weight.numel() >= LARGE and native.knows(self.weight):
             sums = native.vector_product(self.weight, x.reshape(-1).float())
-            return self._finished(sums * self.scale[:, 0].float(), x)
+            return finished(sums * self.scale[:, 0].float(), x, self.bias)
         products = self.weight.float() * written(x.reshape(-1).float())  # (out, in)
-        return self._finished(written(products.sum(dim=-1) * written(self.scale[:, 0].float())), x)
+        return finished(written(products.sum(dim=-1) * written(self.scale[:, 0].float())), x, self.bias)
 
     def _rows_of_block(self) -> int | None:
         return 32 if kernels.has_int8_product() and self.group_size is None else None
@@ -147,7 +147,7 @@ class Int4Linear(QuantizedLinear):
             return super()._vector_product(x)
         vector = x.reshape(-1).float()
         if native.is_built and self.weight.numel() >= LARGE // 2 and self.group_size % 32 == 0:
-            return self._finished(native.int4_vector_product(self.weight, self.grids, vector), x)
+            return finished(native.int4_vector_product(self.weight, self.grids, vector), x, self.bias)
         # The sum over a row of (step · code + offset) x, and both codes of a byte stay in one place.
         (step, offset), pairs = self.grids.unbind(-1), self.group_size // 2
         even, odd = written(torch.stack((vector[::2], vector[1::2])))  # (in/2,)
@@ -155,7 +155,7 @@ class Int4Linear(QuantizedLinear):
         codes = self.weight.to(torch.int32)  # (out, in/2)
         products = (codes & 15) * even + (codes >> 4) * odd
         steps = step[:, :, None].expand(-1, -1, pairs).reshape(codes.shape)
-        return self._finished(written((products * steps).sum(dim=-1) + (offset * sums).sum(dim=-1)), x)
+        return finished(written((products * steps).sum(dim=-1) + (offset * sums).sum(dim=-1)), x, self.bias)
 
     def _rows_of_block(self) -> int | None:
         layout = kernels.int4_layout()
