@@ -80,7 +80,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, is
     Source: Vaswani et al. 2017, eq. 1; grouped queries: Ainslie et al. 2023, §2.2.
     """
     grouped = q.size(1) != k.size(1)
-    if is_compiled_vector(q[:, 0, :, 0]) and not is_causal and getattr(mask, "ndim", 4) == 4:
+    is_compiled = torch.compiler.is_compiling() and is_compiled_vector(q[:, 0, :, 0])  # (B, T): of one query
+    if is_compiled and not is_causal and (mask is None or mask.ndim == 4):
         return _written_out(q, k, v, mask)
     if grouped and q.size(2) == 1 and not is_causal and (mask is None or (mask.ndim == 4 and mask.size(1) == 1)):
         # One token: the query heads of a group become the queries of one head, and each key is read once.

@@ -55,7 +55,7 @@ def int4_vector_product(codes: Tensor, grids: Tensor, x: Tensor) -> Tensor:
 
     Args:
         codes: (out, in/2) uint8, two neighbors a byte.
-        grids: (out, G, 2) steps and offsets, bfloat16 or float32; groups of a multiple of 32.
+        grids: (out, G, 2) float32, steps and offsets; groups of a multiple of 32.
         x: (in,) float32.
     """
     return torch.ops.llama_minimal.int4_vector_product(codes, grids, x)
@@ -80,8 +80,7 @@ def _functions() -> ctypes.CDLL | None:
         return None
     for name in _NAMES.values():
         getattr(loaded, name).argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 3
-    for name in ("int4_float32", "int4_bfloat16"):
-        getattr(loaded, name).argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 4
+    loaded.int4.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 4
     return loaded
 
 
@@ -119,9 +118,8 @@ def _vector_product(w: Tensor, x: Tensor) -> Tensor:
 
 def _int4_vector_product(codes: Tensor, grids: Tensor, x: Tensor) -> Tensor:
     x, out = x.contiguous(), x.new_empty(codes.size(0))
-    product = getattr(_functions(), f"int4_{_NAMES[grids.dtype]}")
     sizes = (codes.size(0), x.size(0), x.size(0) // grids.size(1), torch.get_num_threads())
-    product(codes.data_ptr(), grids.data_ptr(), x.data_ptr(), out.data_ptr(), *sizes)
+    _functions().int4(codes.data_ptr(), grids.data_ptr(), x.data_ptr(), out.data_ptr(), *sizes)
     return out
 
 

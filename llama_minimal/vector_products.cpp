@@ -76,8 +76,7 @@ void product(const W* w, const float* x, float* out, int64_t n_out, int64_t n_in
 
 // The same of codes in 4 bits, two neighbors a byte, (n_out, n_in / 2), with w = step · code + offset. A group of g
 // numbers has one step and one offset: grids (n_out, n_in / g, 2). g is a multiple of 32, and n_in one of g.
-template <typename G>
-void int4_product(const uint8_t* codes, const G* grids, const float* x, float* out, int64_t n_out, int64_t n_in,
+void int4_product(const uint8_t* codes, const float* grids, const float* x, float* out, int64_t n_out, int64_t n_in,
                   int64_t g, int64_t n_threads) {
     const int64_t half = n_in / 2, n_groups = n_in / g;
     std::vector<float> pairs(n_in), sums(n_groups, 0.0f);  // of the vector: its even places, then its odd ones
@@ -89,7 +88,7 @@ void int4_product(const uint8_t* codes, const G* grids, const float* x, float* o
 #pragma omp parallel for schedule(static) num_threads(n_threads)
     for (int64_t row = 0; row < n_out; row++) {
         const uint8_t* bytes = codes + row * half;
-        const G* grid = grids + row * n_groups * 2;
+        const float* grid = grids + row * n_groups * 2;
         Floats lanes = {};
         float offsets = 0;
         for (int64_t group = 0; group < n_groups; group++) {
@@ -99,8 +98,8 @@ void int4_product(const uint8_t* codes, const G* grids, const float* x, float* o
                 part += __builtin_convertvector(two & 15, Floats) * load(even + i);
                 part += __builtin_convertvector(two >> 4, Floats) * load(odd + i);
             }
-            lanes += part * one(grid[2 * group]);
-            offsets += sums[group] * one(grid[2 * group + 1]);
+            lanes += part * grid[2 * group];
+            offsets += sums[group] * grid[2 * group + 1];
         }
         out[row] = total(lanes) + offsets;
     }
@@ -122,13 +121,8 @@ void int8(const int8_t* w, const float* x, float* out, int64_t n_out, int64_t n_
     product(w, x, out, n_out, n_in, n_threads);
 }
 
-void int4_float32(const uint8_t* codes, const float* grids, const float* x, float* out, int64_t n_out, int64_t n_in,
-                  int64_t g, int64_t n_threads) {
-    int4_product(codes, grids, x, out, n_out, n_in, g, n_threads);
-}
-
-void int4_bfloat16(const uint8_t* codes, const uint16_t* grids, const float* x, float* out, int64_t n_out,
-                   int64_t n_in, int64_t g, int64_t n_threads) {
+void int4(const uint8_t* codes, const float* grids, const float* x, float* out, int64_t n_out, int64_t n_in, int64_t g,
+          int64_t n_threads) {
     int4_product(codes, grids, x, out, n_out, n_in, g, n_threads);
 }
 

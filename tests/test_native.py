@@ -32,12 +32,12 @@ def test_a_product_is_that_of_the_numbers(n_out, n_in, dtype, seed):
     assert torch.allclose(native.vector_product(w, x).double(), expected, rtol=1e-5, atol=1e-3)
 
 
-@given(SIZES, st.integers(1, 5), st.sampled_from([32, 64, 128]), st.sampled_from([torch.float32, torch.bfloat16]))
+@given(SIZES, st.integers(1, 5), st.sampled_from([32, 64, 128]))
 @settings(max_examples=40, deadline=None)
-def test_a_product_of_int4_is_that_of_what_the_codes_stand_for(n_out, n_groups, group, dtype):
+def test_a_product_of_int4_is_that_of_what_the_codes_stand_for(n_out, n_groups, group):
     draw = torch.Generator().manual_seed(n_out)
     codes = torch.randint(0, 256, (n_out, n_groups * group // 2), generator=draw, dtype=torch.uint8)
-    grids = torch.randn(n_out, n_groups, 2, generator=draw).to(dtype)
+    grids = torch.randn(n_out, n_groups, 2, generator=draw)
     x = torch.randn(n_groups * group, generator=draw)
     w = [
         [
@@ -73,7 +73,7 @@ def test_the_library_is_made_once_for_a_cache_folder_and_nothing_else_is_left(tm
 
 
 @pytest.mark.parametrize("what", ["no compiler", "a compiler that fails", "a cache that is a file"])
-def test_without_the_library_there_is_a_warning_and_the_same_text(what, tmp_path, monkeypatch):
+def test_without_the_library_there_is_a_warning_and_nothing_is_left(what, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     if what == "no compiler":
         monkeypatch.setattr(native, "compiler", lambda: None)
@@ -111,12 +111,11 @@ def test_a_compiled_step_uses_it_and_writes_the_same_text(kind, monkeypatch):
 
     monkeypatch.setattr(native, "_functions", Counting)
     generation._compiled_step.cache_clear()
-    with_it = next(iter([list(generate(model, None, [[1, 2, 3]], max_new_tokens=8, compile=True))]))
+    with_it = generate(model, None, [[1, 2, 3]], max_new_tokens=8, compile=True)
     generation._compiled_step.cache_clear()
     assert {name.split("_")[0] for name in calls} == {kind}
-    monkeypatch.setattr(native, "knows", lambda w: False)
     if kind == "float32":
-        assert with_it == list(generate(model, None, [[1, 2, 3]], max_new_tokens=8))
+        assert with_it == generate(model, None, [[1, 2, 3]], max_new_tokens=8)
     assert compiling.LARGE <= 256 * 256
 
 

@@ -146,7 +146,8 @@ class Int4Linear(QuantizedLinear):
         if self.grids_of is None:
             return super()._vector_product(x)
         vector = x.reshape(-1).float()
-        if native.is_built and self.weight.numel() >= LARGE // 2 and self.group_size % 32 == 0:
+        is_fit = self.weight.numel() >= LARGE // 2 and self.weight.is_contiguous() and self.group_size % 32 == 0
+        if native.is_built and is_fit:
             return finished(native.int4_vector_product(self.weight, self.grids, vector), x, self.bias)
         # The sum over a row of (step · code + offset) x, and both codes of a byte stay in one place.
         (step, offset), pairs = self.grids.unbind(-1), self.group_size // 2
