@@ -7,7 +7,7 @@ matrix in whatever format (benchmarks/README.md). For more vectors than one the 
 
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -54,15 +54,36 @@ def is_compiled_vector(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.numel() == x.size(-1)
 
 
+def in_one_call(x: Tensor, layers: Sequence[nn.Module]) -> Tensor | None:
+    """Return what layers make of one vector, one beside the other, by one product in C++; None where it cannot.
+
+    Args:
+        x: (1, …, in).
+        layers: with a method ``vector_parts``, which returns weight and grids as ``native.vector_products`` takes
+            them, (out, in) each; or None, if what the layer does is another thing.
+
+    Returns:
+        (1, …, sum of outs).
+    """
+    if not (native.is_built and is_compiled_vector(x)) or torch.promote_types(x.dtype, torch.float32) != torch.float32:
+        return None
+    parts = [layer.vector_parts() if hasattr(layer, "vector_parts") else None for layer in layers]
+    if any(part is None for part in parts) or sum(w.out_features * w.in_features for w in layers) < LARGE:
+        return None
+    if len(layers) > 1 and any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers):
+        return None
+    weights, grids = [w for w, _ in parts], [grid for _, grid in parts if grid is not None]
+    biases = [layer.bias for layer in layers]
+    if not native.knows(weights, grids) or any((b is None) != (biases[0] is None) for b in biases):
+        return None
+    out = native.vector_products(weights, grids, x.reshape(-1).float())
+    return finished(out, x, None if biases[0] is None else torch.cat(biases))
+
+
 def vector_product(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
     """Return x wᵀ + b, summed up in float32 at least: (1, …, in) and (out, in) give (1, …, out)."""
     wide = torch.promote_types(x.dtype, torch.float32)
-    vector = x.reshape(-1).to(wide)
-    if w.numel() >= LARGE and wide == torch.float32 and native.knows(w):
-        out = native.vector_product(w, vector)
-    else:
-        out = (w.to(wide) * vector).sum(dim=-1)
-    return finished(out, x, b)
+    return finished((w.to(wide) * x.reshape(-1).to(wide)).sum(dim=-1), x, b)
 
 
 def finished(out: Tensor, x: Tensor, b: Tensor | None) -> Tensor:

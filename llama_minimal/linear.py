@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llama_minimal.compiling import LARGE, is_compiled_vector, vector_product
+from llama_minimal.compiling import LARGE, in_one_call, is_compiled_vector, vector_product
 from llama_minimal.packed_weights import Pack, PackedWeight, can_pack, is_alone
 from llama_minimal.products import MKL_IS_SLOW, is_faster, product
 
@@ -83,6 +83,10 @@ class Linear(nn.Linear):
             out = product(x, self.weight)
         return F.linear(x, self.weight, self.bias) if out is None else out
 
+    def vector_parts(self) -> tuple[Tensor, None] | None:
+        """Return what a product in C++ reads; None of a subclass, which may do something else."""
+        return (self.weight, None) if type(self) is Linear else None
+
     def restore(self) -> None:
         """Put the weight into the order in which it is saved."""
         weight = self._parameters["weight"]
@@ -102,7 +106,9 @@ def in_one_product(x: Tensor, layers: Sequence[Weight]) -> Tensor | None:
     Returns:
         (..., sum of outs).
     """  # It stands in the way of every token, so it is written for speed.
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or type(x) is not Tensor or x.device.type != "cpu":
+    if torch.compiler.is_compiling():
+        return in_one_call(x, layers)
+    if torch.is_grad_enabled() or type(x) is not Tensor or x.device.type != "cpu":
         return None
     if type(layers[0]) is not Linear and (way := getattr(layers[0], "in_one_product", None)) is not None:
         return way(x, layers)

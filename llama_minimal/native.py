@@ -1,11 +1,10 @@
-"""Products of a matrix and one vector in C++ (``vector_products.cpp``), for compiled steps on a CPU.
+"""Products of matrices and one vector in C++ (``vector_products.cpp``), for compiled steps on a CPU.
 
 PyTorch has no product that reads a matrix, for one vector, as fast as memory gives it, and its compiler's own loops
 wait for one addition after the other (benchmarks/README.md). The C++ compiler that ``compile=True`` needs anyway makes
-one that does, in a second or two. It is kept in the user's cache folder, and made anew for another processor.
+one that does, in some seconds. It is kept in the user's cache folder, and made anew for another processor or PyTorch.
 """
 
-import ctypes
 import functools
 import hashlib
 import os
@@ -14,13 +13,15 @@ import shutil
 import subprocess
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, library
+from torch import Tensor
 
 SOURCE = Path(__file__).with_name("vector_products.cpp")
-_FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
+_FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-std=c++20")
+_DTYPES = (torch.float32, torch.bfloat16, torch.int8, torch.uint8)
 _LIMIT = 120
 """Seconds that the compiler may take."""
 
@@ -36,57 +37,53 @@ def compiler() -> str | None:
 def build() -> bool:
     """Make the products, once for each processor; return whether they are there, and warn where they are not."""
     global is_built
-    is_built = _functions() is not None
+    is_built = _is_loaded()
     return is_built
 
 
-def knows(w: Tensor) -> bool:
-    """Return whether there is a product for this matrix, (out, in)."""
-    return is_built and w.dtype in _NAMES and w.is_contiguous()
+def knows(weights: Sequence[Tensor], grids: Sequence[Tensor]) -> bool:
+    """Return whether there is a product for these matrices, which read the same vector; see ``vector_products``."""
+    first = weights[0]
+    if not is_built or first.dtype not in _DTYPES or any(g.shape[1:] != grids[0].shape[1:] for g in grids):
+        return False
+    return all(w.dtype == first.dtype and w.size(1) == first.size(1) and w.is_contiguous() for w in weights)
 
 
-def vector_product(w: Tensor, x: Tensor) -> Tensor:
-    """Return w x in float32, (out, in) and (in,) -> (out,); the matrix float32, bfloat16 or int8."""
-    return torch.ops.llama_minimal.vector_product(w, x)
-
-
-def int4_vector_product(codes: Tensor, grids: Tensor, x: Tensor) -> Tensor:
-    """Return w x in float32, with w = step · code + offset.
+def vector_products(weights: Sequence[Tensor], grids: Sequence[Tensor], x: Tensor) -> Tensor:
+    """Return w x of every matrix, one behind the other, in float32: (in,) -> (sum of outs,).
 
     Args:
-        codes: (out, in/2) uint8, two neighbors a byte.
-        grids: (out, G, 2) float32, steps and offsets; groups of a multiple of 32.
+        weights: each (out, in), all float32, bfloat16 or int8; or (out, in/2) uint8, of two codes of 4 bits a byte.
+        grids: of each matrix of codes, in float32. int8: (out,), the scales; int4: (out, G, 2), steps and offsets,
+            w = step · code + offset, in groups of a multiple of 32. Else none.
         x: (in,) float32.
     """
-    return torch.ops.llama_minimal.int4_vector_product(codes, grids, x)
-
-
-_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.int8: "int8"}
+    return torch.ops.llama_minimal.vector_products(weights, grids, x)
 
 
 @functools.cache
-def _functions() -> ctypes.CDLL | None:
+def _is_loaded() -> bool:
     program = compiler()
     try:
         if program is None:
             raise FileNotFoundError("there is no C++ compiler")
-        loaded = ctypes.CDLL(str(_compiled(program)))
+        torch.ops.load_library(_compiled(program))
     except (OSError, subprocess.SubprocessError) as error:
-        reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1:]
+        lines = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
+        reason = next((line for line in lines if "error" in line), lines[-1] if lines else "")
         warnings.warn(
-            f"the products in C++ could not be made, so PyTorch's compiler makes slower ones: {''.join(reason)}",
-            stacklevel=2,
+            f"the products in C++ could not be made, so PyTorch's compiler makes slower ones: {reason}", stacklevel=3
         )
-        return None
-    for name in _NAMES.values():
-        getattr(loaded, name).argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 3
-    loaded.int4.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 4
-    return loaded
+        return False
+    torch.library.register_fake(
+        "llama_minimal::vector_products", lambda weights, _, x: x.new_empty(sum(w.size(0) for w in weights))
+    )
+    return True
 
 
 def _compiled(program: str) -> Path:
     """Return the compiled library, from the cache if it is there."""
-    known = (SOURCE.read_text(), program, *_FLAGS, _processor())
+    known = (SOURCE.read_text(), program, *_FLAGS, torch.__version__, _processor())
     key = hashlib.sha256("\n".join(known).encode()).hexdigest()[:16]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llama_minimal"
     path = folder / f"vector_products-{key}.so"
@@ -94,10 +91,18 @@ def _compiled(program: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as beside:  # another process may be at it, too
             made = Path(beside) / path.name
-            command = [program, *_FLAGS, str(SOURCE), "-o", str(made)]
+            command = [program, *_FLAGS, *_of_torch(), str(SOURCE), "-o", str(made), "-lc10", "-ltorch_cpu"]
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=_LIMIT)
             made.replace(path)
     return path
+
+
+def _of_torch() -> list[str]:
+    """Return what a compiler must know of PyTorch."""
+    home = Path(torch.__file__).parent
+    headers = (home / "include", home / "include" / "torch" / "csrc" / "api" / "include")
+    abi = int(torch.compiled_with_cxx11_abi())
+    return [*(f"-I{folder}" for folder in headers), f"-L{home / 'lib'}", f"-D_GLIBCXX_USE_CXX11_ABI={abi}"]
 
 
 def _processor() -> str:
@@ -107,28 +112,3 @@ def _processor() -> str:
         return f"{platform.machine()} {platform.processor()}"
     first = described.read_text().split("\n\n", 1)[0].splitlines()
     return "\n".join(line for line in first if line.startswith(("model", "flags", "Features", "CPU")))
-
-
-def _vector_product(w: Tensor, x: Tensor) -> Tensor:
-    x, out = x.contiguous(), x.new_empty(w.size(0))
-    product = getattr(_functions(), _NAMES[w.dtype])
-    product(w.data_ptr(), x.data_ptr(), out.data_ptr(), *w.shape, torch.get_num_threads())
-    return out
-
-
-def _int4_vector_product(codes: Tensor, grids: Tensor, x: Tensor) -> Tensor:
-    x, out = x.contiguous(), x.new_empty(codes.size(0))
-    sizes = (codes.size(0), x.size(0), x.size(0) // grids.size(1), torch.get_num_threads())
-    _functions().int4(codes.data_ptr(), grids.data_ptr(), x.data_ptr(), out.data_ptr(), *sizes)
-    return out
-
-
-_LIBRARY = library.Library("llama_minimal", "FRAGMENT")
-_LIBRARY.define("vector_product(Tensor w, Tensor x) -> Tensor")
-_LIBRARY.define("int4_vector_product(Tensor codes, Tensor grids, Tensor x) -> Tensor")
-_LIBRARY.impl("vector_product", _vector_product, "CPU")
-_LIBRARY.impl("int4_vector_product", _int4_vector_product, "CPU")
-library.register_fake("llama_minimal::vector_product", lambda w, x: x.new_empty(w.size(0)), lib=_LIBRARY)
-library.register_fake(
-    "llama_minimal::int4_vector_product", lambda codes, grids, x: x.new_empty(codes.size(0)), lib=_LIBRARY
-)

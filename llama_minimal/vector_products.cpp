@@ -1,5 +1,10 @@
-// Products of a matrix and one vector. Each number of the matrix is read once and used once, so what counts is to
-// read it as fast as memory gives it: rows are shared by the threads, and a row is added up in vector registers.
+// Products of matrices and one vector. Each number of a matrix is read once and used once, so what counts is to read it
+// as fast as memory gives it: rows are shared by the threads, and a row is added up in vector registers.
+
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <torch/library.h>
 
 #include <cstdint>
 #include <cstring>
@@ -7,6 +12,9 @@
 #ifdef __AVX512F__
 #include <immintrin.h>
 #endif
+
+using at::Tensor;
+using at::TensorList;
 
 namespace {
 
@@ -56,39 +64,83 @@ float total(Floats x) {
     return out;
 }
 
-// out = w x, of (n_out, n_in) and (n_in,). Two sums at a time: an addition need not wait for the one before.
+// Two sums at a time: an addition need not wait for the one before.
 template <typename W>
-void product(const W* w, const float* x, float* out, int64_t n_out, int64_t n_in, int64_t n_threads) {
-#pragma omp parallel for schedule(static) num_threads(n_threads)
-    for (int64_t row = 0; row < n_out; row++) {
-        const W* numbers = w + row * n_in;
-        Floats even = {}, odd = {};
-        int64_t i = 0;
-        for (; i + 2 * N <= n_in; i += 2 * N) {
-            even += load(numbers + i) * load(x + i);
-            odd += load(numbers + i + N) * load(x + i + N);
-        }
-        float sum = total(even + odd);
-        for (; i < n_in; i++) sum += one(numbers[i]) * x[i];
-        out[row] = sum;
+float sum_of_row(const W* w, const float* x, int64_t n_in) {
+    Floats even = {}, odd = {};
+    int64_t i = 0;
+    for (; i + 2 * N <= n_in; i += 2 * N) {
+        even += load(w + i) * load(x + i);
+        odd += load(w + i + N) * load(x + i + N);
     }
+    float sum = total(even + odd);
+    for (; i < n_in; i++) sum += one(w[i]) * x[i];
+    return sum;
 }
 
-// The same of codes in 4 bits, two neighbors a byte, (n_out, n_in / 2), with w = step · code + offset. A group of g
-// numbers has one step and one offset: grids (n_out, n_in / g, 2). g is a multiple of 32, and n_in one of g.
-void int4_product(const uint8_t* codes, const float* grids, const float* x, float* out, int64_t n_out, int64_t n_in,
-                  int64_t g, int64_t n_threads) {
-    const int64_t half = n_in / 2, n_groups = n_in / g;
+template <typename W>
+std::vector<const W*> addresses(TensorList tensors) {
+    std::vector<const W*> out;
+    for (const Tensor& tensor : tensors) out.push_back(static_cast<const W*>(tensor.const_data_ptr()));
+    return out;
+}
+
+// Return row(m, r) of every row r of every matrix m, one behind the other. No thread waits before the last matrix.
+template <typename Row>
+Tensor each_row(TensorList weights, const Tensor& x, Row row) {
+    int64_t n_rows = 0;
+    for (const Tensor& w : weights) n_rows += w.size(0);
+    Tensor out = at::empty({n_rows}, x.options());
+    float* const first = out.mutable_data_ptr<float>();
+    const int64_t n_matrices = weights.size();
+#pragma omp parallel num_threads(at::get_num_threads())
+    {
+        float* next = first;
+        for (int64_t m = 0; m < n_matrices; m++) {
+            const int64_t n = weights[m].size(0);
+#pragma omp for schedule(static) nowait
+            for (int64_t r = 0; r < n; r++) next[r] = row(m, r);
+            next += n;
+        }
+    }
+    return out;
+}
+
+template <typename W>
+Tensor products(TensorList weights, const Tensor& x) {
+    const auto w = addresses<W>(weights);
+    const float* const vector = x.const_data_ptr<float>();
+    const int64_t n_in = x.size(0);
+    return each_row(weights, x, [&](int64_t m, int64_t r) { return sum_of_row(w[m] + r * n_in, vector, n_in); });
+}
+
+// w = scale · code; grids: a scale for each row, (out,).
+Tensor int8_products(TensorList weights, TensorList grids, const Tensor& x) {
+    const auto w = addresses<int8_t>(weights);
+    const auto scales = addresses<float>(grids);
+    const float* const vector = x.const_data_ptr<float>();
+    const int64_t n_in = x.size(0);
+    return each_row(weights, x, [&](int64_t m, int64_t r) {
+        return scales[m][r] * sum_of_row(w[m] + r * n_in, vector, n_in);
+    });
+}
+
+// Two neighbors a byte, (out, in / 2), w = step · code + offset. A group of g numbers has one step and one offset:
+// grids (out, in / g, 2). g is a multiple of 32, and in one of g.
+Tensor int4_products(TensorList weights, TensorList grids, const Tensor& x) {
+    const auto w = addresses<uint8_t>(weights);
+    const auto steps = addresses<float>(grids);
+    const float* const vector = x.const_data_ptr<float>();
+    const int64_t n_in = x.size(0), half = n_in / 2, n_groups = grids[0].size(1), g = n_in / n_groups;
     std::vector<float> pairs(n_in), sums(n_groups, 0.0f);  // of the vector: its even places, then its odd ones
     for (int64_t i = 0; i < n_in; i++) {
-        pairs[i % 2 * half + i / 2] = x[i];
-        sums[i / g] += x[i];
+        pairs[i % 2 * half + i / 2] = vector[i];
+        sums[i / g] += vector[i];
     }
-    const float *even = pairs.data(), *odd = even + half;
-#pragma omp parallel for schedule(static) num_threads(n_threads)
-    for (int64_t row = 0; row < n_out; row++) {
-        const uint8_t* bytes = codes + row * half;
-        const float* grid = grids + row * n_groups * 2;
+    const float *const even = pairs.data(), *const odd = even + half;
+    return each_row(weights, x, [&](int64_t m, int64_t r) {
+        const uint8_t* bytes = w[m] + r * half;
+        const float* grid = steps[m] + r * n_groups * 2;
         Floats lanes = {};
         float offsets = 0;
         for (int64_t group = 0; group < n_groups; group++) {
@@ -101,29 +153,26 @@ void int4_product(const uint8_t* codes, const float* grids, const float* x, floa
             lanes += part * grid[2 * group];
             offsets += sums[group] * grid[2 * group + 1];
         }
-        out[row] = total(lanes) + offsets;
+        return total(lanes) + offsets;
+    });
+}
+
+// What the arguments are stands with ``native.vector_products``.
+Tensor vector_products(TensorList weights, TensorList grids, const Tensor& x) {
+    const Tensor vector = x.contiguous();
+    switch (weights[0].scalar_type()) {
+        case at::kFloat: return products<float>(weights, vector);
+        case at::kBFloat16: return products<uint16_t>(weights, vector);
+        case at::kChar: return int8_products(weights, grids, vector);
+        case at::kByte: return int4_products(weights, grids, vector);
+        default: TORCH_CHECK(false, "weights must be float32, bfloat16, int8 or uint8");
     }
 }
 
 }  // namespace
 
-extern "C" {
-
-void float32(const float* w, const float* x, float* out, int64_t n_out, int64_t n_in, int64_t n_threads) {
-    product(w, x, out, n_out, n_in, n_threads);
+TORCH_LIBRARY_FRAGMENT(llama_minimal, library) {
+    library.def("vector_products(Tensor[] weights, Tensor[] grids, Tensor x) -> Tensor");
 }
 
-void bfloat16(const uint16_t* w, const float* x, float* out, int64_t n_out, int64_t n_in, int64_t n_threads) {
-    product(w, x, out, n_out, n_in, n_threads);
-}
-
-void int8(const int8_t* w, const float* x, float* out, int64_t n_out, int64_t n_in, int64_t n_threads) {
-    product(w, x, out, n_out, n_in, n_threads);
-}
-
-void int4(const uint8_t* codes, const float* grids, const float* x, float* out, int64_t n_out, int64_t n_in, int64_t g,
-          int64_t n_threads) {
-    int4_product(codes, grids, x, out, n_out, n_in, g, n_threads);
-}
-
-}
+TORCH_LIBRARY_IMPL(llama_minimal, CPU, library) { library.impl("vector_products", vector_products); }

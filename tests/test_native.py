@@ -23,38 +23,48 @@ def built():
     assert native.build()
 
 
-@given(SIZES, SIZES, st.sampled_from([torch.float32, torch.bfloat16, torch.int8]), st.integers(0, 99))
+@given(st.lists(SIZES, min_size=1, max_size=4), SIZES, st.sampled_from(["float32", "bfloat16", "int8"]), st.data())
 @settings(max_examples=60, deadline=None)
-def test_a_product_is_that_of_the_numbers(n_out, n_in, dtype, seed):
-    numbers = torch.randn(n_out, n_in, generator=torch.Generator().manual_seed(seed)) * 20
-    w, x = numbers.clamp(-127, 127).to(dtype), numbers.flip(0)[0] / 20
-    expected = w.double() @ x.double()
-    assert torch.allclose(native.vector_product(w, x).double(), expected, rtol=1e-5, atol=1e-3)
+def test_products_are_those_of_the_numbers(n_outs, n_in, name, data):
+    draw = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
+    dtype = getattr(torch, name)
+    weights = [(torch.randn(n, n_in, generator=draw) * 20).clamp(-127, 127).to(dtype) for n in n_outs]
+    scales = [torch.rand(n, generator=draw) for n in n_outs]
+    x = torch.randn(n_in, generator=draw)
+    expected = [w.double() @ x.double() for w in weights]
+    if dtype == torch.int8:
+        expected = [scale.double() * out for scale, out in zip(scales, expected, strict=True)]
+    out = native.vector_products(weights, scales if dtype == torch.int8 else [], x)
+    assert torch.allclose(out.double(), torch.cat(expected), rtol=1e-5, atol=1e-3)
 
 
-@given(SIZES, st.integers(1, 5), st.sampled_from([32, 64, 128]))
+@given(st.lists(SIZES, min_size=1, max_size=3), st.integers(1, 5), st.sampled_from([32, 64, 128]))
 @settings(max_examples=40, deadline=None)
-def test_a_product_of_int4_is_that_of_what_the_codes_stand_for(n_out, n_groups, group):
-    draw = torch.Generator().manual_seed(n_out)
-    codes = torch.randint(0, 256, (n_out, n_groups * group // 2), generator=draw, dtype=torch.uint8)
-    grids = torch.randn(n_out, n_groups, 2, generator=draw)
+def test_products_of_int4_are_those_of_what_the_codes_stand_for(n_outs, n_groups, group):
+    draw = torch.Generator().manual_seed(sum(n_outs))
+    halves = n_groups * group // 2
+    codes = [torch.randint(0, 256, (n, halves), generator=draw, dtype=torch.uint8) for n in n_outs]
+    grids = [torch.randn(n, n_groups, 2, generator=draw) for n in n_outs]
     x = torch.randn(n_groups * group, generator=draw)
-    w = [
-        [
-            float((codes[r, c // 2] >> (4 * (c % 2))) & 15) * float(grids[r, c // group, 0])
-            + float(grids[r, c // group, 1])
-            for c in range(len(x))
-        ]
-        for r in range(min(n_out, 3))
+    last = [
+        (int(codes[-1][-1, c // 2]) >> (4 * (c % 2)) & 15) * float(grids[-1][-1, c // group, 0])
+        + float(grids[-1][-1, c // group, 1])
+        for c in range(len(x))
     ]
-    found = native.int4_vector_product(codes, grids, x)[:3]
-    assert torch.allclose(found.double(), torch.tensor(w, dtype=torch.double) @ x.double(), rtol=1e-5, atol=1e-3)
+    whole = [
+        torch.stack((c & 15, c >> 4), dim=-1).flatten(1).unflatten(1, (n_groups, group)) * g[..., :1] + g[..., 1:]
+        for c, g in zip(codes, grids, strict=True)
+    ]
+    found = native.vector_products(codes, grids, x).double()
+    expected = torch.cat([w.flatten(1).double() @ x.double() for w in whole])
+    assert torch.allclose(found, expected, rtol=1e-5, atol=2e-3)
+    assert abs(found[-1] - sum(w * float(number) for w, number in zip(last, x, strict=True))) < 2e-3
 
 
 def test_what_is_no_number_stays_none():
     w = torch.ones(3, 40)
     w[0, 33], w[1, 2] = float("nan"), float("inf")
-    assert native.vector_product(w, torch.ones(40)).isfinite().tolist() == [False, False, True]
+    assert native.vector_products([w], [], torch.ones(40)).isfinite().tolist() == [False, False, True]
 
 
 def test_the_smallest_numbers_are_kept_after_loading():
@@ -81,14 +91,14 @@ def test_without_the_library_there_is_a_warning_and_nothing_is_left(what, tmp_pa
         monkeypatch.setattr(native, "compiler", lambda: "false")
     else:
         (tmp_path / "llama_minimal").write_text("mine")
-    native._functions.cache_clear()
+    native._is_loaded.cache_clear()
     try:
         with pytest.warns(UserWarning, match="products in C\\+\\+ could not be made"):
             assert not native.build()
-        assert not native.knows(torch.ones(2, 2))
+        assert not native.knows([torch.ones(2, 2)], [])
         assert not list(tmp_path.glob("**/*.so"))
     finally:
-        native._functions.cache_clear()
+        native._is_loaded.cache_clear()
 
 
 @pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8", "int4"])
@@ -100,20 +110,20 @@ def test_a_compiled_step_uses_it_and_writes_the_same_text(kind, monkeypatch):
         model.bfloat16()
     if kind.startswith("int"):
         quantize(model, kind, **({"group_size": 32} if kind == "int4" else {}))
-    compile, calls = torch.compile, []
-    monkeypatch.setattr(torch, "compile", lambda f, **how: compile(f, **(how | {"backend": "eager", "mode": None})))
-    real = native._functions()
+    compile, found = torch.compile, []
 
-    class Counting:
-        def __getattr__(self, name):
-            calls.append(name)
-            return getattr(real, name)
+    def run_as_it_is(graph, _):
+        ours = [node for node in graph.graph.nodes if "vector_products" in str(node.target)]
+        found.extend(node.args[0][0].meta["example_value"].dtype for node in ours)
+        return graph.forward
 
-    monkeypatch.setattr(native, "_functions", Counting)
+    plainly = {"backend": run_as_it_is, "mode": None}
+    monkeypatch.setattr(torch, "compile", lambda f, **how: compile(f, **(how | plainly)))
     generation._compiled_step.cache_clear()
     with_it = generate(model, None, [[1, 2, 3]], max_new_tokens=8, compile=True)
     generation._compiled_step.cache_clear()
-    assert {name.split("_")[0] for name in calls} == {kind}
+    # In each of two layers: queries, keys and values in one call, gate and value in one; then the output.
+    assert found == [torch.uint8 if kind == "int4" else getattr(torch, kind)] * (2 * 4 + 1)
     if kind == "float32":
         assert with_it == generate(model, None, [[1, 2, 3]], max_new_tokens=8)
     assert compiling.LARGE <= 256 * 256

@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llama_minimal.compiling import is_compiled_vector, vector_product
+from llama_minimal.compiling import in_one_call, is_compiled_vector, vector_product
 from llama_minimal.quantization import kernels
 from llama_minimal.quantization.grids import Grid, Rounded, nearest
 from llama_minimal.quantization.parts import InParts
+from llama_minimal.quantization.side_by_side import SideBySide
 
 Rows = Tensor | slice
 ALL = slice(None)
@@ -37,6 +38,10 @@ class QuantizedLinear(InParts):
     """Whether rows are looked up: then there is no row behind the last, whatever a product would like to read."""
     padded_scale: Tensor | None = None
     """Grids for a product that reads rows of nothing behind the last; None where it reads no others."""
+    grids: Tensor | None = None
+    """The grids in the order and the dtype in which compiled code reads them, (out, …); None where it decodes."""
+    grids_of: tuple[Tensor, int] | None = None
+    """The ``scale`` that they were made of, and its version."""
 
     def __init__(
         self,
@@ -108,7 +113,8 @@ class QuantizedLinear(InParts):
 
     def forward(self, x: Tensor) -> Tensor:
         if is_compiled_vector(x):
-            return self._vector_product(x)
+            out = in_one_call(x, (self,))
+            return self._vector_product(x) if out is None else out
         out = None if torch.is_grad_enabled() else self._quickly(x)
         return F.linear(x, self.decode().to(x.dtype), self.bias) if out is None else out
 
@@ -129,6 +135,15 @@ class QuantizedLinear(InParts):
     def prepare(self) -> None:
         """Put the codes, and what else compiled code reads, into its order."""
         self.restore()
+        if self.grids_of is None or self.grids_of[0] is not self.scale or self.grids_of[1] != self.scale._version:
+            self.grids, self.grids_of = self._compiled_grids(), (self.scale, self.scale._version)
+
+    def _compiled_grids(self) -> Tensor | None:
+        return None
+
+    def vector_parts(self) -> tuple[Tensor, Tensor] | None:
+        """Return the codes and grids that a product in C++ reads; None where there is none of this kind."""
+        return None
 
     def _quickly(self, x: Tensor) -> Tensor | None:
         """Return what the processor's own product gives; None if there is none for this."""
@@ -191,55 +206,6 @@ class QuantizedLinear(InParts):
     def extra_repr(self) -> str:
         """Return what ``repr`` shows."""
         return f"{self.in_features}, {self.out_features}, {self.scheme}, group_size={self.group_size}"
-
-
-class SideBySide:
-    """Hold the codes of layers that read the same vector one beside the other, for one product of all.
-
-    Args:
-        layers: of one kind, as ``is_possible`` says. Their codes become parts of the whole.
-    """
-
-    def __init__(self, layers: Sequence[QuantizedLinear]) -> None:
-        self.layers, self.first = tuple(layers), layers[0]
-        axis = 1 if self.first.scheme == "int4" else 0
-        with torch.inference_mode(False), torch.no_grad():
-            self.codes = torch.cat([layer.weight for layer in layers])
-            self.scale = torch.cat([layer.scale for layer in layers], dim=axis)
-            sizes = [layer.out_features for layer in layers]
-            self.parts = list(zip(self.codes.split(sizes), self.scale.split(sizes, dim=axis), strict=True))
-            for layer, (codes, scale) in zip(layers, self.parts, strict=True):
-                layer.weight, layer.scale = codes, scale
-        self.n_out, self.n_in, self.width = sum(sizes), self.first.in_features, self.first._width()
-
-    @staticmethod
-    def is_possible(layers: Sequence[nn.Module]) -> bool:
-        """Return whether layers have codes for one product, and nothing else happens in them; lay them out."""
-        first = layers[0]
-        for layer in layers:
-            if type(layer) is not type(first) or layer.bias is not None or layer._forward_hooks:
-                return False
-            if (layer.in_features, layer.group_size) != (first.in_features, first.group_size):
-                return False
-            if not layer.lay_out() or layer.padded_scale is not None:
-                return False
-        return True
-
-    def holds(self, layers: Sequence[nn.Module]) -> bool:
-        """Return whether it holds what these layers have now."""
-        if len(layers) != len(self.layers):
-            return False
-        for layer, own, (codes, scale) in zip(layers, self.layers, self.parts, strict=True):
-            if layer is not own or layer._forward_hooks:
-                return False
-            if layer._buffers["weight"] is not codes or layer._buffers["scale"] is not scale:
-                return False
-        return True
-
-    def product(self, x: Tensor) -> Tensor:
-        """Return x wᵀ of all layers, (..., in) -> (..., sum of outs)."""
-        flat = kernels.padded(x.reshape(-1, self.n_in), self.width)
-        return self.first._product(flat, self.codes, self.scale).view(*x.shape[:-1], self.n_out)
 
 
 def _is_fit(x: Tensor, layer: QuantizedLinear) -> bool:

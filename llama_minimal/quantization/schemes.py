@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llama_minimal import native
-from llama_minimal.compiling import LARGE, finished, written
+from llama_minimal.compiling import finished, written
 from llama_minimal.config.checks import check_number
 from llama_minimal.quantization import kernels
 from llama_minimal.quantization.dynamic import dynamic_linear
@@ -39,14 +38,17 @@ class Int8Linear(QuantizedLinear):
         codes, scale = _take(self._plain_codes(), rows), _take(self.scale, rows)
         return from_codes(in_groups(codes, self.group_size), scale[..., None]).flatten(1)[:, : self.in_features]
 
+    def _compiled_grids(self) -> Tensor | None:
+        return self.scale[:, 0].float() if self.group_size is None else None
+
+    def vector_parts(self) -> tuple[Tensor, Tensor] | None:
+        return (self.weight, self.grids) if self.grids is not None and type(self) is Int8Linear else None
+
     def _vector_product(self, x: Tensor) -> Tensor:
-        if self.group_size is not None:
+        if self.grids is None:
             return super()._vector_product(x)
-        if self.weight.numel() >= LARGE and native.knows(self.weight):
-            sums = native.vector_product(self.weight, x.reshape(-1).float())
-            return finished(sums * self.scale[:, 0].float(), x, self.bias)
         products = self.weight.float() * written(x.reshape(-1).float())  # (out, in)
-        return finished(written(products.sum(dim=-1) * written(self.scale[:, 0].float())), x, self.bias)
+        return finished(written(products.sum(dim=-1) * self.grids), x, self.bias)
 
     def _rows_of_block(self) -> int | None:
         return 32 if kernels.has_int8_product() and self.group_size is None else None
@@ -100,10 +102,6 @@ class Int4Linear(QuantizedLinear):
     scheme = "int4"
     axes: ClassVar = {"weight": (0, 1), "scale": (1, 0)}
     codes_per_entry = 2
-    grids: Tensor | None = None
-    """Steps, and what a code of 0 stands for, for compiled code: (out, G, 2), in float32."""
-    grids_of: tuple[Tensor, int] | None = None
-    """The ``scale`` that they were made of, and its version."""
 
     @property
     def steps(self) -> Tensor:
@@ -133,22 +131,20 @@ class Int4Linear(QuantizedLinear):
             return self.layout.take_rows(self.weight, rows)[:, : self.in_features]
         return self.layout.take(self.weight)[: self.out_features, : self.in_features]
 
-    def prepare(self) -> None:
-        super().prepare()
+    def _compiled_grids(self) -> Tensor | None:
+        """Return steps, and what a code of 0 stands for: (out, G, 2)."""
         if not self.group_size or self.in_features % self.group_size or self.group_size % 2:
-            return
-        if self.grids_of is None or self.grids_of[0] is not self.scale or self.grids_of[1] != self.scale._version:
-            step, offset = self.scale.float().permute(2, 1, 0)  # (out, G)
-            self.grids = torch.stack((step, offset - 8 * step), dim=-1)
-            self.grids_of = (self.scale, self.scale._version)
+            return None
+        step, offset = self.scale.float().permute(2, 1, 0)  # (out, G)
+        return torch.stack((step, offset - 8 * step), dim=-1)
+
+    def vector_parts(self) -> tuple[Tensor, Tensor] | None:
+        return (self.weight, self.grids) if self.grids is not None and self.group_size % 32 == 0 else None
 
     def _vector_product(self, x: Tensor) -> Tensor:
-        if self.grids_of is None:
+        if self.grids is None:
             return super()._vector_product(x)
         vector = x.reshape(-1).float()
-        is_fit = self.weight.numel() >= LARGE // 2 and self.weight.is_contiguous() and self.group_size % 32 == 0
-        if native.is_built and is_fit:
-            return finished(native.int4_vector_product(self.weight, self.grids, vector), x, self.bias)
         # The sum over a row of (step · code + offset) x, and both codes of a byte stay in one place.
         (step, offset), pairs = self.grids.unbind(-1), self.group_size // 2
         even, odd = written(torch.stack((vector[::2], vector[1::2])))  # (in/2,)
