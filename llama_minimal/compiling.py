@@ -29,6 +29,13 @@ def check_compiler(device: torch.device) -> None:
         raise ValueError("compile needs a C++ compiler, such as g++, and found none; install one, or leave it out")
 
 
+def prepare_compiler(device: torch.device) -> None:
+    """Make what a compiled step calls, once for each machine; errors as of ``check_compiler``."""
+    check_compiler(device)
+    if device.type == "cpu":
+        native.build()
+
+
 def compiling_pays(model: nn.Module, *, n_rows: int) -> bool:
     """Return whether a compiled step of one token is the faster one, and warn where it is not.
 

@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llama_minimal import native
 from llama_minimal.adaptive_computation.speculative import Draft, ModelDraft, PromptLookup, check_draft, read_prompts
 from llama_minimal.adaptive_computation.verification import Proposal, verify
-from llama_minimal.compiling import check_compiler, compiling_pays, plain_weights
+from llama_minimal.compiling import compiling_pays, plain_weights, prepare_compiler
 from llama_minimal.completion import Completion, Row, Written
 from llama_minimal.kv_cache import KVCache
 from llama_minimal.long_context import Kept, cache_maker, check_window, context_of
@@ -140,7 +139,7 @@ def decode(
     kept = model.make_cache(batch_size=len(prompts), max_seq_len=size, kind=cache_maker(cache))
 
     with nullcontext() if step is _step else plain_weights(model):
-        logits = read_prompts(model, prompts, kept)[:, None]  # (B, 1, V)
+        logits = _read(step, model, prompts, kept)  # (B, 1, V)
         nothing = proposal = Proposal(torch.empty(len(prompts), 0, dtype=torch.long, device=device), [0] * len(prompts))
         while True:
             places = [len(text) - len(prompt) for text, prompt in zip(texts, prompts, strict=True)]
@@ -156,6 +155,12 @@ def decode(
             ahead = [max(0, room - 1) for room in rooms]
             proposal = proposer.propose(texts, ahead) if proposer and any(ahead) else nothing
             logits = step(model, *_next_input(texts, proposal, size=size, device=device), kept)
+
+
+def _read(step: Callable[..., Tensor], model: Llama, prompts: Sequence[Ids], kept: KVCache) -> Tensor:
+    if step is not _step and len(prompts) == len(prompts[0]) == 1:  # what it is compiled for
+        return step(model, first := torch.tensor(prompts, device=model.device), torch.zeros_like(first), kept)
+    return read_prompts(model, prompts, kept)[:, None]
 
 
 def _n_slots(n: int, context: int, *, compile: bool) -> int:
@@ -228,9 +233,7 @@ def _step_of(
         )
     if not compile or not compiling_pays(model, n_rows=n_rows):
         return _step
-    check_compiler(model.device)
-    if model.device.type == "cpu":
-        native.build()
+    prepare_compiler(model.device)
     return _compiled_step()
 
 

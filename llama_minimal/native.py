@@ -54,7 +54,7 @@ def vector_products(weights: Sequence[Tensor], grids: Sequence[Tensor], x: Tenso
 
     Args:
         weights: each (out, in), all float32, bfloat16 or int8; or (out, in/2) uint8, of two codes of 4 bits a byte.
-        grids: of each matrix of codes, in float32. int8: (out,), the scales; int4: (out, G, 2), steps and offsets,
+        grids: of each matrix of codes, in float32. int8: (out,), the scales; int4: (out, 2, G), steps and offsets,
             w = step · code + offset, in groups of a multiple of 32. Else none.
         x: (in,) float32.
     """

@@ -6,10 +6,11 @@
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <vector>
-#ifdef __AVX512F__
+#ifdef __AVX2__
 #include <immintrin.h>
 #endif
 
@@ -40,14 +41,6 @@ Floats load(const int8_t* w) {
 #endif
 }
 
-Ints widened(const uint8_t* bytes) {
-#ifdef __AVX512F__
-    return (Ints)_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
-#else
-    return __builtin_convertvector(*reinterpret_cast<const Pairs*>(bytes), Ints);
-#endif
-}
-
 float one(float w) { return w; }
 float one(int8_t w) { return w; }
 
@@ -58,9 +51,17 @@ float one(uint16_t w) {
     return out;
 }
 
-float total(Floats x) {
+template <typename Lanes>
+Lanes as(const float* x) {
+    Lanes out;
+    std::memcpy(&out, x, sizeof out);
+    return out;
+}
+
+template <typename Lanes>
+float total(Lanes x) {
     float out = 0;
-    for (int64_t i = 0; i < N; i++) out += x[i];
+    for (size_t i = 0; i < sizeof(Lanes) / sizeof(float); i++) out += x[i];
     return out;
 }
 
@@ -125,35 +126,86 @@ Tensor int8_products(TensorList weights, TensorList grids, const Tensor& x) {
     });
 }
 
+constexpr int64_t BLOCK = 2 * N;
+
+// A vector as codes of 4 bits meet it: blocks of 32, first the even places of a block, then its odd ones.
+#ifdef __AVX2__
+// Whole numbers of 16 bits and a step for each block: a product and the sum of two are one instruction then. Rounding
+// changes a number by 1/65534 of the largest in its block at most.
+struct Blocks {
+    std::vector<int16_t> numbers;
+    std::vector<float> steps, sums;
+    typedef float Lanes __attribute__((vector_size(32)));
+
+    Blocks(const float* x, int64_t n) : numbers(n), steps(n / BLOCK), sums(n / BLOCK) {
+        for (int64_t b = 0; b < n / BLOCK; b++) {
+            const float* const own = x + b * BLOCK;
+            float sizes[BLOCK];
+            for (int64_t i = 0; i < BLOCK; i++) sizes[i] = std::fabs(own[i]);
+            for (int64_t half = N; half > 0; half /= 2)
+                for (int64_t i = 0; i < half; i++) sizes[i] = sizes[i] > sizes[i + half] ? sizes[i] : sizes[i + half];
+            const float scale = sizes[0] > 0 ? 32767 / sizes[0] : 0;
+            steps[b] = sizes[0] / 32767;
+            sums[b] = total(load(own) + load(own + N));
+            for (int64_t i = 0; i < BLOCK; i++) {
+                const float wide = own[i] * scale;
+                numbers[b * BLOCK + i % 2 * N + i / 2] = int16_t(wide + (wide < 0 ? -0.5f : 0.5f));
+            }
+        }
+    }
+
+    Lanes times(const uint8_t* bytes, int64_t b, float step) const {
+        const __m256i* x = reinterpret_cast<const __m256i*>(numbers.data() + b * BLOCK);
+        const __m256i two = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
+        const __m256i even = _mm256_madd_epi16(_mm256_and_si256(two, _mm256_set1_epi16(15)), _mm256_loadu_si256(x));
+        const __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(two, 4), _mm256_loadu_si256(x + 1));
+        return (Lanes)_mm256_cvtepi32_ps(_mm256_add_epi32(even, odd)) * (step * steps[b]);
+    }
+};
+#else
+struct Blocks {
+    std::vector<float> numbers, sums;
+    typedef Floats Lanes;
+
+    Blocks(const float* x, int64_t n) : numbers(n), sums(n / BLOCK) {
+        for (int64_t i = 0; i < n; i++) numbers[i / BLOCK * BLOCK + i % 2 * N + i % BLOCK / 2] = x[i];
+        for (int64_t i = 0; i < n; i++) sums[i / BLOCK] += x[i];
+    }
+
+    Lanes times(const uint8_t* bytes, int64_t b, float step) const {
+        const float* x = numbers.data() + b * BLOCK;
+        const Ints two = __builtin_convertvector(*reinterpret_cast<const Pairs*>(bytes), Ints);
+        return (__builtin_convertvector(two & 15, Floats) * load(x) +
+                __builtin_convertvector(two >> 4, Floats) * load(x + N)) * step;
+    }
+};
+#endif
+
 // Two neighbors a byte, (out, in / 2), w = step · code + offset. A group of g numbers has one step and one offset:
-// grids (out, in / g, 2). g is a multiple of 32, and in one of g.
+// grids (out, 2, in / g), first the steps. g is a multiple of 32, and in one of g.
 Tensor int4_products(TensorList weights, TensorList grids, const Tensor& x) {
     const auto w = addresses<uint8_t>(weights);
     const auto steps = addresses<float>(grids);
     const float* const vector = x.const_data_ptr<float>();
-    const int64_t n_in = x.size(0), half = n_in / 2, n_groups = grids[0].size(1), g = n_in / n_groups;
-    std::vector<float> pairs(n_in), sums(n_groups, 0.0f);  // of the vector: its even places, then its odd ones
-    for (int64_t i = 0; i < n_in; i++) {
-        pairs[i % 2 * half + i / 2] = vector[i];
-        sums[i / g] += vector[i];
-    }
-    const float *const even = pairs.data(), *const odd = even + half;
+    const int64_t n_in = x.size(0), n_groups = grids[0].size(2), n_blocks = n_in / n_groups / BLOCK;
+    const Blocks blocks(vector, n_in);
+    std::vector<float> sums(n_groups);
+    for (int64_t b = 0; b < n_in / BLOCK; b++) sums[b / n_blocks] += blocks.sums[b];
     return each_row(weights, x, [&](int64_t m, int64_t r) {
-        const uint8_t* bytes = w[m] + r * half;
+        const uint8_t* bytes = w[m] + r * n_in / 2;
         const float* grid = steps[m] + r * n_groups * 2;
-        Floats lanes = {};
-        float offsets = 0;
-        for (int64_t group = 0; group < n_groups; group++) {
-            Floats part = {};
-            for (int64_t i = group * g / 2; i < (group + 1) * g / 2; i += N) {
-                const Ints two = widened(bytes + i);
-                part += __builtin_convertvector(two & 15, Floats) * load(even + i);
-                part += __builtin_convertvector(two >> 4, Floats) * load(odd + i);
-            }
-            lanes += part * grid[2 * group];
-            offsets += sums[group] * grid[2 * group + 1];
+        Blocks::Lanes lanes = {};
+        for (int64_t b = 0, group = 0, left = n_blocks; b < n_in / BLOCK; b++) {
+            lanes += blocks.times(bytes + b * BLOCK / 2, b, grid[group]);
+            if (--left == 0) group++, left = n_blocks;
         }
-        return total(lanes) + offsets;
+        constexpr int64_t L = sizeof lanes / sizeof(float);
+        const float *const offsets = grid + n_groups, *const totals = sums.data();
+        int64_t i = 0;
+        for (; i + L <= n_groups; i += L) lanes += as<Blocks::Lanes>(offsets + i) * as<Blocks::Lanes>(totals + i);
+        float out = total(lanes);
+        for (; i < n_groups; i++) out += offsets[i] * totals[i];
+        return out;
     });
 }
 

@@ -44,21 +44,23 @@ def test_products_of_int4_are_those_of_what_the_codes_stand_for(n_outs, n_groups
     draw = torch.Generator().manual_seed(sum(n_outs))
     halves = n_groups * group // 2
     codes = [torch.randint(0, 256, (n, halves), generator=draw, dtype=torch.uint8) for n in n_outs]
-    grids = [torch.randn(n, n_groups, 2, generator=draw) for n in n_outs]
+    grids = [torch.randn(n, 2, n_groups, generator=draw) for n in n_outs]
     x = torch.randn(n_groups * group, generator=draw)
-    last = [
-        (int(codes[-1][-1, c // 2]) >> (4 * (c % 2)) & 15) * float(grids[-1][-1, c // group, 0])
-        + float(grids[-1][-1, c // group, 1])
-        for c in range(len(x))
-    ]
-    whole = [
-        torch.stack((c & 15, c >> 4), dim=-1).flatten(1).unflatten(1, (n_groups, group)) * g[..., :1] + g[..., 1:]
-        for c, g in zip(codes, grids, strict=True)
-    ]
-    found = native.vector_products(codes, grids, x).double()
-    expected = torch.cat([w.flatten(1).double() @ x.double() for w in whole])
-    assert torch.allclose(found, expected, rtol=1e-5, atol=2e-3)
-    assert abs(found[-1] - sum(w * float(number) for w, number in zip(last, x, strict=True))) < 2e-3
+    numbers = torch.stack([torch.stack((c & 15, c >> 4), dim=-1).flatten() for c in torch.cat(codes)])
+    steps, offsets = (part.repeat_interleave(group, dim=1).double() for part in torch.cat(grids).unbind(1))
+    expected = (steps * numbers + offsets) @ x.double()
+    # The vector may be rounded to 16 bits, in blocks of 32; the rest is float32's.
+    largest = x.abs().view(-1, 32).amax(1).repeat_interleave(32).double()
+    rounding = (steps * numbers).abs() @ largest / 65534 + (steps.abs() * 15 + offsets.abs()) @ x.abs().double() / 2**20
+    assert ((native.vector_products(codes, grids, x) - expected).abs() <= rounding + 1e-6).all()
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_what_is_no_number_in_a_vector_stays_none_beside_codes_of_4_bits(number):
+    x = torch.ones(64)
+    x[40] = number
+    out = native.vector_products([torch.full((3, 32), 17, dtype=torch.uint8)], [torch.rand(3, 2, 2)], x)
+    assert not out.isfinite().any()
 
 
 def test_what_is_no_number_stays_none():

@@ -132,11 +132,11 @@ class Int4Linear(QuantizedLinear):
         return self.layout.take(self.weight)[: self.out_features, : self.in_features]
 
     def _compiled_grids(self) -> Tensor | None:
-        """Return steps, and what a code of 0 stands for: (out, G, 2)."""
+        """Return steps, and what a code of 0 stands for: (out, 2, G)."""
         if not self.group_size or self.in_features % self.group_size or self.group_size % 2:
             return None
         step, offset = self.scale.float().permute(2, 1, 0)  # (out, G)
-        return torch.stack((step, offset - 8 * step), dim=-1)
+        return torch.stack((step, offset - 8 * step), dim=1)
 
     def vector_parts(self) -> tuple[Tensor, Tensor] | None:
         return (self.weight, self.grids) if self.grids is not None and self.group_size % 32 == 0 else None
@@ -146,7 +146,7 @@ class Int4Linear(QuantizedLinear):
             return super()._vector_product(x)
         vector = x.reshape(-1).float()
         # The sum over a row of (step · code + offset) x, and both codes of a byte stay in one place.
-        (step, offset), pairs = self.grids.unbind(-1), self.group_size // 2
+        (step, offset), pairs = self.grids.unbind(1), self.group_size // 2
         even, odd = written(torch.stack((vector[::2], vector[1::2])))  # (in/2,)
         sums = written(vector.view(-1, self.group_size).sum(dim=-1))  # (G,)
         codes = self.weight.to(torch.int32)  # (out, in/2)
