@@ -12,7 +12,7 @@ from torch import Tensor
 
 from llama_minimal.adaptive_computation.speculative import Draft, ModelDraft, PromptLookup, check_draft, read_prompts
 from llama_minimal.adaptive_computation.verification import Proposal, verify
-from llama_minimal.compiling import compiling_pays, plain_weights, prepare_compiler
+from llama_minimal.compiling import compiled, compiling_pays, plain_weights, prepare_compiler
 from llama_minimal.completion import Completion, Row, Written
 from llama_minimal.kv_cache import KVCache
 from llama_minimal.long_context import Kept, cache_maker, check_window, context_of
@@ -246,8 +246,4 @@ def _step(model: Llama, tokens: Tensor, positions: Tensor, cache: KVCache) -> Te
 
 @functools.cache
 def _compiled_step() -> Callable[..., Tensor]:
-    """Return ``_step`` compiled to one graph; on a GPU it is replayed without Python in between."""
-    mode = "reduce-overhead" if torch.cuda.is_available() else None
-    step = torch.compile(_step, fullgraph=True, dynamic=False, mode=mode)
-    # A graph per batch and cache size: more of them than PyTorch's limit, which is there to notice accidents.
-    return torch._dynamo.config.patch(recompile_limit=256)(step)
+    return compiled(_step)

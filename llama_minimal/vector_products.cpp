@@ -144,7 +144,7 @@ struct Blocks {
             for (int64_t i = 0; i < BLOCK; i++) sizes[i] = std::fabs(own[i]);
             for (int64_t half = N; half > 0; half /= 2)
                 for (int64_t i = 0; i < half; i++) sizes[i] = sizes[i] > sizes[i + half] ? sizes[i] : sizes[i + half];
-            const float scale = sizes[0] > 0 ? 32767 / sizes[0] : 0;
+            const float scale = sizes[0] > 1e-30f ? 32767 / sizes[0] : 0;
             steps[b] = sizes[0] / 32767;
             sums[b] = total(load(own) + load(own + N));
             for (int64_t i = 0; i < BLOCK; i++) {

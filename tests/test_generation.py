@@ -102,7 +102,8 @@ def test_the_compiled_step_writes_the_same_tokens(make_model):
 def test_compilation_serves_any_number_of_batch_sizes(make_model, monkeypatch):
     """PyTorch compiles a function for eight shapes, and then gives up unless told otherwise."""
     compile = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda f, **how: compile(f, **(how | {"backend": "eager", "mode": None})))
+    plainly = {"backend": "eager", "mode": None, "options": None}
+    monkeypatch.setattr(torch, "compile", lambda f, **how: compile(f, **(how | plainly)))
     torch._dynamo.reset()
     generation._compiled_step.cache_clear()
     model = make_model(n_layers=1)

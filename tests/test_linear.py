@@ -360,7 +360,8 @@ def test_grids_of_compiled_code_are_made_once_and_anew_when_they_change():
 def test_a_compiled_step_reads_plain_weights_and_leaves_them_to_be_packed_again(kind, monkeypatch):
     """Compiled, but not by the slow part of the compiler."""
     compile = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda f, **how: compile(f, **(how | {"backend": "eager", "mode": None})))
+    plainly = {"backend": "eager", "mode": None, "options": None}
+    monkeypatch.setattr(torch, "compile", lambda f, **how: compile(f, **(how | plainly)))
     generation._compiled_step.cache_clear()
     model = make(torch.float32 if kind == "float32" else torch.bfloat16, tie_embeddings=True)
     if kind.startswith("int"):

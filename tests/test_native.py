@@ -119,7 +119,7 @@ def test_a_compiled_step_uses_it_and_writes_the_same_text(kind, monkeypatch):
         found.extend(node.args[0][0].meta["example_value"].dtype for node in ours)
         return graph.forward
 
-    plainly = {"backend": run_as_it_is, "mode": None}
+    plainly = {"backend": run_as_it_is, "mode": None, "options": None}
     monkeypatch.setattr(torch, "compile", lambda f, **how: compile(f, **(how | plainly)))
     generation._compiled_step.cache_clear()
     with_it = generate(model, None, [[1, 2, 3]], max_new_tokens=8, compile=True)
