@@ -12,7 +12,7 @@ from torch import Tensor
 
 from llama_minimal.adaptive_computation.speculative import Draft, ModelDraft, PromptLookup, check_draft, read_prompts
 from llama_minimal.adaptive_computation.verification import Proposal, verify
-from llama_minimal.compiling import compiled, compiling_pays, plain_weights, prepare_compiler
+from llama_minimal.compiling import Again, compiled, compiling_pays, plain_weights, prepare_compiler
 from llama_minimal.completion import Completion, Row, Written
 from llama_minimal.kv_cache import KVCache
 from llama_minimal.long_context import Kept, cache_maker, check_window, context_of
@@ -234,7 +234,7 @@ def _step_of(
     if not compile or not compiling_pays(model, n_rows=n_rows):
         return _step
     prepare_compiler(model.device)
-    return _compiled_step()
+    return Again(_compiled_step())
 
 
 def _step(model: Llama, tokens: Tensor, positions: Tensor, cache: KVCache) -> Tensor:

@@ -1,0 +1,89 @@
+"""A compiled step within one text: its graph alone, and the text that it writes in any company."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+
+from llama_minimal import compiling, generation
+from llama_minimal.config import LlamaConfig
+from llama_minimal.generation import decode, generate
+from llama_minimal.model import build
+
+CONFIG = LlamaConfig(dim=32, n_layers=2, n_heads=2, vocab_size=61, hidden_dim=64, max_seq_len=32)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Leave out the slow part of the compiler, and count the steps that PyTorch looks at before it runs them."""
+
+    backend = torch._dynamo.lookup_backend
+
+    def as_it_is(name):
+        return (lambda graph, inputs, **how: graph.forward) if name == "inductor" else backend(name)
+
+    monkeypatch.setattr(torch._dynamo, "lookup_backend", as_it_is)
+    torch._dynamo.reset()
+    step, calls = compiling.compiled(generation._step), []
+
+    def counted(*args):
+        calls.append(1)
+        return step(*args)
+
+    monkeypatch.setattr(generation, "_compiled_step", lambda: counted)
+    yield calls
+    torch._dynamo.reset()
+
+
+def tokens(model, prompt=(1, 2, 3), *, compile=True, **options):
+    return generate(model, None, [list(prompt)], max_new_tokens=12, compile=compile, **options)[0].tokens
+
+
+@pytest.mark.parametrize("prompt", [(5,), (1, 2, 3)])
+@pytest.mark.parametrize("cache", [None, "int8"])
+def test_pytorch_looks_at_the_first_step_of_a_text_alone(calls, prompt, cache):
+    model = build(CONFIG, seed=0).eval()
+    for _ in range(2):
+        assert tokens(model, prompt, cache=cache) == tokens(model, prompt, cache=cache, compile=False)
+    assert len(calls) == 2
+
+
+def test_texts_may_be_written_in_turn(calls):
+    models = [build(CONFIG, seed=seed).eval() for seed in (0, 1)]
+    prompts = [[1, 2, 3], [4, 5]]
+    options = {"max_new_tokens": 12, "compile": True}
+    loops = [decode(model, [prompt], **options) for model in models for prompt in prompts]
+    found = [[step[0].tokens[0] for step in texts] for texts in zip(*loops, strict=True)]
+    alone = [tokens(model, prompt, compile=False) for model in models for prompt in prompts]
+    assert [list(text) for text in zip(*found, strict=True)] == alone
+
+
+def test_what_changes_between_two_texts_counts(calls):
+    model = build(CONFIG, seed=0).eval()
+    before = tokens(model)
+    norm, model.norm = model.norm, torch.nn.Softmax(dim=-1)
+    assert tokens(model) == tokens(model, compile=False) != before
+    model.norm = norm
+    assert tokens(model) == before
+    with torch.no_grad():
+        model.output.weight.copy_(model.output.weight.flip(0))
+    assert tokens(model) == tokens(model, compile=False) != before
+
+
+def test_nothing_holds_a_model_whose_text_is_written(calls):
+    model = build(CONFIG, seed=0).eval()
+    tokens(model)
+    assert compiling._CALLS.last is None
+    kept = weakref.ref(model.norm.weight)
+    torch._dynamo.reset()
+    del model
+    gc.collect()
+    assert kept() is None
+
+
+def test_a_step_that_gives_more_than_its_graph_is_looked_at_each_time():
+    step = compiling.Again(lambda model, x, positions, cache: (compiling._CALLS.__setattr__("last", None), x + 1)[1])
+    x = torch.ones(1)
+    assert step(None, x, x, None) == step(None, x, x, None) == 2
+    assert step.graph is None
