@@ -147,10 +147,10 @@ struct Blocks {
             const float scale = sizes[0] > 1e-30f ? 32767 / sizes[0] : 0;
             steps[b] = sizes[0] / 32767;
             sums[b] = total(load(own) + load(own + N));
-            for (int64_t i = 0; i < BLOCK; i++) {
-                const float wide = own[i] * scale;
-                numbers[b * BLOCK + i % 2 * N + i / 2] = int16_t(wide + (wide < 0 ? -0.5f : 0.5f));
-            }
+            int16_t whole[BLOCK];
+            for (int64_t i = 0; i < BLOCK; i++) whole[i] = int16_t(own[i] * scale + std::copysign(0.5f, own[i]));
+            for (int64_t i = 0; i < N; i++) numbers[b * BLOCK + i] = whole[2 * i];
+            for (int64_t i = 0; i < N; i++) numbers[b * BLOCK + N + i] = whole[2 * i + 1];
         }
     }
 
