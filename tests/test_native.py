@@ -1,5 +1,6 @@
 """Products of a matrix and a vector in C++: the right sums, made once, and missed by nobody who has no compiler."""
 
+import os
 import subprocess
 import sys
 
@@ -74,6 +75,24 @@ def test_the_smallest_numbers_are_kept_after_loading():
     program = "import torch; from llama_minimal import native; native.build(); print(torch.tensor(1e-40).mul(1).item())"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
     assert float(done.stdout) > 0
+
+
+def test_a_processor_without_its_instructions_gets_the_same_sums(tmp_path):
+    program = """
+import torch
+from llama_minimal import native
+native._FLAGS = tuple(flag for flag in native._FLAGS if flag != "-march=native")
+assert native.build()
+torch.manual_seed(0)
+x, grids = torch.randn(96), torch.rand(5, 2, 3)
+codes = torch.randint(0, 256, (5, 48), dtype=torch.uint8)
+numbers = torch.stack((codes & 15, codes >> 4), dim=-1).view(5, 3, 32) * grids[:, 0, :, None] + grids[:, 1, :, None]
+wide = torch.randn(5, 96)
+found = [native.vector_products([codes], [grids], x), native.vector_products([wide.bfloat16(), wide.bfloat16()], [], x)]
+torch.testing.assert_close(torch.cat(found), torch.cat((numbers.flatten(1), *[wide.bfloat16().float()] * 2)) @ x)
+"""
+    env = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", program], env=env, timeout=240, check=True)
 
 
 def test_the_library_is_made_once_for_a_cache_folder_and_nothing_else_is_left(tmp_path, monkeypatch):
