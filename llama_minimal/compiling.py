@@ -66,8 +66,8 @@ _CALLS = threading.local()
 class Again:
     """Call a compiled step for one text: the first time as PyTorch does, then its graph alone.
 
-    PyTorch asks before every call whether model, cache and arguments are of the kind that the graph was made for: a
-    thousand questions, which took a tenth of a step of int8. Within one text the answers stay the same.
+    PyTorch asks before every call whether model, cache and arguments are of the kind that the graph was made for:
+    thousands of questions, which took a tenth of a step of int8. Within one text the answers stay the same.
 
     Args:
         step: of (model, tokens, positions, cache), as ``compiled`` returns it.
