@@ -105,9 +105,11 @@ def test_a_killed_process_comes_back_from_its_snapshot(tmp_path, unbroken):
         tmp_path, "kill", *FLAGS, "--tensor", "2", "--overwrite", rank=1, step=4, restarts=1
     )
     assert (status, left) == (0, []), stderr
-    assert statuses(tmp_path) == {"status-0-0": 1, "status-1-0": 0, "status-1-1": 0}
+    found = statuses(tmp_path)
+    survivor = found.pop("status-0-0", None)  # None: torchrun ended it before it could end by itself
+    assert (found, survivor in (1, None)) == ({"status-1-0": 0, "status-1-1": 0}, True)
     assert stdout.count("resumed at step 2 of 6") == 1
-    assert stderr.count("error: another process of this run has ended") == 1
+    assert stderr.count("error: another process of this run has ended") in ((1,) if survivor else (0, 1))
     assert is_as_unbroken(tmp_path / "run", unbroken)
 
 
