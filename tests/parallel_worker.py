@@ -59,6 +59,11 @@ RECIPE = TrainConfig(
 )
 
 
+def steps_of(size):
+    """Return what a run of so many processes changes: many share few cores, and wait for each other at every step."""
+    return {} if size < 4 else {"steps": 8, "validate_every": 8}
+
+
 def layouts(size, shape):
     """Yield tensor, pipeline, shard: all boxes of so many processes that the shape can be divided among."""
     for tensor, pipeline in itertools.product([1, 2, 4, 8], repeat=2):
@@ -79,7 +84,7 @@ def runs(size, shapes):
                 rows = RECIPE.batch_size * tensor * pipeline // size
                 micro = max(1, rows // max(2 if size < 8 else 1, pipeline)) if tensor > 1 else 1
                 changes = {"shard": shard, "pipeline_schedule": schedule, "micro_batch_size": micro}
-                changes["activation_checkpointing"] = shard
+                changes |= {"activation_checkpointing": shard, **steps_of(size)}
                 yield key, SHAPES[name], tensor, pipeline, changes
                 if shard and size < 8 and SHAPES[name].tie_embeddings:
                     yield f"{key} bf16", SHAPES[name], tensor, pipeline, changes | {"precision": "bf16"}

@@ -210,7 +210,8 @@ def test_every_layout_of_all_gpus_trains(tmp_path):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n}"]
     command = [*launcher, parallel_worker.__file__, tmp_path, "one layer"]
     subprocess.run(command, check=True, timeout=600, env=os.environ | {"DEVICE": "cuda"})
-    _, one = parallel_worker.train(Mesh(device=torch.device("cuda:0")), parallel_worker.SHAPES["one layer"])
+    mesh, changes = Mesh(device=torch.device("cuda:0")), parallel_worker.steps_of(n)
+    _, one = parallel_worker.train(mesh, parallel_worker.SHAPES["one layer"], **changes)
     expected = [metrics["loss"] for metrics in one]
     for losses in parallel_worker.losses(tmp_path).values():
         np.testing.assert_allclose(losses, expected, rtol=1e-3)
