@@ -129,7 +129,7 @@ def in_one_call(x: Tensor, layers: Sequence[nn.Module]) -> Tensor | None:
     Returns:
         (1, …, sum of outs).
     """
-    if not (native.is_built and is_compiled_vector(x)) or torch.promote_types(x.dtype, torch.float32) != torch.float32:
+    if not is_compiled_vector(x) or torch.promote_types(x.dtype, torch.float32) != torch.float32:
         return None
     parts = [layer.vector_parts() if hasattr(layer, "vector_parts") else None for layer in layers]
     if any(part is None for part in parts) or sum(w.out_features * w.in_features for w in layers) < LARGE:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 SOURCE = Path(__file__).with_name("vector_products.cpp")
 _FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-std=c++20")
@@ -75,7 +75,7 @@ def _is_loaded() -> bool:
             f"the products in C++ could not be made, so PyTorch's compiler makes slower ones: {reason}", stacklevel=3
         )
         return False
-    torch.library.register_fake(
+    library.register_fake(
         "llama_minimal::vector_products", lambda weights, _, x: x.new_empty(sum(w.size(0) for w in weights))
     )
     return True
