@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llama_minimal.compiling import is_compiled_vector
+from llama_minimal.compiling import FEW, n_compiled_vectors
 from llama_minimal.config import LlamaConfig
 from llama_minimal.kv_cache import KVCache
 from llama_minimal.linear import Linear, cast_once, in_one_product, width
@@ -80,8 +80,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, is
     Source: Vaswani et al. 2017, eq. 1; grouped queries: Ainslie et al. 2023, §2.2.
     """
     grouped = q.size(1) != k.size(1)
-    is_compiled = torch.compiler.is_compiling() and is_compiled_vector(q[:, 0, :, 0])  # (B, T): of one query
-    if is_compiled and not is_causal and (mask is None or mask.ndim == 4):
+    are_few = torch.compiler.is_compiling() and q.size(2) == 1 and 0 < n_compiled_vectors(q[:, 0, 0]) <= FEW
+    if are_few and not is_causal and (mask is None or mask.ndim == 4):
         return _written_out(q, k, v, mask)
     if grouped and q.size(2) == 1 and not is_causal and (mask is None or (mask.ndim == 4 and mask.size(1) == 1)):
         # One token: the query heads of a group become the queries of one head, and each key is read once.
@@ -94,7 +94,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, is
 
 
 def _written_out(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Do what ``attention`` does for one query, in steps that a compiler fuses: the library's call costs more."""
+    """Do what ``attention`` does for one query a row, in steps that a compiler fuses: the library's call costs more."""
     rows = q.unflatten(1, (k.size(1), -1))  # (B, K, H/K, 1, Dh)
     scores = (rows * k[:, :, None]).sum(-1) / q.size(-1) ** 0.5  # (B, K, H/K, S)
     if mask is not None:

@@ -1,8 +1,8 @@
 """What PyTorch's compiler needs so that the step of one token which it makes for a CPU is a fast one.
 
-Of a matrix and a vector it calls the same library as without a compiler. A product in C++ (``native.py``) reads the
-large ones faster. The rest is written as a sum of products, of which it makes a loop of its own, which reads the
-matrix in whatever format (benchmarks/README.md). For more vectors than one the libraries are better.
+Of a matrix and a few vectors it calls the same library as without a compiler. A product in C++ (``native.py``) reads
+the large ones faster. For one vector the rest is written as a sum of products, of which it makes a loop of its own,
+which reads the matrix in whatever format (benchmarks/README.md). For many vectors the libraries are better.
 """
 
 import shutil
@@ -17,9 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from llama_minimal import native
+from llama_minimal.large_pages import use_large_pages
 
 LARGE = 1 << 16
 """Numbers of a weight from which on reading it costs more than calling what reads it."""
+FEW = 8
+"""The most vectors at a time for which a product in C++ is faster than the libraries."""
 
 
 def check_compiler(device: torch.device) -> None:
@@ -100,47 +103,52 @@ def compiling_pays(model: nn.Module, *, n_rows: int) -> bool:
         n_rows: how many texts are written at a time.
     """
     weights = [*model.parameters(), *model.buffers()]  # those of a quantized layer are buffers
-    is_small = all(w.numel() < LARGE for w in weights)
-    pays = n_rows == 1 or is_small or any(w.device.type != "cpu" for w in weights)
+    if n_rows == 1 or all(w.numel() < LARGE for w in weights) or any(w.device.type != "cpu" for w in weights):
+        return True
+    few = min((layer.few for layer in model.modules() if hasattr(layer, "few")), default=0)
+    pays = n_rows <= few and native.build()
     if not pays:
         warnings.warn(
-            f"not compiled: on a CPU that pays for one text at a time, of which there are {n_rows} here, and for "
-            f"models whose matrices all have fewer than {LARGE:,} numbers",
+            f"not compiled: on a CPU that pays for {max(1, few)} of this model's texts at a time, of which there are "
+            f"{n_rows} here, and for models whose matrices all have fewer than {LARGE:,} numbers",
             stacklevel=2,
         )
     return pays
 
 
-def is_compiled_vector(x: Tensor) -> bool:
-    """Return whether the compiler is at work, for a CPU, on a single vector (..., in) that needs no gradient."""
-    if not torch.compiler.is_compiling() or torch.is_grad_enabled():
-        return False
-    return x.device.type == "cpu" and x.numel() == x.size(-1)
+def n_compiled_vectors(x: Tensor) -> int:
+    """Return how many vectors x, (..., in), has: 0 unless the compiler is at work, for a CPU and without gradients."""
+    if not torch.compiler.is_compiling() or torch.is_grad_enabled() or x.device.type != "cpu":
+        return 0
+    return x.numel() // x.size(-1)
 
 
 def in_one_call(x: Tensor, layers: Sequence[nn.Module]) -> Tensor | None:
-    """Return what layers make of one vector, one beside the other, by one product in C++; None where it cannot.
+    """Return what layers make of a few vectors, one beside the other, by one product in C++; None where it cannot.
 
     Args:
-        x: (1, …, in).
-        layers: with a method ``vector_parts``, which returns weight and grids as ``native.vector_products`` takes
-            them, (out, in) each; or None, if what the layer does is another thing.
+        x: (..., in).
+        layers: with a number ``few``, of the vectors that they may get at a time, and a method ``vector_parts``, which
+            returns weight and grids as ``native.vector_products`` takes them, or None. Without them a layer does
+            another thing.
 
     Returns:
-        (1, …, sum of outs).
+        (..., sum of outs).
     """
-    if not is_compiled_vector(x) or torch.promote_types(x.dtype, torch.float32) != torch.float32:
+    if not 0 < n_compiled_vectors(x) <= min(getattr(layer, "few", 0) for layer in layers):
         return None
-    parts = [layer.vector_parts() if hasattr(layer, "vector_parts") else None for layer in layers]
-    if any(part is None for part in parts) or sum(w.out_features * w.in_features for w in layers) < LARGE:
+    if x.dtype == torch.float64 or sum(layer.out_features * layer.in_features for layer in layers) < LARGE:
         return None
     if len(layers) > 1 and any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers):
+        return None
+    parts = [layer.vector_parts() for layer in layers]
+    if any(part is None for part in parts):
         return None
     weights, grids = [w for w, _ in parts], [grid for _, grid in parts if grid is not None]
     biases = [layer.bias for layer in layers]
     if not native.knows(weights, grids) or any((b is None) != (biases[0] is None) for b in biases):
         return None
-    out = native.vector_products(weights, grids, x.reshape(-1).float())
+    out = native.vector_products(weights, grids, x.reshape(-1, x.size(-1)))
     return finished(out, x, None if biases[0] is None else torch.cat(biases))
 
 
@@ -151,7 +159,7 @@ def vector_product(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
 
 
 def finished(out: Tensor, x: Tensor, b: Tensor | None) -> Tensor:
-    """Add the bias to the product, (out,), of a vector x, (1, …, in), and give it the form of one: (1, …, out)."""
+    """Add the bias to the product, (n, out) or (out,), of vectors x, (..., in), and give it their form: (..., out)."""
     out = out if b is None else out + b
     return out.to(x.dtype).view(*x.shape[:-1], -1)
 
@@ -169,12 +177,13 @@ def written(x: Tensor) -> Tensor:
 
 @contextmanager
 def plain_weights(model: nn.Module) -> Iterator[None]:
-    """Keep every layer's weight in the order in which it is saved, which compiled code reads."""
+    """Keep every layer's weight in the order in which it is saved, which compiled code reads, and in large pages."""
     layers = [layer for layer in model.modules() if getattr(layer, "packs", False)]
     try:
         for layer in layers:
             layer.packs = False
             layer.prepare()
+        use_large_pages([*model.parameters(), *model.buffers()])
         yield
     finally:
         for layer in layers:

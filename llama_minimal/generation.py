@@ -52,7 +52,7 @@ def generate(
         stop_ids: tokens that end a row; None means those that end a text by the checkpoint, else by the tokenizer.
         stop: texts that end a row; what is written ends before them. The name of a special token, such as
             ``<|eot_id|>``, means that token too.
-        compile: compile the step of one token, for a GPU, a single text or a tiny model: slow at first, then fast.
+        compile: compile the step of one token, for a GPU, a few texts or a tiny model: slow at first, then fast.
         draft: proposes tokens, so that a pass of the model may write several: a small model of the same vocabulary, a
             ``ModelDraft`` or a ``PromptLookup``. Greedy, the tokens stay the same; sampled, their distribution does.
         cache: ``"int8"`` or ``"int4"`` keeps the model's keys and values in so many bits; see ``QuantizedKVCache``. A

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llama_minimal.compiling import LARGE, in_one_call, is_compiled_vector, vector_product
+from llama_minimal import native
+from llama_minimal.compiling import FEW, LARGE, in_one_call, n_compiled_vectors, vector_product
 from llama_minimal.packed_weights import Pack, PackedWeight, can_pack, is_alone
 from llama_minimal.products import MKL_IS_SLOW, is_faster, product
 
@@ -77,15 +78,20 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         out = in_one_product(x, (self,))
-        if out is None and is_compiled_vector(x):
+        if out is None and n_compiled_vectors(x) == 1:
             out = vector_product(x, self.weight, self.bias)
         if out is None and self.bias is None and is_faster(x, self.weight):
             out = product(x, self.weight)
         return F.linear(x, self.weight, self.bias) if out is None else out
 
-    def vector_parts(self) -> tuple[Tensor, None] | None:
-        """Return what a product in C++ reads; None of a subclass, which may do something else."""
-        return (self.weight, None) if type(self) is Linear else None
+    @property
+    def few(self) -> int:
+        """The most vectors that a product in C++ takes at a time; none from a subclass, which may do something else."""
+        return FEW if type(self) is Linear and self.weight.dtype in native.DTYPES else 0
+
+    def vector_parts(self) -> tuple[Tensor, None]:
+        """Return what a product in C++ reads."""
+        return self.weight, None
 
     def restore(self) -> None:
         """Put the weight into the order in which it is saved."""

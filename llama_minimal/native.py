@@ -1,4 +1,4 @@
-"""Products of matrices and one vector in C++ (``vector_products.cpp``), for compiled steps on a CPU.
+"""Products of matrices and a few vectors in C++ (``vector_products.cpp``), for compiled steps on a CPU.
 
 PyTorch has no product that reads a matrix, for one vector, as fast as memory gives it, and its compiler's own loops
 wait for one addition after the other (benchmarks/README.md). The C++ compiler that ``compile=True`` needs anyway makes
@@ -21,7 +21,7 @@ from torch import Tensor, library
 
 SOURCE = Path(__file__).with_name("vector_products.cpp")
 _FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-std=c++20")
-_DTYPES = (torch.float32, torch.bfloat16, torch.int8, torch.uint8)
+DTYPES = (torch.float32, torch.bfloat16, torch.int8, torch.uint8)
 _LIMIT = 120
 """Seconds that the compiler may take."""
 
@@ -44,21 +44,25 @@ def build() -> bool:
 def knows(weights: Sequence[Tensor], grids: Sequence[Tensor]) -> bool:
     """Return whether there is a product for these matrices, which read the same vector; see ``vector_products``."""
     first = weights[0]
-    if not is_built or first.dtype not in _DTYPES or any(g.shape[1:] != grids[0].shape[1:] for g in grids):
+    if not is_built or first.dtype not in DTYPES or any(g.shape[1:] != grids[0].shape[1:] for g in grids):
         return False
     return all(w.dtype == first.dtype and w.size(1) == first.size(1) and w.is_contiguous() for w in weights)
 
 
 def vector_products(weights: Sequence[Tensor], grids: Sequence[Tensor], x: Tensor) -> Tensor:
-    """Return w x of every matrix, one behind the other, in float32: (in,) -> (sum of outs,).
+    """Return x wᵀ of every matrix, one beside the other, in float32: (n, in) -> (n, sum of outs).
 
     Args:
         weights: each (out, in), all float32, bfloat16 or int8; or (out, in/2) uint8, of two codes of 4 bits a byte.
         grids: of each matrix of codes, in float32. int8: (out,), the scales; int4: (out, 2, G), steps and offsets,
             w = step · code + offset, in groups of a multiple of 32. Else none.
-        x: (in,) float32.
+        x: (n, in) of 32 bits or fewer; made for few vectors.
     """
     return torch.ops.llama_minimal.vector_products(weights, grids, x)
+
+
+def _shape(weights: Sequence[Tensor], _: Sequence[Tensor], x: Tensor) -> Tensor:
+    return x.new_empty(len(x), sum(w.size(0) for w in weights), dtype=torch.float32)
 
 
 @functools.cache
@@ -75,9 +79,7 @@ def _is_loaded() -> bool:
             f"the products in C++ could not be made, so PyTorch's compiler makes slower ones: {reason}", stacklevel=3
         )
         return False
-    library.register_fake(
-        "llama_minimal::vector_products", lambda weights, _, x: x.new_empty(sum(w.size(0) for w in weights))
-    )
+    library.register_fake("llama_minimal::vector_products", _shape)
     return True
 
 

@@ -1,11 +1,14 @@
-// Products of matrices and one vector. Each number of a matrix is read once and used once, so what counts is to read it
-// as fast as memory gives it: rows are shared by the threads, and a row is added up in vector registers.
+// Products of matrices and a few vectors. Each number of a matrix is read once, and used once for each vector, so what
+// counts is to read it as fast as memory gives it: rows are shared by the threads, each thread reads from several
+// places in turn, and a row is added up in vector registers.
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
+#include <omp.h>
 #include <torch/library.h>
 
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -19,27 +22,68 @@ using at::TensorList;
 
 namespace {
 
-constexpr int64_t N = 16;  // numbers that go together; the compiler cuts them to what the processor has
-typedef float Floats __attribute__((vector_size(4 * N), aligned(4)));
-typedef int32_t Ints __attribute__((vector_size(4 * N), aligned(4)));
-typedef uint16_t Halves __attribute__((vector_size(2 * N), aligned(2)));
-typedef int8_t Bytes __attribute__((vector_size(N), aligned(1)));
-typedef uint8_t Pairs __attribute__((vector_size(N), aligned(1)));
-
-Floats load(const float* w) { return *reinterpret_cast<const Floats*>(w); }
-
-Floats load(const uint16_t* w) {  // bfloat16: the upper half of a float32
-    return (Floats)(__builtin_convertvector(*reinterpret_cast<const Halves*>(w), Ints) << 16);
-}
-
-// In AVX-512 by name: gcc 12 takes the other way number by number.
-Floats load(const int8_t* w) {
+// Numbers that are read together (of float32 half an AVX-512 register: that is the faster way to read memory), and
+// vectors that a row meets while it is in the registers, of which there are 32 or 16.
 #ifdef __AVX512F__
-    return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(w))));
+constexpr int N = 16, VECTORS = 4;
 #else
-    return __builtin_convertvector(*reinterpret_cast<const Bytes*>(w), Floats);
+constexpr int N = 8, VECTORS = 2;
 #endif
+typedef float Floats __attribute__((vector_size(4 * N)));
+typedef float Eight __attribute__((vector_size(32)));
+
+template <typename Lanes>
+Lanes as(const void* x) {  // at any address
+    Lanes out;
+    std::memcpy(&out, x, sizeof out);
+    return out;
 }
+
+// lanes + w x, number by number.
+Eight added(Eight lanes, const float* w, const float* x) { return lanes + as<Eight>(w) * as<Eight>(x); }
+
+Floats added(Floats lanes, const uint16_t* w, const float* x) {  // bfloat16: the upper half of a float32
+    typedef uint16_t Halves __attribute__((vector_size(2 * N)));
+    typedef int32_t Ints __attribute__((vector_size(4 * N)));
+    return lanes + (Floats)(__builtin_convertvector(as<Halves>(w), Ints) << 16) * as<Floats>(x);
+}
+
+Floats added(Floats lanes, const int8_t* w, const float* x) {
+#ifdef __AVX512F__  // by name: gcc 12 takes the other way number by number
+    const Floats wide = (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(as<__m128i>(w)));
+#else
+    typedef int8_t Bytes __attribute__((vector_size(N)));
+    const Floats wide = __builtin_convertvector(as<Bytes>(w), Floats);
+#endif
+    return lanes + wide * as<Floats>(x);
+}
+
+#ifdef __AVX512BF16__
+__m512 added(__m512 lanes, const uint16_t* w, const uint16_t* x) {  // both bfloat16: two products a lane
+    return _mm512_dpbf16_ps(lanes, as<__m512bh>(w), as<__m512bh>(x));
+}
+#endif
+
+// In what w x is added up, and how many numbers that are at a time.
+template <typename W, typename X>
+struct Adds {
+    typedef Floats Lanes;
+    static constexpr int64_t STEP = N;
+};
+
+template <>
+struct Adds<float, float> {
+    typedef Eight Lanes;
+    static constexpr int64_t STEP = 8;
+};
+
+#ifdef __AVX512BF16__
+template <>
+struct Adds<uint16_t, uint16_t> {
+    typedef __m512 Lanes;
+    static constexpr int64_t STEP = 32;
+};
+#endif
 
 float one(float w) { return w; }
 float one(int8_t w) { return w; }
@@ -52,31 +96,31 @@ float one(uint16_t w) {
 }
 
 template <typename Lanes>
-Lanes as(const float* x) {
-    Lanes out;
-    std::memcpy(&out, x, sizeof out);
-    return out;
-}
-
-template <typename Lanes>
 float total(Lanes x) {
     float out = 0;
     for (size_t i = 0; i < sizeof(Lanes) / sizeof(float); i++) out += x[i];
     return out;
 }
 
-// Two sums at a time: an addition need not wait for the one before.
-template <typename W>
-float sum_of_row(const W* w, const float* x, int64_t n_in) {
-    Floats even = {}, odd = {};
+template <int S, int V>
+using Sums = std::array<std::array<float, V>, S>;
+
+// Return what S rows of w, so many numbers apart, give with V vectors: S V sums, none of which waits for another.
+template <int S, int V, typename W, typename X>
+Sums<S, V> sums_of_rows(const W* w, int64_t apart, const X* x, int64_t n_in) {
+    typename Adds<W, X>::Lanes lanes[S][V] = {};
+    constexpr int64_t STEP = Adds<W, X>::STEP;
     int64_t i = 0;
-    for (; i + 2 * N <= n_in; i += 2 * N) {
-        even += load(w + i) * load(x + i);
-        odd += load(w + i + N) * load(x + i + N);
-    }
-    float sum = total(even + odd);
-    for (; i < n_in; i++) sum += one(w[i]) * x[i];
-    return sum;
+    for (; i + STEP <= n_in; i += STEP)
+        for (int s = 0; s < S; s++)
+            for (int v = 0; v < V; v++) lanes[s][v] = added(lanes[s][v], w + s * apart + i, x + v * n_in + i);
+    Sums<S, V> sums;
+    for (int s = 0; s < S; s++)
+        for (int v = 0; v < V; v++) {
+            sums[s][v] = total(lanes[s][v]);
+            for (int64_t k = i; k < n_in; k++) sums[s][v] += one(w[s * apart + k]) * one(x[v * n_in + k]);
+        }
+    return sums;
 }
 
 template <typename W>
@@ -86,47 +130,72 @@ std::vector<const W*> addresses(TensorList tensors) {
     return out;
 }
 
-// Return row(m, r) of every row r of every matrix m, one behind the other. No thread waits before the last matrix.
-template <typename Row>
-Tensor each_row(TensorList weights, const Tensor& x, Row row) {
+// Rows that a thread reads in turn, far from each other: memory answers several readers faster than one, and takes
+// neighbors for one reader with gaps.
+constexpr int ROWS = 4;
+
+// Return x wᵀ of every matrix, one beside the other: (n, in) -> (n, sum of outs). rows<S, V>(m, r, apart, v) gives
+// what S rows of matrix m, r and those so many rows apart, make of V vectors, v and those behind it. No thread waits
+// before the last matrix.
+template <typename Rows>
+Tensor each_row(TensorList weights, const Tensor& x, Rows rows) {
     int64_t n_rows = 0;
     for (const Tensor& w : weights) n_rows += w.size(0);
-    Tensor out = at::empty({n_rows}, x.options());
+    const int64_t n_vectors = x.size(0), n_matrices = weights.size();
+    Tensor out = at::empty({n_vectors, n_rows}, x.options().dtype(at::kFloat));
     float* const first = out.mutable_data_ptr<float>();
-    const int64_t n_matrices = weights.size();
 #pragma omp parallel num_threads(at::get_num_threads())
     {
+        const int64_t thread = omp_get_thread_num(), n_threads = omp_get_num_threads();
         float* next = first;
+        const auto put = [&]<int S, int V>(int64_t m, int64_t r, int64_t apart, int64_t v) {
+            const Sums<S, V> sums = rows.template operator()<S, V>(m, r, apart, v);
+            for (int s = 0; s < S; s++)
+                for (int k = 0; k < V; k++) next[(v + k) * n_rows + r + s * apart] = sums[s][k];
+        };
+        const auto put_all = [&]<int S>(int64_t m, int64_t r, int64_t apart) {
+            int64_t v = 0;
+            for (; v + VECTORS <= n_vectors; v += VECTORS) put.template operator()<S, VECTORS>(m, r, apart, v);
+            for (; v + 2 <= n_vectors; v += 2) put.template operator()<S, 2>(m, r, apart, v);
+            for (; v < n_vectors; v++) put.template operator()<S, 1>(m, r, apart, v);
+        };
         for (int64_t m = 0; m < n_matrices; m++) {
             const int64_t n = weights[m].size(0);
-#pragma omp for schedule(static) nowait
-            for (int64_t r = 0; r < n; r++) next[r] = row(m, r);
+            const int64_t begin = n * thread / n_threads, end = n * (thread + 1) / n_threads;
+            const int64_t apart = (end - begin) / ROWS;
+            for (int64_t r = begin; r < begin + apart; r++) put_all.template operator()<ROWS>(m, r, apart);
+            for (int64_t r = begin + ROWS * apart; r < end; r++) put_all.template operator()<1>(m, r, 0);
             next += n;
         }
     }
     return out;
 }
 
-template <typename W>
+template <typename W, typename X>
 Tensor products(TensorList weights, const Tensor& x) {
     const auto w = addresses<W>(weights);
-    const float* const vector = x.const_data_ptr<float>();
-    const int64_t n_in = x.size(0);
-    return each_row(weights, x, [&](int64_t m, int64_t r) { return sum_of_row(w[m] + r * n_in, vector, n_in); });
+    const X* const vectors = static_cast<const X*>(x.const_data_ptr());
+    const int64_t n_in = x.size(1);
+    return each_row(weights, x, [&]<int S, int V>(int64_t m, int64_t r, int64_t apart, int64_t v) {
+        return sums_of_rows<S, V>(w[m] + r * n_in, apart * n_in, vectors + v * n_in, n_in);
+    });
 }
 
 // w = scale · code; grids: a scale for each row, (out,).
 Tensor int8_products(TensorList weights, TensorList grids, const Tensor& x) {
     const auto w = addresses<int8_t>(weights);
     const auto scales = addresses<float>(grids);
-    const float* const vector = x.const_data_ptr<float>();
-    const int64_t n_in = x.size(0);
-    return each_row(weights, x, [&](int64_t m, int64_t r) {
-        return scales[m][r] * sum_of_row(w[m] + r * n_in, vector, n_in);
+    const float* const vectors = x.const_data_ptr<float>();
+    const int64_t n_in = x.size(1);
+    return each_row(weights, x, [&]<int S, int V>(int64_t m, int64_t r, int64_t apart, int64_t v) {
+        Sums<S, V> sums = sums_of_rows<S, V>(w[m] + r * n_in, apart * n_in, vectors + v * n_in, n_in);
+        for (int s = 0; s < S; s++)
+            for (float& sum : sums[s]) sum *= scales[m][r + s * apart];
+        return sums;
     });
 }
 
-constexpr int64_t BLOCK = 2 * N;
+constexpr int64_t BLOCK = 32, HALF = BLOCK / 2;
 
 // A vector as codes of 4 bits meet it: blocks of 32, first the even places of a block, then its odd ones.
 #ifdef __AVX2__
@@ -142,41 +211,60 @@ struct Blocks {
             const float* const own = x + b * BLOCK;
             float sizes[BLOCK];
             for (int64_t i = 0; i < BLOCK; i++) sizes[i] = std::fabs(own[i]);
-            for (int64_t half = N; half > 0; half /= 2)
+            for (int64_t half = HALF; half > 0; half /= 2)
                 for (int64_t i = 0; i < half; i++) sizes[i] = sizes[i] > sizes[i + half] ? sizes[i] : sizes[i + half];
             const float scale = sizes[0] > 1e-30f ? 32767 / sizes[0] : 0;
             steps[b] = sizes[0] / 32767;
-            sums[b] = total(load(own) + load(own + N));
+            Floats lanes = {};
+            for (int64_t i = 0; i < BLOCK; i += N) lanes += as<Floats>(own + i);
+            sums[b] = total(lanes);
             int16_t whole[BLOCK];
             for (int64_t i = 0; i < BLOCK; i++) whole[i] = int16_t(own[i] * scale + std::copysign(0.5f, own[i]));
-            for (int64_t i = 0; i < N; i++) numbers[b * BLOCK + i] = whole[2 * i];
-            for (int64_t i = 0; i < N; i++) numbers[b * BLOCK + N + i] = whole[2 * i + 1];
+            for (int64_t i = 0; i < HALF; i++) numbers[b * BLOCK + i] = whole[2 * i];
+            for (int64_t i = 0; i < HALF; i++) numbers[b * BLOCK + HALF + i] = whole[2 * i + 1];
         }
     }
 
-    Lanes times(const uint8_t* bytes, int64_t b, float step) const {
-        const __m256i* x = reinterpret_cast<const __m256i*>(numbers.data() + b * BLOCK);
-        const __m256i two = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
-        const __m256i even = _mm256_madd_epi16(_mm256_and_si256(two, _mm256_set1_epi16(15)), _mm256_loadu_si256(x));
-        const __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(two, 4), _mm256_loadu_si256(x + 1));
+    struct Codes {
+        __m256i even, odd;
+
+        explicit Codes(const uint8_t* bytes) {
+            const __m256i two = _mm256_cvtepu8_epi16(as<__m128i>(bytes));
+            even = _mm256_and_si256(two, _mm256_set1_epi16(15)), odd = _mm256_srli_epi16(two, 4);
+        }
+    };
+
+    Lanes times(const Codes& codes, int64_t b, float step) const {
+        const int16_t* const x = numbers.data() + b * BLOCK;
+        const __m256i even = _mm256_madd_epi16(codes.even, as<__m256i>(x));
+        const __m256i odd = _mm256_madd_epi16(codes.odd, as<__m256i>(x + HALF));
         return (Lanes)_mm256_cvtepi32_ps(_mm256_add_epi32(even, odd)) * (step * steps[b]);
     }
 };
 #else
 struct Blocks {
     std::vector<float> numbers, sums;
-    typedef Floats Lanes;
+    typedef float Lanes __attribute__((vector_size(4 * HALF)));
+    typedef int32_t Whole __attribute__((vector_size(4 * HALF)));
+    typedef uint8_t Pairs __attribute__((vector_size(HALF)));
 
     Blocks(const float* x, int64_t n) : numbers(n), sums(n / BLOCK) {
-        for (int64_t i = 0; i < n; i++) numbers[i / BLOCK * BLOCK + i % 2 * N + i % BLOCK / 2] = x[i];
+        for (int64_t i = 0; i < n; i++) numbers[i / BLOCK * BLOCK + i % 2 * HALF + i % BLOCK / 2] = x[i];
         for (int64_t i = 0; i < n; i++) sums[i / BLOCK] += x[i];
     }
 
-    Lanes times(const uint8_t* bytes, int64_t b, float step) const {
-        const float* x = numbers.data() + b * BLOCK;
-        const Ints two = __builtin_convertvector(*reinterpret_cast<const Pairs*>(bytes), Ints);
-        return (__builtin_convertvector(two & 15, Floats) * load(x) +
-                __builtin_convertvector(two >> 4, Floats) * load(x + N)) * step;
+    struct Codes {
+        Lanes even, odd;
+
+        explicit Codes(const uint8_t* bytes) {
+            const Whole two = __builtin_convertvector(as<Pairs>(bytes), Whole);
+            even = __builtin_convertvector(two & 15, Lanes), odd = __builtin_convertvector(two >> 4, Lanes);
+        }
+    };
+
+    Lanes times(const Codes& codes, int64_t b, float step) const {
+        const float* const x = numbers.data() + b * BLOCK;
+        return (codes.even * as<Lanes>(x) + codes.odd * as<Lanes>(x + HALF)) * step;
     }
 };
 #endif
@@ -186,37 +274,53 @@ struct Blocks {
 Tensor int4_products(TensorList weights, TensorList grids, const Tensor& x) {
     const auto w = addresses<uint8_t>(weights);
     const auto steps = addresses<float>(grids);
-    const float* const vector = x.const_data_ptr<float>();
-    const int64_t n_in = x.size(0), n_groups = grids[0].size(2), n_blocks = n_in / n_groups / BLOCK;
-    const Blocks blocks(vector, n_in);
-    std::vector<float> sums(n_groups);
-    for (int64_t b = 0; b < n_in / BLOCK; b++) sums[b / n_blocks] += blocks.sums[b];
-    return each_row(weights, x, [&](int64_t m, int64_t r) {
-        const uint8_t* bytes = w[m] + r * n_in / 2;
-        const float* grid = steps[m] + r * n_groups * 2;
-        Blocks::Lanes lanes = {};
-        for (int64_t b = 0, group = 0, left = n_blocks; b < n_in / BLOCK; b++) {
-            lanes += blocks.times(bytes + b * BLOCK / 2, b, grid[group]);
-            if (--left == 0) group++, left = n_blocks;
+    const float* const vectors = x.const_data_ptr<float>();
+    const int64_t n_in = x.size(1), n_groups = grids[0].size(2);
+    const int64_t n_blocks = n_in / BLOCK, in_group = n_blocks / n_groups;
+    const Blocks blocks(vectors, x.numel());  // of one vector behind those of the other
+    std::vector<float> totals(x.size(0) * n_groups);
+    for (size_t b = 0; b < blocks.sums.size(); b++) totals[b / in_group] += blocks.sums[b];
+    return each_row(weights, x, [&]<int S, int V>(int64_t m, int64_t r, int64_t apart, int64_t v) {
+        const uint8_t* const bytes = w[m] + r * n_in / 2;
+        const float* const grid = steps[m] + r * n_groups * 2;
+        const int64_t bytes_apart = apart * n_in / 2, grids_apart = apart * n_groups * 2;
+        Blocks::Lanes lanes[S][V] = {};
+        for (int64_t b = 0, group = 0, left = in_group; b < n_blocks; b++) {
+            for (int s = 0; s < S; s++) {
+                const Blocks::Codes codes(bytes + s * bytes_apart + b * HALF);
+                for (int k = 0; k < V; k++)
+                    lanes[s][k] += blocks.times(codes, (v + k) * n_blocks + b, grid[s * grids_apart + group]);
+            }
+            if (--left == 0) group++, left = in_group;
         }
-        constexpr int64_t L = sizeof lanes / sizeof(float);
-        const float *const offsets = grid + n_groups, *const totals = sums.data();
-        int64_t i = 0;
-        for (; i + L <= n_groups; i += L) lanes += as<Blocks::Lanes>(offsets + i) * as<Blocks::Lanes>(totals + i);
-        float out = total(lanes);
-        for (; i < n_groups; i++) out += offsets[i] * totals[i];
-        return out;
+        Sums<S, V> sums;
+        for (int s = 0; s < S; s++)
+            for (int k = 0; k < V; k++) {
+                const float *const offsets = grid + s * grids_apart + n_groups;
+                const float* const of_x = &totals[(v + k) * n_groups];
+                constexpr int64_t L = sizeof(Blocks::Lanes) / sizeof(float);
+                int64_t i = 0;
+                for (; i + L <= n_groups; i += L)
+                    lanes[s][k] += as<Blocks::Lanes>(offsets + i) * as<Blocks::Lanes>(of_x + i);
+                sums[s][k] = total(lanes[s][k]);
+                for (; i < n_groups; i++) sums[s][k] += offsets[i] * of_x[i];
+            }
+        return sums;
     });
 }
 
 // What the arguments are stands with ``native.vector_products``.
 Tensor vector_products(TensorList weights, TensorList grids, const Tensor& x) {
-    const Tensor vector = x.contiguous();
-    switch (weights[0].scalar_type()) {
-        case at::kFloat: return products<float>(weights, vector);
-        case at::kBFloat16: return products<uint16_t>(weights, vector);
-        case at::kChar: return int8_products(weights, grids, vector);
-        case at::kByte: return int4_products(weights, grids, vector);
+    const at::ScalarType kind = weights[0].scalar_type();
+#ifdef __AVX512BF16__
+    if (kind == at::kBFloat16 && x.scalar_type() == kind) return products<uint16_t, uint16_t>(weights, x.contiguous());
+#endif
+    const Tensor vectors = x.to(at::kFloat).contiguous();
+    switch (kind) {
+        case at::kFloat: return products<float, float>(weights, vectors);
+        case at::kBFloat16: return products<uint16_t, float>(weights, vectors);
+        case at::kChar: return int8_products(weights, grids, vectors);
+        case at::kByte: return int4_products(weights, grids, vectors);
         default: TORCH_CHECK(false, "weights must be float32, bfloat16, int8 or uint8");
     }
 }

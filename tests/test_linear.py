@@ -15,7 +15,7 @@ from tiny_models import make_lively
 from torch import nn
 from torch.nn.utils import parameters_to_vector, prune, vector_to_parameters
 
-from llama_minimal import generation
+from llama_minimal import compiling, generation, native
 from llama_minimal.compiling import LARGE, compiling_pays, plain_weights
 from llama_minimal.config import LlamaConfig
 from llama_minimal.generation import generate
@@ -304,10 +304,17 @@ def test_layers_of_one_vector_share_memory_after_the_first_token_and_are_saved_a
     assert tokens(load(tmp_path / "after")[0]) == tokens(model)
 
 
-def test_compiling_pays_for_one_text_or_a_tiny_model():
-    assert compiling_pays(make(), n_rows=1)
-    assert compiling_pays(build(CONFIG.replace(dim=32, hidden_dim=64, head_dim=8)), n_rows=2)
-    with pytest.warns(UserWarning, match=f"there are 2 here, .* fewer than {LARGE:,} numbers"):
+def test_compiling_pays_for_a_few_texts_or_a_tiny_model(monkeypatch):
+    assert compiling_pays(build(CONFIG.replace(dim=32, hidden_dim=64, head_dim=8)), n_rows=20)
+    int4, short = (quantize(make(torch.bfloat16), "int4", group_size=size) for size in (32, 16))
+    for model, few in ((make(), 8), (make(torch.bfloat16), 8), (make(torch.float16), 0), (int4, 4), (short, 0)):
+        assert compiling_pays(model, n_rows=1)
+        assert few == 0 or compiling_pays(model, n_rows=few)
+        said = f"pays for {max(few, 1)} of .* there are {few + 2} here, .* fewer than {LARGE:,} numbers"
+        with pytest.warns(UserWarning, match=said):
+            assert not compiling_pays(model, n_rows=few + 2)
+    monkeypatch.setattr(compiling.native, "build", lambda: False)
+    with pytest.warns(UserWarning, match="not compiled"):
         assert not compiling_pays(make(), n_rows=2)
 
 
@@ -337,6 +344,18 @@ def test_a_compiled_layer_multiplies_a_vector_by_what_its_codes_stand_for():
             rounding = 1e-6 if out.dtype == torch.float32 else 1e-2
             torch.testing.assert_close(out.double(), exact, rtol=rounding, atol=10 * rounding)
     assert all(layer.packs for layer in layers)
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_codes_in_the_order_of_the_processor_are_not_taken_for_plain_ones_in_code_that_a_user_compiles(kind):
+    assert native.build()
+    layer = SCHEMES[kind].from_weight(torch.randn(512, 256), group_size=32 if kind == "int4" else None)
+    x = torch.randn(1, 256, dtype=torch.bfloat16)
+    layer.prepare()
+    with torch.no_grad():
+        layer(x)  # lays them out
+        found = torch.compile(layer, backend="eager", fullgraph=True)(x)
+        torch.testing.assert_close(found.float(), F.linear(x.float(), layer.decode().float()), rtol=2e-2, atol=0.2)
 
 
 def test_grids_of_compiled_code_are_made_once_and_anew_when_they_change():

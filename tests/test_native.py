@@ -1,4 +1,4 @@
-"""Products of a matrix and a vector in C++: the right sums, made once, and missed by nobody who has no compiler."""
+"""Products of matrices and a few vectors in C++: the right sums, made once, and missed by nobody without a compiler."""
 
 import os
 import subprocess
@@ -24,42 +24,48 @@ def built():
     assert native.build()
 
 
-@given(st.lists(SIZES, min_size=1, max_size=4), SIZES, st.sampled_from(["float32", "bfloat16", "int8"]), st.data())
-@settings(max_examples=60, deadline=None)
-def test_products_are_those_of_the_numbers(n_outs, n_in, name, data):
+KINDS = [("float32", "float32"), ("bfloat16", "float32"), ("bfloat16", "bfloat16"), ("int8", "float32")]
+VECTORS = st.integers(1, 9)
+
+
+@given(st.lists(SIZES, min_size=1, max_size=4), SIZES, VECTORS, st.sampled_from(KINDS), st.data())
+@settings(max_examples=100, deadline=None)
+def test_products_are_those_of_the_numbers(n_outs, n_in, n_vectors, kinds, data):
     draw = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
-    dtype = getattr(torch, name)
+    dtype, of_vectors = (getattr(torch, name) for name in kinds)
     weights = [(torch.randn(n, n_in, generator=draw) * 20).clamp(-127, 127).to(dtype) for n in n_outs]
     scales = [torch.rand(n, generator=draw) for n in n_outs]
-    x = torch.randn(n_in, generator=draw)
-    expected = [w.double() @ x.double() for w in weights]
+    x = torch.randn(n_vectors, n_in, generator=draw).to(of_vectors)
+    expected = [x.double() @ w.double().t() for w in weights]
     if dtype == torch.int8:
         expected = [scale.double() * out for scale, out in zip(scales, expected, strict=True)]
     out = native.vector_products(weights, scales if dtype == torch.int8 else [], x)
-    assert torch.allclose(out.double(), torch.cat(expected), rtol=1e-5, atol=1e-3)
+    assert out.dtype == torch.float32
+    assert torch.allclose(out.double(), torch.cat(expected, dim=1), rtol=1e-5, atol=1e-3)
 
 
-@given(st.lists(SIZES, min_size=1, max_size=3), st.integers(1, 5), st.sampled_from([32, 64, 128]))
-@settings(max_examples=40, deadline=None)
-def test_products_of_int4_are_those_of_what_the_codes_stand_for(n_outs, n_groups, group):
+@given(st.lists(SIZES, min_size=1, max_size=3), st.integers(1, 5), st.sampled_from([32, 64, 128]), VECTORS)
+@settings(max_examples=60, deadline=None)
+def test_products_of_int4_are_those_of_what_the_codes_stand_for(n_outs, n_groups, group, n_vectors):
     draw = torch.Generator().manual_seed(sum(n_outs))
     halves = n_groups * group // 2
     codes = [torch.randint(0, 256, (n, halves), generator=draw, dtype=torch.uint8) for n in n_outs]
     grids = [torch.randn(n, 2, n_groups, generator=draw) for n in n_outs]
-    x = torch.randn(n_groups * group, generator=draw)
+    x = torch.randn(n_vectors, n_groups * group, generator=draw)
     numbers = torch.stack([torch.stack((c & 15, c >> 4), dim=-1).flatten() for c in torch.cat(codes)])
     steps, offsets = (part.repeat_interleave(group, dim=1).double() for part in torch.cat(grids).unbind(1))
-    expected = (steps * numbers + offsets) @ x.double()
+    expected = x.double() @ (steps * numbers + offsets).t()
     # The vector may be rounded to 16 bits, in blocks of 32; the rest is float32's.
-    largest = x.abs().view(-1, 32).amax(1).repeat_interleave(32).double()
-    rounding = (steps * numbers).abs() @ largest / 65534 + (steps.abs() * 15 + offsets.abs()) @ x.abs().double() / 2**20
+    largest = x.abs().view(n_vectors, -1, 32).amax(2).repeat_interleave(32, dim=1).double()
+    rounding = largest @ (steps * numbers).abs().t() / 65534
+    rounding += x.abs().double() @ (steps.abs() * 15 + offsets.abs()).t() / 2**20
     assert ((native.vector_products(codes, grids, x) - expected).abs() <= rounding + 1e-6).all()
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
 def test_what_is_no_number_in_a_vector_stays_none_beside_codes_of_4_bits(number):
-    x = torch.ones(64)
-    x[40] = number
+    x = torch.ones(1, 64)
+    x[0, 40] = number
     out = native.vector_products([torch.full((3, 32), 17, dtype=torch.uint8)], [torch.rand(3, 2, 2)], x)
     assert not out.isfinite().any()
 
@@ -67,7 +73,7 @@ def test_what_is_no_number_in_a_vector_stays_none_beside_codes_of_4_bits(number)
 def test_what_is_no_number_stays_none():
     w = torch.ones(3, 40)
     w[0, 33], w[1, 2] = float("nan"), float("inf")
-    assert native.vector_products([w], [], torch.ones(40)).isfinite().tolist() == [False, False, True]
+    assert native.vector_products([w], [], torch.ones(1, 40)).isfinite().tolist() == [[False, False, True]]
 
 
 def test_the_smallest_numbers_are_kept_after_loading():
@@ -84,12 +90,12 @@ from llama_minimal import native
 native._FLAGS = tuple(flag for flag in native._FLAGS if flag != "-march=native")
 assert native.build()
 torch.manual_seed(0)
-x, grids = torch.randn(96), torch.rand(5, 2, 3)
+x, grids = torch.randn(3, 96), torch.rand(5, 2, 3)
 codes = torch.randint(0, 256, (5, 48), dtype=torch.uint8)
 numbers = torch.stack((codes & 15, codes >> 4), dim=-1).view(5, 3, 32) * grids[:, 0, :, None] + grids[:, 1, :, None]
-wide = torch.randn(5, 96)
-found = [native.vector_products([codes], [grids], x), native.vector_products([wide.bfloat16(), wide.bfloat16()], [], x)]
-torch.testing.assert_close(torch.cat(found), torch.cat((numbers.flatten(1), *[wide.bfloat16().float()] * 2)) @ x)
+half = torch.randn(5, 96).bfloat16()
+found = [native.vector_products([codes], [grids], x), native.vector_products([half, half], [], x)]
+torch.testing.assert_close(torch.cat(found, dim=1), x @ torch.cat((numbers.flatten(1), *[half.float()] * 2)).t())
 """
     env = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
     subprocess.run([sys.executable, "-c", program], env=env, timeout=240, check=True)
@@ -122,8 +128,9 @@ def test_without_the_library_there_is_a_warning_and_nothing_is_left(what, tmp_pa
         native._is_loaded.cache_clear()
 
 
+@pytest.mark.parametrize("prompts", [[[1, 2, 3]], [[1, 2, 3], [4, 5], [6]]])
 @pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8", "int4"])
-def test_a_compiled_step_uses_it_and_writes_the_same_text(kind, monkeypatch):
+def test_a_compiled_step_uses_it_and_writes_the_same_text(kind, prompts, monkeypatch):
     """Compiled, but not by the slow part of the compiler."""
     config = LlamaConfig(dim=256, n_layers=2, n_heads=4, vocab_size=300, hidden_dim=512, max_seq_len=64)
     model = build(config, seed=0).eval()
@@ -141,22 +148,32 @@ def test_a_compiled_step_uses_it_and_writes_the_same_text(kind, monkeypatch):
     plainly = {"backend": run_as_it_is, "mode": None, "options": None}
     monkeypatch.setattr(torch, "compile", lambda f, **how: compile(f, **(how | plainly)))
     generation._compiled_step.cache_clear()
-    with_it = generate(model, None, [[1, 2, 3]], max_new_tokens=8, compile=True)
+    with_it = generate(model, None, prompts, max_new_tokens=8, compile=True)
     generation._compiled_step.cache_clear()
     # In each of two layers: queries, keys and values in one call, gate and value in one; then the output.
     assert found == [torch.uint8 if kind == "int4" else getattr(torch, kind)] * (2 * 4 + 1)
     if kind == "float32":
-        assert with_it == generate(model, None, [[1, 2, 3]], max_new_tokens=8)
+        assert with_it == generate(model, None, prompts, max_new_tokens=8)
     assert compiling.LARGE <= 256 * 256
 
 
+@pytest.mark.parametrize("n_rows", [1, 3])
 @pytest.mark.parametrize("n_kv_heads", [1, 2, 4])
 @pytest.mark.parametrize("kind", ["none", "added", "boolean"])
-def test_attention_of_one_query_is_the_same_written_out(n_kv_heads, kind):
+def test_attention_of_one_query_is_the_same_written_out(n_rows, n_kv_heads, kind):
     draw = torch.Generator().manual_seed(0)
-    q = torch.randn(1, 4, 1, 8, generator=draw)
-    k, v = torch.randn(2, 1, n_kv_heads, 9, 8, generator=draw)
-    visible = torch.arange(9)[None, None, None] < 6
+    q = torch.randn(n_rows, 4, 1, 8, generator=draw)
+    k, v = torch.randn(2, n_rows, n_kv_heads, 9, 8, generator=draw)
+    visible = torch.arange(9) < 6 + torch.arange(n_rows)[:, None, None, None]
     mask = {"none": None, "boolean": visible, "added": torch.where(visible, 0.0, float("-inf"))}[kind]
     written = attention_module._written_out(q, k, v, mask)
     assert torch.allclose(written, attention_module.attention(q, k, v, mask), atol=1e-6)
+
+
+def test_attention_of_several_queries_is_not_written_out_in_code_that_a_user_compiles():
+    q, k, v = torch.randn(3, 1, 4, 5, 8)
+    mask = attention_module.causal_mask(5, 5)[None, None]
+    torch._dynamo.reset()
+    with torch.no_grad():
+        found = torch.compile(attention_module.attention, backend="eager", fullgraph=True)(q, k, v, mask)
+    assert torch.allclose(found, attention_module.attention(q, k, v, mask), atol=1e-6)

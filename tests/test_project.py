@@ -28,6 +28,7 @@ LEVELS = {
     "devices": 0,
     "products": 0,
     "packed_weights": 0,
+    "large_pages": -1,
     "native": -1,
     "compiling": 0,
     "observing": 0,

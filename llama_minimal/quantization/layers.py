@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llama_minimal.compiling import in_one_call, is_compiled_vector, vector_product
+from llama_minimal.compiling import in_one_call, n_compiled_vectors, vector_product
 from llama_minimal.quantization import kernels
 from llama_minimal.quantization.grids import Grid, Rounded, nearest
 from llama_minimal.quantization.parts import InParts
@@ -112,10 +112,11 @@ class QuantizedLinear(InParts):
         return self.scale.dtype
 
     def forward(self, x: Tensor) -> Tensor:
-        if is_compiled_vector(x):
-            out = in_one_call(x, (self,))
-            return self._vector_product(x) if out is None else out
-        out = None if torch.is_grad_enabled() else self._quickly(x)
+        out = in_one_call(x, (self,)) if torch.compiler.is_compiling() else None
+        if out is None and n_compiled_vectors(x) == 1:
+            out = self._vector_product(x)
+        if out is None and not torch.is_grad_enabled():
+            out = self._quickly(x)
         return F.linear(x, self.decode().to(x.dtype), self.bias) if out is None else out
 
     def decode(self, rows: Rows = ALL) -> Tensor:
@@ -141,9 +142,19 @@ class QuantizedLinear(InParts):
     def _compiled_grids(self) -> Tensor | None:
         return None
 
+    @property
+    def few(self) -> int:
+        """The most vectors that a product in C++ takes at a time; 0 where there is none of this kind."""
+        return 0
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether the codes, and what else compiled code reads, are in its order."""
+        return self.grids is not None and not self.is_laid_out
+
     def vector_parts(self) -> tuple[Tensor, Tensor] | None:
-        """Return the codes and grids that a product in C++ reads; None where there is none of this kind."""
-        return None
+        """Return the codes and grids that a product in C++ reads; None if they are not prepared."""
+        return (self.weight, self.grids) if self.is_prepared else None
 
     def _quickly(self, x: Tensor) -> Tensor | None:
         """Return what the processor's own product gives; None if there is none for this."""

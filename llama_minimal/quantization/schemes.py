@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llama_minimal.compiling import finished, written
+from llama_minimal.compiling import FEW, finished, written
 from llama_minimal.config.checks import check_number
 from llama_minimal.quantization import kernels
 from llama_minimal.quantization.dynamic import dynamic_linear
@@ -41,11 +41,12 @@ class Int8Linear(QuantizedLinear):
     def _compiled_grids(self) -> Tensor | None:
         return self.scale[:, 0].float() if self.group_size is None else None
 
-    def vector_parts(self) -> tuple[Tensor, Tensor] | None:
-        return (self.weight, self.grids) if self.grids is not None and type(self) is Int8Linear else None
+    @property
+    def few(self) -> int:
+        return FEW if self.group_size is None and type(self) is Int8Linear else 0
 
     def _vector_product(self, x: Tensor) -> Tensor:
-        if self.grids is None:
+        if not self.is_prepared:
             return super()._vector_product(x)
         products = self.weight.float() * written(x.reshape(-1).float())  # (out, in)
         return finished(written(products.sum(dim=-1) * self.grids), x, self.bias)
@@ -138,11 +139,13 @@ class Int4Linear(QuantizedLinear):
         step, offset = self.scale.float().permute(2, 1, 0)  # (out, G)
         return torch.stack((step, offset - 8 * step), dim=1)
 
-    def vector_parts(self) -> tuple[Tensor, Tensor] | None:
-        return (self.weight, self.grids) if self.grids is not None and self.group_size % 32 == 0 else None
+    @property
+    def few(self) -> int:
+        is_whole = self.group_size and self.group_size % 32 == 0 and self.in_features % self.group_size == 0
+        return FEW // 2 if is_whole else 0
 
     def _vector_product(self, x: Tensor) -> Tensor:
-        if self.grids is None:
+        if not self.is_prepared:
             return super()._vector_product(x)
         vector = x.reshape(-1).float()
         # The sum over a row of (step · code + offset) x, and both codes of a byte stay in one place.
