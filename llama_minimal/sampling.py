@@ -9,6 +9,7 @@ a row of a batch then goes on, from there, otherwise than its prompt alone.
 
 # B batch, V vocabulary
 
+import math
 from collections.abc import Sequence
 from copy import copy
 
@@ -97,11 +98,11 @@ def choose(logits: Tensor, uniform: Tensor | None = None) -> Tensor:
         ValueError: if a row holds NaN or +∞, or nothing but −∞.
     """
     if uniform is None:
-        best = logits.argmax(-1)  # NaN counts as the largest
-        _check_finite(logits.gather(-1, best[:, None]))
+        largest, best = logits.max(-1)  # NaN counts as the largest
+        _check_finite(largest)
         return best
     cumulative = as_float64(logits).softmax(-1).cumsum(-1)
-    _check_finite(cumulative[:, -1:])
+    _check_finite(cumulative[:, -1])
     target = uniform[:, None].to(cumulative) * cumulative[:, -1:]
     chosen = torch.searchsorted(cumulative, target, right=True)[:, 0]  # the first piece that ends after it
     return chosen.to(logits.device)
@@ -109,7 +110,7 @@ def choose(logits: Tensor, uniform: Tensor | None = None) -> Tensor:
 
 def _check_finite(of_each_row: Tensor) -> None:
     # On a GPU this waits for the logits, which whoever reads the token does anyway.
-    if not of_each_row.isfinite().all():
+    if not all(map(math.isfinite, of_each_row.tolist())):
         raise ValueError(
             "the logits of a next token hold NaN or infinity, or allow no token at all; the weights may be damaged, "
             "or too large for float16: try --dtype bfloat16 or float32"
