@@ -234,11 +234,19 @@ struct Blocks {
         }
     };
 
-    Lanes times(const Codes& codes, int64_t b, float step) const {
+    // What block b, or eight from b on, are multiplied by.
+    float scale(float step, int64_t b) const { return step * steps[b]; }
+    Eight scales(const float* grid, int64_t b) const { return as<Eight>(grid) * as<Eight>(steps.data() + b); }
+
+    Lanes times(const Codes& codes, int64_t b) const {
         const int16_t* const x = numbers.data() + b * BLOCK;
         const __m256i even = _mm256_madd_epi16(codes.even, as<__m256i>(x));
+#ifdef __AVX512VNNI__
+        return (Lanes)_mm256_cvtepi32_ps(_mm256_dpwssd_epi32(even, codes.odd, as<__m256i>(x + HALF)));
+#else
         const __m256i odd = _mm256_madd_epi16(codes.odd, as<__m256i>(x + HALF));
-        return (Lanes)_mm256_cvtepi32_ps(_mm256_add_epi32(even, odd)) * (step * steps[b]);
+        return (Lanes)_mm256_cvtepi32_ps(_mm256_add_epi32(even, odd));
+#endif
     }
 };
 #else
@@ -262,9 +270,12 @@ struct Blocks {
         }
     };
 
-    Lanes times(const Codes& codes, int64_t b, float step) const {
+    float scale(float step, int64_t) const { return step; }
+    Eight scales(const float* grid, int64_t) const { return as<Eight>(grid); }
+
+    Lanes times(const Codes& codes, int64_t b) const {
         const float* const x = numbers.data() + b * BLOCK;
-        return (codes.even * as<Lanes>(x) + codes.odd * as<Lanes>(x + HALF)) * step;
+        return codes.even * as<Lanes>(x) + codes.odd * as<Lanes>(x + HALF);
     }
 };
 #endif
@@ -285,14 +296,28 @@ Tensor int4_products(TensorList weights, TensorList grids, const Tensor& x) {
         const float* const grid = steps[m] + r * n_groups * 2;
         const int64_t bytes_apart = apart * n_in / 2, grids_apart = apart * n_groups * 2;
         Blocks::Lanes lanes[S][V] = {};
-        for (int64_t b = 0, group = 0, left = in_group; b < n_blocks; b++) {
+        const auto add = [&](int64_t b, const auto& scale) {
+#pragma GCC unroll 4
             for (int s = 0; s < S; s++) {
                 const Blocks::Codes codes(bytes + s * bytes_apart + b * HALF);
-                for (int k = 0; k < V; k++)
-                    lanes[s][k] += blocks.times(codes, (v + k) * n_blocks + b, grid[s * grids_apart + group]);
+#pragma GCC unroll 4
+                for (int k = 0; k < V; k++) lanes[s][k] += blocks.times(codes, (v + k) * n_blocks + b) * scale(s, k);
             }
-            if (--left == 0) group++, left = in_group;
+        };
+        int64_t b = 0;
+        for (; in_group == 1 && b + 8 <= n_blocks; b += 8) {  // the scales of eight blocks in one product
+            Eight scales[S][V];
+#pragma GCC unroll 4
+            for (int s = 0; s < S; s++)
+#pragma GCC unroll 4
+                for (int k = 0; k < V; k++)
+                    scales[s][k] = blocks.scales(grid + s * grids_apart + b, (v + k) * n_blocks + b);
+            for (int i = 0; i < 8; i++) add(b + i, [&](int s, int k) { return scales[s][k][i]; });
         }
+        for (; b < n_blocks; b++)
+            add(b, [&](int s, int k) {
+                return blocks.scale(grid[s * grids_apart + b / in_group], (v + k) * n_blocks + b);
+            });
         Sums<S, V> sums;
         for (int s = 0; s < S; s++)
             for (int k = 0; k < V; k++) {
