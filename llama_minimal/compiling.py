@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from llama_minimal import native
 from llama_minimal.large_pages import use_large_pages
 
+_is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # since PyTorch 2.7
 LARGE = 1 << 16
 """Numbers of a weight from which on reading it costs more than calling what reads it."""
 FEW = 8
@@ -119,6 +120,8 @@ def compiling_pays(model: nn.Module, *, n_rows: int) -> bool:
 def n_compiled_vectors(x: Tensor) -> int:
     """Return how many vectors x, (..., in), has: 0 unless the compiler is at work, for a CPU and without gradients."""
     if not torch.compiler.is_compiling() or torch.is_grad_enabled() or x.device.type != "cpu":
+        return 0
+    if _is_exporting():  # for other machines, and for other numbers of vectors
         return 0
     return x.numel() // x.size(-1)
 

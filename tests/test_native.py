@@ -157,6 +157,18 @@ def test_a_compiled_step_uses_it_and_writes_the_same_text(kind, prompts, monkeyp
     assert compiling.LARGE <= 256 * 256
 
 
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_model_that_is_exported_calls_none_and_takes_any_number_of_texts(strict):
+    config = LlamaConfig(dim=256, n_layers=1, n_heads=4, vocab_size=300, hidden_dim=512, max_seq_len=64)
+    model, any_size = build(config, seed=0).eval(), torch.export.Dim.DYNAMIC
+    examples, sizes = (torch.zeros(2, 2, dtype=torch.long),), ({0: any_size, 1: any_size},)
+    with torch.no_grad():
+        program = torch.export.export(model, examples, dynamic_shapes=sizes, strict=strict)
+        assert not [node for node in program.graph.nodes if "llama_minimal" in str(node.target)]
+        tokens = torch.randint(300, (5, 3))
+        torch.testing.assert_close(program.module()(tokens), model(tokens))
+
+
 @pytest.mark.parametrize("n_rows", [1, 3])
 @pytest.mark.parametrize("n_kv_heads", [1, 2, 4])
 @pytest.mark.parametrize("kind", ["none", "added", "boolean"])
