@@ -291,7 +291,9 @@ def engines(stack: ExitStack, args: argparse.Namespace, folder: Path, task: tupl
 
 def is_compiled(args: argparse.Namespace, name: str, batch: int, prompt: int) -> bool:
     """Return whether an engine is offered compiled, too: ours on a CPU for a few texts and for tiny models."""
-    ours = args.has_gpu or batch <= 8 or set(args.shapes) <= {"tiny", "small"}
+    from llama_minimal.compiling import FEW
+
+    ours = args.has_gpu or batch <= FEW or set(args.shapes) <= {"tiny", "small"}
     return prompt == 1 and (name == "transformers" or (name == "ours" and ours))
 
 

@@ -119,9 +119,9 @@ def compiling_pays(model: nn.Module, *, n_rows: int) -> bool:
 
 def n_compiled_vectors(x: Tensor) -> int:
     """Return how many vectors x, (..., in), has: 0 unless the compiler is at work, for a CPU and without gradients."""
-    if not torch.compiler.is_compiling() or torch.is_grad_enabled() or x.device.type != "cpu":
-        return 0
-    if _is_exporting():  # for other machines, and for other numbers of vectors
+    # What is exported is for other machines, and for other numbers of vectors.
+    is_compiling = torch.compiler.is_compiling() and not _is_exporting()
+    if not is_compiling or torch.is_grad_enabled() or x.device.type != "cpu":
         return 0
     return x.numel() // x.size(-1)
 
