@@ -105,6 +105,11 @@ def _written_out(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor
     return (scores.softmax(-1)[..., None] * v[:, :, None]).sum(3).view(q.shape)
 
 
+def one_of_each(x: Tensor, last: Tensor | None) -> Tensor:
+    """Return of each row, (B, T, …), the token at its place in ``last``, (B,), alone: (B, 1, …). None: all tokens."""
+    return x if last is None else x[torch.arange(len(x), device=x.device), last][:, None]
+
+
 def log_total(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
     """Return the logarithm of the sum of e^scores that ``attention`` divides by, (B, H, T).
 
@@ -146,6 +151,7 @@ class Attention(nn.Module):
         layer: int = 0,
         positions: Tensor | None = None,
         mask: Tensor | None = None,
+        last: Tensor | None = None,
     ) -> Tensor:
         """Let every token look at itself and at those before it.
 
@@ -155,8 +161,11 @@ class Attention(nn.Module):
             cache, layer, positions: where keys and values are kept, see ``KVCache.write``.
             mask: (B, 1, T, S), which tokens, cached ones included, each new one may see. None means that the T
                 tokens are all there is, of one document.
+            last: (B,) of each row the one token that looks, where no other is asked for. Keys and values are of all.
+
+        Returns:
+            (B, T, D), or with ``last`` (B, 1, D).
         """
-        B, T, _ = x.shape
         if not self.is_causal and not (cache is mask is None):
             raise ValueError("a model that sees both sides cannot write, nor read packed documents; give it whole rows")
         x = cast_once(x)
@@ -166,6 +175,7 @@ class Attention(nn.Module):
         if bare and rope is not None:
             q = apply_rope(q, *rope)
         stays_wide = q.dtype != x.dtype and torch.is_autocast_enabled("cpu")
+        q, unturned = one_of_each(q, last), one_of_each(unturned, last)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, heads, T, Dh)
         if cache is not None:
             cached = cache.write(layer, k, v, positions)
@@ -173,11 +183,22 @@ class Attention(nn.Module):
                 n_seen = k.size(2) if mask is None else mask.size(-1)
                 k, v = (kept[:, :, :n_seen] for kept in cached)  # (B, K, S, Dh)
                 q = q.type_as(k)
+        if last is not None:
+            mask = self._mask_of(last, k, mask)
         with torch.autocast("cpu", enabled=False) if stays_wide else nullcontext():
-            out = attention(q, k, v, mask, is_causal=mask is None and self.is_causal)
-            if mask is not None and getattr(cache, "n_recalled", 0):
+            out = attention(q, k, v, mask, is_causal=mask is last is None and self.is_causal)
+            if positions is not None and getattr(cache, "n_recalled", 0):
                 out = cache.look_back(layer, unturned.transpose(1, 2), out, log_total(q, k, mask))
-        return self.wo(out.transpose(1, 2).reshape(B, T, -1).type_as(x))  # (B, T, D)
+        return self.wo(out.transpose(1, 2).flatten(2).type_as(x))
+
+    def _mask_of(self, last: Tensor, k: Tensor, mask: Tensor | None) -> Tensor | None:
+        """Return which keys, (B, K, S, Dh), one token of each row may see: (B, 1, 1, S)."""
+        if mask is not None:
+            return one_of_each(mask.transpose(1, 2), last).transpose(1, 2)
+        if not self.is_causal:
+            return None
+        places = torch.arange(k.size(2), device=k.device)
+        return (places <= places[last][:, None])[:, None, None]  # (a place may be counted from the end)
 
     def _project(self, x: Tensor, rope: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries (B, T, H, Dh), keys and values (B, T, K, Dh), the first two rotated."""

@@ -8,36 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llama_minimal.attention import Attention, document_mask, document_positions
+from llama_minimal.attention import document_mask, document_positions
+from llama_minimal.block import Block
 from llama_minimal.config import LlamaConfig
 from llama_minimal.config.checks import check_seed
 from llama_minimal.devices import find_device, find_dtype, float64_device
-from llama_minimal.feedforward import FeedForward
 from llama_minimal.kv_cache import KVCache, LayeredCache, make_cache
 from llama_minimal.linear import Linear
 from llama_minimal.normalization import make_norm
 from llama_minimal.positions import make_position_table
-
-
-class Block(nn.Module):
-    """Let the tokens talk to each other (attention), then let each one think (feed-forward)."""
-
-    runs_on: torch.device | None = None  # where it computes, if its weights rest elsewhere (``offloading``)
-
-    def __init__(self, config: LlamaConfig) -> None:
-        super().__init__()
-        self.attention = Attention(config)
-        self.feed_forward = FeedForward(config)
-        self.attention_norm = make_norm(config)
-        self.ffn_norm = make_norm(config)
-        self.pre_norm = config.norm_placement == "pre"
-
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor] | None = None, **cached: object) -> Tensor:
-        if self.pre_norm:
-            x = x + self.attention(self.attention_norm(x), rope, **cached)
-            return x + self.feed_forward(self.ffn_norm(x))
-        x = self.attention_norm(x + self.attention(x, rope, **cached))
-        return self.ffn_norm(x + self.feed_forward(x))
 
 
 class Llama(nn.Module):
@@ -106,10 +85,19 @@ class Llama(nn.Module):
         positions: Tensor | None = None,
         cache: KVCache | None = None,
         documents: Tensor | None = None,
+        last: Tensor | None = None,
     ) -> Tensor:
-        """Return what ``output`` reads, (B, T, D): generation needs the logits of the last token only."""
+        """Return what ``output`` reads, (B, T, D).
+
+        Args:
+            last: (B,) of each row the one token that is asked for, (B, 1, D): of the others the last layer makes keys
+                and values, which is all that later tokens read of them.
+            tokens, positions, cache, documents: as in ``forward``.
+        """
         x, rope, where = self.begin(tokens, positions, cache, documents)
-        for name, layer in self.layers.items():
+        for i, (name, layer) in enumerate(self.layers.items(), start=1):
+            if i == len(self.layers) and last is not None:
+                where["last"] = last
             x = layer(x, rope, layer=0 if cache is None else int(name), **where)
         return x if self.norm is None else self.norm(x)
 
@@ -152,8 +140,14 @@ class Llama(nn.Module):
             last: (B,) where in ``tokens`` each row's last token stands; None means at the end.
             tokens, positions, cache: as in ``forward``.
         """
-        x = self.hidden_states(tokens, positions=positions, cache=cache)
-        return self.output(x[:, -1] if last is None else x[torch.arange(len(x), device=x.device), last])
+        return self.output(self.last_states(tokens, last, positions=positions, cache=cache))
+
+    def last_states(self, tokens: Tensor, last: Tensor | None = None, **where: Any) -> Tensor:
+        """Return what ``output`` reads of each row's last token, (B, D); arguments as of ``next_logits``."""
+        T = tokens.size(1)
+        if last is None and T > 1:
+            last = torch.full(tokens.shape[:1], T - 1, device=tokens.device)
+        return self.hidden_states(tokens, last=last if T > 1 else None, **where)[:, 0]
 
     def make_cache(self, *, batch_size: int, max_seq_len: int, **options: Any) -> LayeredCache | KVCache:
         """Build a cache in the model's dtype, each layer's part on the device of that layer.

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from llama_minimal.block import Block
 from llama_minimal.config.checks import check_integer
 from llama_minimal.devices import find_device
-from llama_minimal.model import Block, Llama
+from llama_minimal.model import Llama
 
 _HOME = torch.device("cpu")
 

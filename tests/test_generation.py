@@ -191,8 +191,8 @@ class Script(nn.Module):
         self.anything = nn.Parameter(torch.zeros(1))
         self.ids = torch.tensor([*ids, 0])
 
-    def hidden_states(self, tokens, *, positions=None, cache=None):
-        return (torch.arange(tokens.size(1))[None] if positions is None else positions)[..., None]
+    def last_states(self, tokens, last=None, *, positions=None, cache=None):
+        return last[:, None] if positions is None else positions
 
     def output(self, positions):
         return nn.functional.one_hot(self.ids[positions[..., 0]], self.config.vocab_size).float()

@@ -305,3 +305,52 @@ def test_every_switch_keeps_to_the_dtype_of_its_weights(make_model, switches, dt
         step = model(TOKENS[:, :1], positions=torch.full((2, 1), 12), cache=cache)
     assert logits.dtype == step.dtype == dtype
     assert (logits - expected).abs().mean() < 0.05 * expected.std()
+
+
+@pytest.mark.parametrize("kind", ["no cache", "prompt", "later"])
+def test_the_logits_of_each_rows_last_token_are_those_of_a_whole_pass(make_model, switches, kind):
+    """And the cache holds the same, though the last layer computes for no other token."""
+    model = make_model(**switches).double()
+    tokens = torch.randint(61, (3, 7), generator=torch.Generator().manual_seed(0))
+    last = torch.tensor([6, 0, 3])
+    caches = [model.make_cache(batch_size=3, max_seq_len=9) for _ in range(2)]
+    where = [{} if kind == "no cache" else {"cache": cache} for cache in caches]
+    with torch.no_grad():
+        if kind == "later":
+            for one in where:
+                model(tokens[:, :2], **one)
+                one["positions"] = torch.tensor([[2], [1], [0]]) + torch.arange(7)
+        expected = model(tokens, **where[0])[torch.arange(3), last]
+        found = model.next_logits(tokens, last, **where[1])
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    for buffers in zip(caches[0].keys + caches[0].values, caches[1].keys + caches[1].values, strict=True):
+        torch.testing.assert_close(*buffers, rtol=1e-9, atol=1e-9)
+
+
+def test_without_places_the_last_token_is_at_the_end_and_a_place_may_be_counted_from_there(make_model, switches):
+    model = make_model(**switches).double()
+    with torch.no_grad():
+        whole = model(TOKENS)
+        torch.testing.assert_close(model.next_logits(TOKENS), whole[:, -1], rtol=1e-9, atol=1e-9)
+        found = model.next_logits(TOKENS, torch.full((len(TOKENS),), -2))
+    torch.testing.assert_close(found, whole[:, -2], rtol=1e-9, atol=1e-9)
+
+
+def test_the_last_layer_computes_for_the_token_that_is_asked_for_alone(make_model):
+    model = make_model(n_layers=3)
+    widths = []
+    for layer in model.layers.values():
+        layer.feed_forward.register_forward_hook(lambda _, inputs, out: widths.append(inputs[0].size(1)))
+    model.next_logits(TOKENS)
+    assert widths == [TOKENS.size(1), TOKENS.size(1), 1]
+
+
+def test_one_tokens_logits_have_the_gradients_of_a_whole_pass(make_model, switches):
+    model = make_model(**switches).double()
+    rows, last = torch.arange(len(TOKENS)), torch.arange(len(TOKENS)) + 1
+    expected, found = (
+        torch.autograd.grad(logits.square().sum(), [*model.parameters()])
+        for logits in (model(TOKENS)[rows, last], model.next_logits(TOKENS, last))
+    )
+    for pair in zip(found, expected, strict=True):
+        torch.testing.assert_close(*pair, rtol=1e-8, atol=1e-8)

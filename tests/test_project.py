@@ -61,6 +61,7 @@ LEVELS = {
     "chat": 2,
     "memorization": 1,
     "attention": 2,
+    "block": 2.5,
     "sampling": 2,
     "streaming": 2,
     "data": 2,

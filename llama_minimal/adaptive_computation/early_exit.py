@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from llama_minimal.adaptive_computation.exits import check_exits, read_out
+from llama_minimal.block import Block
 from llama_minimal.config.checks import check_one_of, is_number
 from llama_minimal.kv_cache import KVCache, LayeredCache
 from llama_minimal.linear import cast_once, linears
-from llama_minimal.model import Block, Llama
+from llama_minimal.model import Llama
 from llama_minimal.positions import apply_rope
 
 Measure = Literal["top", "margin", "entropy"]

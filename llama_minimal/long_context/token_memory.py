@@ -164,8 +164,7 @@ class WithMemory(nn.Module):
         cache: KVCache | LayeredCache | None = None,
     ) -> Tensor:
         """Return those of what follows each row, (B, V), as ``Llama.next_logits``."""
-        x = self.model.hidden_states(tokens, positions=positions, cache=cache)
-        return self._mix(x[:, -1] if last is None else x[torch.arange(len(x), device=x.device), last])
+        return self._mix(self.model.last_states(tokens, last, positions=positions, cache=cache))
 
     def _mix(self, x: Tensor) -> Tensor:
         logits = self.model.output(x)
