@@ -1,5 +1,6 @@
 """Matrix products in float32, by the faster of the two libraries that PyTorch has for them on a CPU."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,29 +8,31 @@ import torch
 from torch import Tensor, library, nn
 from torch.utils.flop_counter import register_flop_formula
 
-_LARGE = 1 << 21  # multiplications; below, what Python costs is more than the other library saves
 
-
-def _is_mkl_slow() -> bool:
-    """Return whether MKL is to compute on another maker's processor that has AVX-512: it keeps to AVX2 there."""
+def _amd_family() -> int:
+    """Return which family of AMD's processors with AVX-512 this is of; 0 if it is another maker's, or unknown."""
     libraries = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
-    if not libraries or torch.backends.cpu.get_cpu_capability() != "AVX512":
-        return False
     described = Path("/proc/cpuinfo")
-    if not described.exists():
-        return False
+    if not libraries or torch.backends.cpu.get_cpu_capability() != "AVX512" or not described.exists():
+        return 0
     with described.open() as lines:
-        return "AuthenticAMD" in lines.read(500)  # of the first core
+        found = re.search(r"AuthenticAMD\ncpu family\s*: (\d+)", lines.read(500))  # of the first core
+    return int(found[1]) if found else 0
 
 
-MKL_IS_SLOW = _is_mkl_slow()
+_FAMILY = _amd_family()
+MKL_IS_SLOW = _FAMILY > 0
+"""Whether MKL is to compute on another maker's processor that has AVX-512: it keeps to AVX2 there."""
+# Multiplications; below, what Python costs is more than the other library saves. In family 25 (Zen 4) half as wide
+# instructions are as good, and large products alone gain (benchmarks/README.md).
+_LARGE = 1 << (21 if _FAMILY > 25 else 26)
 
 
 def is_faster(x: Tensor, weight: Tensor) -> bool:
     """Return whether ``product`` is the faster way to x wᵀ, where gradients are wanted.
 
-    PyTorch leaves float32 to MKL, and bfloat16 to oneDNN. On AMD processors with AVX-512, oneDNN is about twice as
-    fast in float32 too (benchmarks/README.md).
+    PyTorch leaves float32 to MKL, and bfloat16 to oneDNN. On AMD processors with AVX-512, oneDNN is faster in float32
+    too, since Zen 5 about twice as fast (benchmarks/README.md).
     """
     return (
         MKL_IS_SLOW

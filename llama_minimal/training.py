@@ -147,11 +147,13 @@ class Trainer:
         # Gradients are averaged along ``data``; we want their sum. How many targets count is not known yet.
         factor = self.mesh.size_of("data") / n_tokens
         was_training = self.model.training
-        self.model.train()  # adapters may have dropout
+        if not was_training:
+            self.model.train()  # adapters may have dropout
         sums = self.parallel.forward_backward(
             batch, scale=lambda part: self.scaler.scale(part * factor), micro_batch_size=self.config.micro_batch_size
         )
-        self.model.train(was_training)
+        if not was_training:
+            self.model.eval()
         total, count = self.mesh.sum_of_data(*sums)
         count = count or 1.0
         self._stopping = self.mesh.sum(float(self.stop_requested))[0] > 0
