@@ -12,6 +12,7 @@ from torch import nn
 
 from llama_minimal.config.checks import check_integer
 from llama_minimal.loss import next_token_loss
+from llama_minimal.observing import reading
 
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray]  # inputs, targets (B, T) and weights (B, T)
 
@@ -58,19 +59,14 @@ class BestLoss:
         return better
 
 
-@torch.no_grad()
 def sum_loss(model: nn.Module, batches: Iterable[Batch], *, device: torch.device | str = "cpu") -> tuple[float, float]:
     """Return the summed loss in nats and the number of targets."""
-    training = model.training
-    model.eval()
     total, count = 0.0, 0.0
-    try:
+    with reading(model):
         for inputs, targets, weights in batches:
             inputs, targets, weights = (torch.from_numpy(part).to(device) for part in (inputs, targets, weights))
             batch_total, batch_count = next_token_loss(model(inputs), targets, weights)
             total, count = total + batch_total.item(), count + batch_count.item()
-    finally:
-        model.train(training)
     return total, count
 
 

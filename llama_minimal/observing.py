@@ -1,4 +1,4 @@
-"""Looking at a model while it reads, and leaving it as it was."""
+"""Looking at a model while it reads or learns, and leaving it as it was."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +17,19 @@ def reading(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         model.train(was_training)
+
+
+@contextmanager
+def learning(model: nn.Module) -> Iterator[None]:
+    """Have a model in training mode until the block ends; one that is in it needs no visit to all its parts."""
+    was_training = model.training
+    if not was_training:
+        model.train()
+    try:
+        yield
+    finally:
+        if not was_training:
+            model.eval()
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from llama_minimal.loss import Objective
 from llama_minimal.metrics import MetricsLog
 from llama_minimal.mixed_precision import grad_scaler
 from llama_minimal.model import Llama
+from llama_minimal.observing import learning
 from llama_minimal.optim import learning_rate, make_optimizer, scale_gradients, set_learning_rate
 from llama_minimal.parallel import Mesh, parallelize
 from llama_minimal.run_folder import SNAPSHOTS
@@ -146,14 +147,11 @@ class Trainer:
         n_tokens = float(batch[0].numel() * self.mesh.size_of("data"))
         # Gradients are averaged along ``data``; we want their sum. How many targets count is not known yet.
         factor = self.mesh.size_of("data") / n_tokens
-        was_training = self.model.training
-        if not was_training:
-            self.model.train()  # adapters may have dropout
-        sums = self.parallel.forward_backward(
-            batch, scale=lambda part: self.scaler.scale(part * factor), micro_batch_size=self.config.micro_batch_size
-        )
-        if not was_training:
-            self.model.eval()
+        micro = self.config.micro_batch_size
+        with learning(self.model):  # adapters may have dropout
+            sums = self.parallel.forward_backward(
+                batch, scale=lambda part: self.scaler.scale(part * factor), micro_batch_size=micro
+            )
         total, count = self.mesh.sum_of_data(*sums)
         count = count or 1.0
         self._stopping = self.mesh.sum(float(self.stop_requested))[0] > 0

@@ -13,6 +13,7 @@ from llama_minimal.generation import encode_prompt
 from llama_minimal.linear import Linear
 from llama_minimal.lora import LoRAConfig, adapters, add_adapter
 from llama_minimal.model import Llama
+from llama_minimal.observing import reading
 from llama_minimal.prompts import by_length
 from llama_minimal.tokenizer import TextCodec
 
@@ -95,14 +96,10 @@ def classify(
     ids = [encode_prompt(tokenizer, text) for text in texts]
     _check_fit(ids, model.config.max_seq_len)
     results: list[dict[str, float]] = [{}] * len(ids)
-    training = model.training
-    model.eval()
-    try:
+    with reading(model):
         for which in by_length(ids, batch_size):
             for i, row in zip(which, _probabilities(model, [ids[i] for i in which]), strict=True):
                 results[i] = dict(zip(model.config.labels, row, strict=True))
-    finally:
-        model.train(training)
     return results
 
 

@@ -15,6 +15,7 @@ from llama_minimal.config import Precision
 from llama_minimal.loss import IGNORE, Batch, Objective, next_token
 from llama_minimal.mixed_precision import autocast
 from llama_minimal.model import Llama
+from llama_minimal.observing import reading
 from llama_minimal.optim import clip_gradients
 from llama_minimal.parallel.data import accumulating, average_gradients, let_go
 from llama_minimal.parallel.gradients import add_up_partial_gradients, clip_spread_gradients
@@ -93,23 +94,20 @@ class Parallel:
         if self.mesh.size_of("data") > 1 and not self.averages_itself:
             average_gradients(self.model.parameters(), self.mesh.group("data"))
 
-    @torch.no_grad()
     def evaluate(self, batches: Iterable[Arrays]) -> tuple[float, float]:
         """Return the summed loss, of the next token in nats, and the number of targets, over all processes.
 
         Args:
             batches: all of them, on every process; each takes its share.
         """
-        training = self.model.training
-        self.model.eval()
         total, count = 0.0, 0.0
         try:
-            for batch in self._share(batches):
-                rows = tuple(torch.from_numpy(part).to(self.mesh.device) for part in batch)
-                if part := self._evaluate(rows):
-                    total, count = total + part[0].item(), count + float(part[1])
+            with reading(self.model):
+                for batch in self._share(batches):
+                    rows = tuple(torch.from_numpy(part).to(self.mesh.device) for part in batch)
+                    if part := self._evaluate(rows):
+                        total, count = total + part[0].item(), count + float(part[1])
         finally:
-            self.model.train(training)
             let_go(self.model)
         total, count = self.mesh.sum_of_data(total, count)
         return total, count
