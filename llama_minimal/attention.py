@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llama_minimal import native
 from llama_minimal.compiling import FEW, n_compiled_vectors
 from llama_minimal.config import LlamaConfig
 from llama_minimal.kv_cache import KVCache
@@ -82,7 +83,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, is
     grouped = q.size(1) != k.size(1)
     are_few = torch.compiler.is_compiling() and q.size(2) == 1 and 0 < n_compiled_vectors(q[:, 0, 0]) <= FEW
     if are_few and not is_causal and (mask is None or mask.ndim == 4):
-        return _written_out(q, k, v, mask)
+        return _of_one_query(q, k, v, mask)
     if grouped and q.size(2) == 1 and not is_causal and (mask is None or (mask.ndim == 4 and mask.size(1) == 1)):
         # One token: the query heads of a group become the queries of one head, and each key is read once.
         rows = q.unflatten(1, (k.size(1), -1)).squeeze(3)  # (B, K, H/K, Dh)
@@ -93,15 +94,23 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, is
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal, enable_gqa=grouped)
 
 
+def _of_one_query(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Do what ``attention`` does for one query a row, in compiled code."""
+    if mask is not None and mask.dtype == torch.bool:
+        mask = torch.where(mask, 0.0, float("-inf"))
+    n_slots, width = k.shape[2:]
+    is_known = native.is_built and mask is not None and mask.shape[1] == 1 and mask.shape[3] == n_slots
+    if is_known and all(x.dtype == torch.float32 and x.stride()[2:] == (width, 1) for x in (k, v)):
+        return native.vector_attention(q.float(), k, v, mask.float()).type_as(q)
+    return _written_out(q, k, v, mask)
+
+
 def _written_out(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """Do what ``attention`` does for one query a row, in steps that a compiler fuses: the library's call costs more."""
     rows = q.unflatten(1, (k.size(1), -1))  # (B, K, H/K, 1, Dh)
     scores = (rows * k[:, :, None]).sum(-1) / q.size(-1) ** 0.5  # (B, K, H/K, S)
     if mask is not None:
-        # (B, 1 or H, 1, S): a boolean one says who may look
-        hidden = torch.where(mask, 0.0, float("-inf")) if mask.dtype == torch.bool else mask
-        of_heads = hidden.expand(-1, q.size(1), -1, -1).unflatten(1, (k.size(1), -1)).squeeze(3)
-        scores = scores + of_heads
+        scores = scores + mask.expand(-1, q.size(1), -1, -1).unflatten(1, (k.size(1), -1)).squeeze(3)
     return (scores.softmax(-1)[..., None] * v[:, :, None]).sum(3).view(q.shape)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llama_minimal.compiling import written
 from llama_minimal.config import LlamaConfig
 
 
@@ -103,7 +104,8 @@ class KVCache:
         it ends with the last slot that anyone sees, and attention reads no further.
         """
         visible = self.slots[: self._n_seen(positions)] <= positions[..., None]  # (B, T, S)
-        return torch.where(visible, 0.0, float("-inf")).to(self.dtype)[:, None]
+        mask = torch.where(visible, 0.0, float("-inf")).to(self.dtype)[:, None]
+        return written(mask) if torch.compiler.is_compiling() else mask  # or a compiler makes it anew in every layer
 
     def _n_seen(self, positions: Tensor) -> int:
         """Return how many slots attention reads for queries at these positions."""

@@ -1,8 +1,9 @@
-"""Products of matrices and a few vectors in C++ (``vector_products.cpp``), for compiled steps on a CPU.
+"""Products of matrices and a few vectors in C++ (``vector_products.cpp``), and attention, for compiled steps on a CPU.
 
-PyTorch has no product that reads a matrix, for one vector, as fast as memory gives it, and its compiler's own loops
-wait for one addition after the other (benchmarks/README.md). The C++ compiler that ``compile=True`` needs anyway makes
-one that does, in some seconds. It is kept in the user's cache folder, and made anew for another processor or PyTorch.
+PyTorch has no product that reads a matrix, for one vector, as fast as memory gives it; its compiler's own loops wait
+for one addition after the other, and in a graph of fixed sizes attention reads all slots of a cache, the empty ones
+too (benchmarks/README.md). The C++ compiler that ``compile=True`` needs anyway makes better ones, in some seconds. They
+are kept in the user's cache folder, and made anew for another processor or PyTorch.
 """
 
 import functools
@@ -19,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, library
 
-SOURCE = Path(__file__).with_name("vector_products.cpp")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("vector_products.cpp", "vector_attention.h", "vectors.h"))
 _FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-std=c++20")
 DTYPES = (torch.float32, torch.bfloat16, torch.int8, torch.uint8)
 _LIMIT = 120
@@ -61,6 +62,17 @@ def vector_products(weights: Sequence[Tensor], grids: Sequence[Tensor], x: Tenso
     return torch.ops.llama_minimal.vector_products(weights, grids, x)
 
 
+def vector_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """Return softmax(q kᵀ / √Dh + mask) v, (B, H, 1, Dh). What −∞ hides at both ends is not read.
+
+    Args:
+        q: (B, H, 1, Dh), float32 as all here.
+        k, v: (B, K, S, Dh), with K a divisor of H; each (S, Dh) in one piece.
+        mask: (1 or B, 1, 1, S), added to the scores.
+    """
+    return torch.ops.llama_minimal.vector_attention(q, k, v, mask)
+
+
 def _shape(weights: Sequence[Tensor], _: Sequence[Tensor], x: Tensor) -> Tensor:
     return x.new_empty(len(x), sum(w.size(0) for w in weights), dtype=torch.float32)
 
@@ -80,12 +92,13 @@ def _is_loaded() -> bool:
         )
         return False
     library.register_fake("llama_minimal::vector_products", _shape)
+    library.register_fake("llama_minimal::vector_attention", lambda q, *_: q.new_empty(q.shape))
     return True
 
 
 def _compiled(program: str) -> Path:
     """Return the compiled library, from the cache if it is there."""
-    known = (SOURCE.read_text(), program, *_FLAGS, torch.__version__, _processor())
+    known = (*(source.read_text() for source in SOURCES), program, *_FLAGS, torch.__version__, _processor())
     key = hashlib.sha256("\n".join(known).encode()).hexdigest()[:16]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llama_minimal"
     path = folder / f"vector_products-{key}.so"
@@ -93,7 +106,7 @@ def _compiled(program: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as beside:  # another process may be at it, too
             made = Path(beside) / path.name
-            command = [program, *_FLAGS, *_of_torch(), str(SOURCE), "-o", str(made), "-lc10", "-ltorch_cpu"]
+            command = [program, *_FLAGS, *_of_torch(), str(SOURCES[0]), "-o", str(made), "-lc10", "-ltorch_cpu"]
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=_LIMIT)
             made.replace(path)
     return path

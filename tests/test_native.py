@@ -1,11 +1,13 @@
 """Products of matrices and a few vectors in C++: the right sums, made once, and missed by nobody without a compiler."""
 
+import math
 import os
 import subprocess
 import sys
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -96,6 +98,9 @@ numbers = torch.stack((codes & 15, codes >> 4), dim=-1).view(5, 3, 32) * grids[:
 half = torch.randn(5, 96).bfloat16()
 found = [native.vector_products([codes], [grids], x), native.vector_products([half, half], [], x)]
 torch.testing.assert_close(torch.cat(found, dim=1), x @ torch.cat((numbers.flatten(1), *[half.float()] * 2)).t())
+q, k, v, mask = torch.randn(2, 6, 1, 9), torch.randn(2, 3, 50, 9), torch.randn(2, 3, 50, 9), torch.randn(2, 1, 1, 50)
+expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, mask, enable_gqa=True)
+torch.testing.assert_close(native.vector_attention(q, k, v, mask), expected)
 """
     env = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
     subprocess.run([sys.executable, "-c", program], env=env, timeout=240, check=True)
@@ -143,6 +148,7 @@ def test_a_compiled_step_uses_it_and_writes_the_same_text(kind, prompts, monkeyp
     def run_as_it_is(graph, _):
         ours = [node for node in graph.graph.nodes if "vector_products" in str(node.target)]
         found.extend(node.args[0][0].meta["example_value"].dtype for node in ours)
+        assert sum("vector_attention" in str(node.target) for node in graph.graph.nodes) == config.n_layers
         return graph.forward
 
     plainly = {"backend": run_as_it_is, "mode": None, "options": None}
@@ -169,17 +175,67 @@ def test_a_model_that_is_exported_calls_none_and_takes_any_number_of_texts(stric
         torch.testing.assert_close(program.module()(tokens), model(tokens))
 
 
+@given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 9), SIZES, st.integers(1, 70), st.booleans(), st.data())
+@settings(max_examples=100, deadline=None)
+def test_attention_is_that_of_pytorch_and_what_is_hidden_at_both_ends_is_not_read(
+    n_rows, n_kv_heads, group, n_slots, width, is_each, data
+):
+    draw = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
+    q = 4 * torch.randn(n_rows, n_kv_heads * group, 1, width, generator=draw)
+    k, v = torch.randn(2, n_rows, n_kv_heads, n_slots, width, generator=draw)
+    n_masks = n_rows if is_each else 1
+    ends = torch.randint(1, n_slots + 1, (n_masks, 1), generator=draw)
+    begins = (torch.rand(n_masks, 1, generator=draw) * ends).long()
+    visible = (torch.arange(n_slots) >= begins) & (torch.arange(n_slots) < ends)
+    holes = torch.rand(n_masks, n_slots, generator=draw) < 0.2
+    added = torch.where(holes & (torch.arange(n_slots) != begins), float("-inf"), torch.rand(n_masks, n_slots) - 0.5)
+    mask = torch.where(visible, added, float("-inf"))[:, None, None]
+    expected = F.scaled_dot_product_attention(*(x.double() for x in (q, k, v, mask)), enable_gqa=True)
+    for x in (k, v):
+        x.masked_fill_(~visible[:, None, :, None], float("nan"))
+    found = native.vector_attention(q, k, v, mask)
+    assert found.is_contiguous()
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_attention_to_what_is_no_number_is_none_and_so_is_attention_to_nothing():
+    q, k, v, nothing = (
+        torch.ones(1, 1, 1, 8),
+        torch.ones(1, 1, 40, 8),
+        torch.ones(1, 1, 40, 8),
+        torch.zeros(1, 1, 1, 40),
+    )
+    assert native.vector_attention(q, k, v, nothing).isfinite().all()
+    assert native.vector_attention(q, k, v, nothing - float("inf")).isnan().all()
+    for x in (k, v):
+        for number in (float("nan"), float("inf")):
+            x[0, 0, 33, 0] = number
+            assert not native.vector_attention(q, k, v, nothing).isfinite().all()
+        x.fill_(1)
+
+
+@pytest.mark.parametrize("difference", [0.0, 1e-3, 1.0, 20.0, 86.0, 88.0, 200.0, 1e30])
+def test_weights_are_right_however_far_scores_are_apart(difference):
+    scores = torch.tensor([[0.0], [-difference]])
+    k, v = scores[None, None], torch.eye(2)[None, None, :, :1]
+    found = native.vector_attention(torch.ones(1, 1, 1, 1), k, v, torch.zeros(1, 1, 1, 2)).item()
+    assert found == pytest.approx(1 / (1 + math.exp(-difference)), rel=3e-7)
+
+
+@pytest.mark.parametrize("is_built", [False, True])
 @pytest.mark.parametrize("n_rows", [1, 3])
 @pytest.mark.parametrize("n_kv_heads", [1, 2, 4])
-@pytest.mark.parametrize("kind", ["none", "added", "boolean"])
-def test_attention_of_one_query_is_the_same_written_out(n_rows, n_kv_heads, kind):
+@pytest.mark.parametrize("kind", ["none", "added", "boolean", "of each head"])
+def test_attention_of_one_query_is_the_same_in_compiled_code(is_built, n_rows, n_kv_heads, kind, monkeypatch):
+    monkeypatch.setattr(native, "is_built", is_built)
     draw = torch.Generator().manual_seed(0)
     q = torch.randn(n_rows, 4, 1, 8, generator=draw)
     k, v = torch.randn(2, n_rows, n_kv_heads, 9, 8, generator=draw)
     visible = torch.arange(9) < 6 + torch.arange(n_rows)[:, None, None, None]
-    mask = {"none": None, "boolean": visible, "added": torch.where(visible, 0.0, float("-inf"))}[kind]
-    written = attention_module._written_out(q, k, v, mask)
-    assert torch.allclose(written, attention_module.attention(q, k, v, mask), atol=1e-6)
+    added = torch.where(visible, 0.0, float("-inf"))
+    mask = {"none": None, "boolean": visible, "added": added, "of each head": added + torch.randn(4, 1, 1)}[kind]
+    found = attention_module._of_one_query(q, k, v, mask)
+    assert torch.allclose(found, attention_module.attention(q, k, v, mask), atol=1e-6)
 
 
 def test_attention_of_several_queries_is_not_written_out_in_code_that_a_user_compiles():
