@@ -98,7 +98,7 @@ def choose(logits: Tensor, uniform: Tensor | None = None) -> Tensor:
         ValueError: if a row holds NaN or +∞, or nothing but −∞.
     """
     if uniform is None:
-        largest, best = logits.max(-1)  # NaN counts as the largest
+        largest, best = _largest(logits)
         _check_finite(largest)
         return best
     cumulative = as_float64(logits).softmax(-1).cumsum(-1)
@@ -106,6 +106,14 @@ def choose(logits: Tensor, uniform: Tensor | None = None) -> Tensor:
     target = uniform[:, None].to(cumulative) * cumulative[:, -1:]
     chosen = torch.searchsorted(cumulative, target, right=True)[:, 0]  # the first piece that ends after it
     return chosen.to(logits.device)
+
+
+def _largest(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the largest number of each row and where it first stands, (B,) each; NaN counts as the largest."""
+    if logits.device.type != "cpu" or logits.dtype != torch.float32:
+        return logits.max(-1)
+    best = torch.from_numpy(logits.detach().numpy().argmax(-1))  # 3 µs in place of 29 (findings/argmax_of_a_row.sh)
+    return logits.gather(-1, best[:, None])[:, 0], best
 
 
 def _check_finite(of_each_row: Tensor) -> None:

@@ -114,6 +114,15 @@ def test_logits_that_mean_nothing_are_refused_in_words(temperature, more, bad):
             choose(filter_logits(torch.tensor(rows), sampling), uniform)
 
 
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=70), st.sampled_from(["float32", "float64", "bfloat16"]))
+def test_greedy_takes_the_first_of_the_most_likely_tokens(row, dtype):
+    for logits in (torch.tensor([row, row[::-1]]), torch.tensor([[x, x] for x in row]).t()):  # in one piece, and not
+        best = choose(logits.to(getattr(torch, dtype)).requires_grad_())
+        assert best.dtype == torch.long
+        if dtype != "float64":
+            assert best.tolist() == [one.index(max(one)) for one in logits.tolist()]
+
+
 @given(ROWS)
 def test_top_p_of_one_forbids_only_what_never_happens_anyway(row):
     kept = allowed(top_p_filter(torch.tensor([row]), 1.0))
