@@ -164,8 +164,8 @@ def _read(step: Callable[..., Tensor], model: Llama, prompts: Sequence[Ids], kep
 
 
 def _n_slots(n: int, context: int, *, compile: bool) -> int:
-    """Return how many slots the cache has; compiled, a power of two, for each size needs compiling."""
-    return min(1 << (n - 1).bit_length() if compile else n, context)
+    """Return how many slots the cache has; compiled, a power of two and not a small one: each size needs compiling."""
+    return min(max(256, 1 << (n - 1).bit_length()) if compile else n, context)
 
 
 def _next_input(texts: Sequence[Ids], proposal: Proposal, *, size: int, device: torch.device) -> tuple[Tensor, Tensor]:

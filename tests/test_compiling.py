@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -87,3 +88,16 @@ def test_a_step_that_gives_more_than_its_graph_is_looked_at_each_time():
     x = torch.ones(1)
     assert step(None, x, x, None) == step(None, x, x, None) == 2
     assert step.graph is None
+
+
+def test_short_texts_of_all_lengths_share_one_graph(calls):
+    model = build(replace(CONFIG, max_seq_len=600), seed=0).eval()
+    made = torch._dynamo.utils.counters["stats"]
+    before = made["unique_graphs"]
+    for prompt, length in (([1, 2, 3], 4), ([5], 30), (list(range(1, 50)), 200)):
+        options = {"max_new_tokens": length, "stop_ids": []}
+        with_it, without = (generate(model, None, [prompt], compile=compile, **options) for compile in (True, False))
+        assert with_it == without
+    assert made["unique_graphs"] - before == 1
+    generate(model, None, [[1]], max_new_tokens=256, compile=True, stop_ids=[])
+    assert made["unique_graphs"] - before == 2  # a larger cache
