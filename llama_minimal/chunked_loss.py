@@ -16,7 +16,7 @@ from llama_minimal.products import is_faster, product
 
 Compare = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 """(logits (n, V), targets (n, 1), out (n, V)) -> losses, columns of the targets and which of them are here, all (n, 1);
-``out`` then holds log softmax(logits)."""
+``out`` then holds softmax(logits)."""
 _Known = tuple[Tensor, list[Tensor | None]]  # a value, and its gradients
 
 _FEW_LOGITS = 1 << 21
@@ -101,9 +101,14 @@ def _rows(x: Tensor, vocab_size: int) -> int:
 
 
 def compare_whole(logits: Tensor, targets: Tensor, out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Do what ``Compare`` says with logits for the whole vocabulary."""
-    torch.log_softmax(logits, -1, dtype=out.dtype, out=out)
-    losses = -out.gather(-1, targets)
+    """Do what ``Compare`` says with logits for the whole vocabulary.
+
+    A target's probability may be too small for a logarithm. The largest, which is 1/V at least, is not: so log softmax
+    is z − z_max + log p_max, and no exponential is taken twice.
+    """
+    torch.softmax(logits, -1, dtype=out.dtype, out=out)
+    largest, of_target = (z.to(out.dtype) for z in (logits.amax(-1, keepdim=True), logits.gather(-1, targets)))
+    losses = largest - of_target - out.amax(-1, keepdim=True).log()
     return losses, targets, torch.ones_like(losses)
 
 
@@ -179,7 +184,7 @@ def _differences(
     except (IndexError, RuntimeError):  # looked at only when something is wrong: it would cost every step
         refuse_unknown(targets, len(matrix))
         raise
-    p.exp_().scatter_add_(-1, column, -is_here)
+    p.scatter_add_(-1, column, -is_here)
     return losses, p if p.dtype == logits.dtype else logits.copy_(p)
 
 

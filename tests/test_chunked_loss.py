@@ -322,3 +322,17 @@ def test_micro_batches_add_up(targets, precision):
             sums.append([total, count, *(p.grad for p in found.model.parameters())])
     for other in sums[1:]:
         close(other, sums[0], 2e-6 if precision == "fp32" else 3e-2)
+
+
+@pytest.mark.parametrize("apart", [0.0, 1e-3, 5.0, 20.0, 88.0, 104.0, 1e4])
+def test_a_loss_is_right_however_sure_or_wrong_a_model_is(apart):
+    """Of the wrong ones the probability is 0 in float32."""
+    x, matrix, targets = torch.tensor([[[apart]] * 2]), torch.tensor([[1.0], [0.0], [0.0]]), torch.tensor([[0, 1]])
+    for one in range(2):
+        parts = [part.clone().requires_grad_() for part in (x[:, one], matrix)]
+        wide = [part.double().detach().requires_grad_() for part in parts]
+        total, _ = chunked_loss(*parts, targets[:, one])
+        expected, _ = next_token_loss(F.linear(*wide), targets[:, one])
+        assert total.item() == pytest.approx(expected.item(), rel=1e-6, abs=3e-7)
+        for found, right in zip(torch.autograd.grad(total, parts), torch.autograd.grad(expected, wide), strict=True):
+            torch.testing.assert_close(found.double(), right, rtol=1e-5, atol=1e-6)

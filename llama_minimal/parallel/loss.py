@@ -61,8 +61,8 @@ def compare_split(
         out: (n, V_local).
         first: the id that this process's first column is for.
     """
-    torch.log_softmax(logits, -1, dtype=out.dtype, out=out)
-    here = logits.amax(-1, keepdim=True) - out.amax(-1, keepdim=True)  # log Σ exp z of these columns, (n, 1)
+    torch.softmax(logits, -1, dtype=out.dtype, out=out)
+    here = logits.amax(-1, keepdim=True) - out.amax(-1, keepdim=True).log()  # log Σ exp z of these columns, (n, 1)
     column = targets - first
     is_here = (column >= 0) & (column < logits.size(-1))
     column = torch.where(is_here, column, 0)
@@ -72,5 +72,5 @@ def compare_split(
     dist.all_gather(parts, mine, group=group)
     everywhere, found = torch.stack(parts).unbind(1)  # (P, n, 1) each
     whole = everywhere.logsumexp(0)
-    out += here - whole
+    out *= (here - whole).exp()
     return whole - found.amax(0), column, is_here.to(out.dtype)
