@@ -188,7 +188,9 @@ def test_attention_is_that_of_pytorch_and_what_is_hidden_at_both_ends_is_not_rea
     begins = (torch.rand(n_masks, 1, generator=draw) * ends).long()
     visible = (torch.arange(n_slots) >= begins) & (torch.arange(n_slots) < ends)
     holes = torch.rand(n_masks, n_slots, generator=draw) < 0.2
-    added = torch.where(holes & (torch.arange(n_slots) != begins), float("-inf"), torch.rand(n_masks, n_slots) - 0.5)
+    added = torch.where(
+        holes & (torch.arange(n_slots) != begins), float("-inf"), torch.rand(n_masks, n_slots, generator=draw) - 0.5
+    )
     mask = torch.where(visible, added, float("-inf"))[:, None, None]
     expected = F.scaled_dot_product_attention(*(x.double() for x in (q, k, v, mask)), enable_gqa=True)
     for x in (k, v):
@@ -233,7 +235,12 @@ def test_attention_of_one_query_is_the_same_in_compiled_code(is_built, n_rows, n
     k, v = torch.randn(2, n_rows, n_kv_heads, 9, 8, generator=draw)
     visible = torch.arange(9) < 6 + torch.arange(n_rows)[:, None, None, None]
     added = torch.where(visible, 0.0, float("-inf"))
-    mask = {"none": None, "boolean": visible, "added": added, "of each head": added + torch.randn(4, 1, 1)}[kind]
+    mask = {
+        "none": None,
+        "boolean": visible,
+        "added": added,
+        "of each head": added + torch.randn(4, 1, 1, generator=draw),
+    }[kind]
     found = attention_module._of_one_query(q, k, v, mask)
     assert torch.allclose(found, attention_module.attention(q, k, v, mask), atol=1e-6)
 

@@ -27,6 +27,7 @@ from llama_minimal.integrations.quiet import quiet
 from llama_minimal.kv_cache import KVCache
 from llama_minimal.lora import refuse_adapters
 from llama_minimal.model import Llama
+from llama_minimal.observing import reading
 from llama_minimal.quantization import refuse_quantized
 from llama_minimal.tokenizer import TextCodec, load_tokenizer
 
@@ -87,16 +88,12 @@ def export(model: Llama, folder: str | Path, tokenizer: TextCodec | None = None)
     """
     _need("onnx", "onnxscript")
     _check(model)
-    was_training = model.training
     with (
         update_folder(Path(folder), last=MODEL, obsolete=(_DATA, CONFIG, GENERATION)) as temporary,
         quiet("torch.onnx"),
-        torch.no_grad(),
+        reading(model),
     ):
-        try:
-            program = torch.onnx.export(_Step(model).eval(), _example(model.config), **_ways(model.config))
-        finally:
-            model.train(was_training)
+        program = torch.onnx.export(_Step(model).eval(), _example(model.config), **_ways(model.config))
         program.save(temporary / MODEL, external_data=True)
         (temporary / CONFIG).write_text(json.dumps(model.config.to_dict(), indent=2), encoding="utf-8")
         if tokenizer:
