@@ -43,12 +43,14 @@ def verify(
     Source: Leviathan et al. 2023, "Fast Inference from Transformers via Speculative Decoding"; Chen et al. 2023,
     "Accelerating Large Language Model Decoding with Speculative Sampling".
     """
-    candidates, counts = proposal.tokens.to(logits.device), proposal.counts
+    counts, n_candidates = proposal.counts, proposal.tokens.size(1)
+    if not n_candidates:
+        return choice.choose(choice.filter(logits), places), [0] * len(logits)
+    candidates = proposal.tokens.to(logits.device)
     allowed = choice.filter(logits, candidates)
-    n_candidates = candidates.size(1)
     if proposal.probabilities is None:
         tokens = choice.choose(allowed, places)
-        return tokens, _leading(tokens[:, :-1] == candidates, counts) if n_candidates else [0] * len(tokens)
+        return tokens, _leading(tokens[:, :-1] == candidates, counts)
     p, q = as_float64(allowed).softmax(-1), proposal.probabilities.to(allowed.device)  # (B, K + 1, V), (B, K, V)
     candidates = candidates.to(p.device)
     of_candidates = (x.gather(-1, candidates[..., None]).squeeze(-1) for x in (p[:, :-1], q))
