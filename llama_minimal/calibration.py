@@ -102,7 +102,7 @@ def check_calibration(calibration: Batches | None) -> list[Tensor]:
     Raises:
         ValueError: if there are no tokens.
     """
-    batches = [calibration] if isinstance(calibration, Tensor) else list(calibration or ())
+    batches = [calibration] if isinstance(calibration, Tensor) else list(() if calibration is None else calibration)
     if wrong := [batch for batch in batches if not isinstance(batch, Tensor)]:
         raise ValueError(f"calibration has a {type(wrong[0]).__name__} in it; give tensors of token ids, (B, T)")
     if not sum(batch.numel() for batch in batches):

@@ -1,6 +1,7 @@
 """Features in the places of placeholders: against embeddings put together by hand, with the cache, in the loop."""
 
 import copy
+import json
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from tiny_models import draw_model
 
 from llama_minimal import multimodal, reference
+from llama_minimal.checkpoint import load, save, save_gguf
 from llama_minimal.loss import IGNORE, next_token_loss
 from llama_minimal.multimodal import (
     Example,
@@ -20,6 +22,7 @@ from llama_minimal.multimodal import (
     place_features,
     stack_features,
 )
+from llama_minimal.quantization import quantize
 from llama_minimal.settings import TrainConfig
 from llama_minimal.tokenizer import Tokenizer
 from llama_minimal.training import Trainer
@@ -210,6 +213,10 @@ def test_the_row_of_ids_is_cut_without_gaps():
         (lambda: given(make_model(), {"smell": torch.zeros(1, 1, 1)}).__enter__(), "image, sound, and not 'smell'"),
         (lambda: given(make_model(), {"image": torch.zeros(1, 1, 2)}).__enter__(), r"not \(B, N, 3\)"),
         (lambda: multimodal.generate(make_model(), None, [Prompt([1, IMAGE], {})]), "1 places for 'image' and 0"),
+        (lambda: multimodal.generate(make_model(), None, []), "prompts is empty"),
+        (lambda: quantize(make_model(), "int8"), r"reads features; leave it as it is, with skip=\('tok_embeddings',\)"),
+        (lambda: quantize(make_model(tie_embeddings=True), "int8"), "tok_embeddings is no table alone"),
+        (lambda: save_gguf(make_model(), "never.gguf"), "no place for what a model reads beside text: image, sound"),
         (lambda: MixedExamples.fill([], VOCABULARY), "there is no example"),
         (lambda: MixedExamples.fill([Example(mixed_prompts()[0], [])], VOCABULARY), "example 0 has no answer"),
         (lambda: MixedExamples.fill([Example(mixed_prompts()[0], [IMAGE])], VOCABULARY), "a model writes ids from 0"),
@@ -219,6 +226,55 @@ def test_the_row_of_ids_is_cut_without_gaps():
 def test_what_cannot_be_is_refused_in_words(attempt, message):
     with pytest.raises(ValueError, match=message):
         attempt()
+
+
+def written_by(model):
+    return [one.tokens for one in multimodal.generate(model, TOKENIZER, mixed_prompts(), max_new_tokens=6)]
+
+
+@pytest.mark.parametrize("tie", [False, True])
+def test_a_saved_model_reads_features_again(tmp_path, tie):
+    model = make_model(tie_embeddings=tie)
+    save(model, tmp_path / "mixed", TOKENIZER)
+    again, tokenizer = load(tmp_path / "mixed")
+    assert again.tok_embeddings.vocabulary == VOCABULARY
+    assert tokenizer.vocab_size == TOKENIZER.vocab_size
+    assert written_by(again) == written_by(model)
+    narrow, _ = load(tmp_path / "mixed", dtype="bfloat16")
+    assert narrow(torch.tensor([mixed_prompts()[2].ids])).dtype == torch.bfloat16
+    assert len(written_by(narrow)) == 4
+
+
+def test_what_a_run_has_trained_loads_from_its_folder(tmp_path):
+    model = make_model()
+    examples = MixedExamples.fill([Example(prompt, [1, 2]) for prompt in mixed_prompts()], VOCABULARY)
+    recipe = TrainConfig(steps=2, batch_size=4, seq_len=examples.seq_len, warmup_steps=0)
+    trainer = Trainer(model, examples, recipe, objective=next_token_given, out=tmp_path / "run")
+    list(trainer.run())
+    again, _ = load(tmp_path / "run")
+    assert written_by(again) == written_by(model.eval())
+
+
+def test_with_a_float_table_the_rest_is_kept_in_few_bits(tmp_path):
+    model = quantize(make_model(), "int8", skip=("tok_embeddings",))
+    save(model, tmp_path / "few")
+    assert written_by(load(tmp_path / "few")[0]) == written_by(model)
+
+
+@pytest.mark.parametrize("format", ["huggingface", "meta"])
+def test_other_formats_are_refused_before_anything_is_written(tmp_path, format):
+    with pytest.raises(ValueError, match="beside text \\(image, sound\\); save it as 'native'"):
+        save(make_model(), tmp_path / "new", format=format)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("value", [{"n_text": 0}, {"names": 1}, "text"])
+def test_a_damaged_vocabulary_is_named(tmp_path, value):
+    save(make_model(), tmp_path / "mixed")
+    path = tmp_path / "mixed" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"vocabulary": value}))
+    with pytest.raises(ValueError, match=r"config\.json"):
+        load(tmp_path / "mixed")
 
 
 @pytest.mark.parametrize("n_rows", [1, 3])

@@ -66,6 +66,8 @@ LEVELS = {
     "streaming": 2,
     "data": 2,
     "model": 3,
+    "vocabulary": 2,
+    "inputs": 3.5,
     "quantization": 3,
     "checkpoint": 4,
     "sharing": 4,

@@ -138,3 +138,23 @@ def test_codes_are_not_tuned_and_nothing_is_written(tmp_path, capsys):
         assert words in error
         assert "the model is quantized (int8); load the original" in error
         assert not out.exists()
+
+
+def test_a_group_that_is_named_divides_the_rows_of_every_layer():
+    model = draw_model(dim=32, n_heads=2, n_kv_heads=1, hidden_dim=48)  # rows of 32 and of 48
+    with pytest.raises(ValueError, match="row length=48 is not divisible by group_size=32; use 4, 8, 16, or leave it"):
+        quantize(model, "int4", group_size=32)
+    assert quantize(model, "int4", group_size=16)
+
+
+def test_one_layer_is_no_model():
+    layer = torch.nn.Linear(4, 4)
+    with pytest.raises(ValueError, match="this is one layer; give the model"):
+        quantize(layer, "int8")
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_calibration_is_tensors(method):
+    ids = torch.zeros(1, 8, dtype=torch.long).numpy()
+    with pytest.raises(ValueError, match="a ndarray in it; give tensors"):
+        quantize(draw_model(), "int4", method=method, calibration=ids)

@@ -9,6 +9,7 @@ from llama_minimal.checkpoint.huggingface_config import not_expressible
 from llama_minimal.checkpoint.tensors import Checkpoint
 from llama_minimal.config import LlamaConfig
 from llama_minimal.devices import find_device
+from llama_minimal.inputs import add_inputs, vocabulary_of
 from llama_minimal.lora import adapters, is_merged
 from llama_minimal.model import Llama, build
 from llama_minimal.quantization import expect_quantized, quantization_of
@@ -23,13 +24,15 @@ def build_empty(
     device: torch.device | str,
     dtype: torch.dtype | str | None,
 ) -> Llama:
-    """Build what a checkpoint is to fill, with memory on the device: quantized layers and adapters included.
+    """Build what a checkpoint is to fill, with memory on the device: quantized layers, adapters and inputs included.
 
     Args:
         dtype: None means the checkpoint's.
     """
     how = checkpoint.quantization
     model = build(config, device="meta" if how else device, dtype=dtype or checkpoint.dtype, seed=None)
+    if checkpoint.vocabulary:
+        add_inputs(model, checkpoint.vocabulary)
     if how:
         expect_quantized(model, how)
         if str(device) != "meta":
@@ -45,9 +48,9 @@ def choose_format(model: Llama, format: Format) -> Format:
         ValueError: if the one that was asked for cannot hold it.
     """
     beside = () if is_merged(model) else adapters(model)
-    how = quantization_of(model)
+    how, vocabulary = quantization_of(model), vocabulary_of(model)
     if format == "auto":
-        return "native" if not_expressible(model.config) or beside or how else "huggingface"
+        return "native" if not_expressible(model.config) or beside or how or vocabulary else "huggingface"
     if format not in ("huggingface", "meta", "native"):
         raise ValueError(f"format={format!r} is not one of 'auto', 'huggingface', 'meta', 'native'")
     if beside and format != "native":
@@ -56,4 +59,9 @@ def choose_format(model: Llama, format: Format) -> Format:
         )
     if how and format != "native":
         raise ValueError(f"format={format!r} has no place for weights in {how.scheme}; save the model as 'native'")
+    if vocabulary and format != "native":
+        raise ValueError(
+            f"format={format!r} has no place for what the model reads beside text ({', '.join(vocabulary.inputs)}); "
+            "save it as 'native'"
+        )
     return format

@@ -11,6 +11,7 @@ from torch import Tensor
 from llama_minimal.checkpoint.gguf_keys import DIVISORS, check_config, gguf_name, model_values, rope_divisors
 from llama_minimal.checkpoint.gguf_tokenizer import tokenizer_values
 from llama_minimal.files import made_folder, replace_files
+from llama_minimal.inputs import vocabulary_of
 from llama_minimal.lora import adapters, base_tensors, is_merged
 from llama_minimal.model import Llama
 from llama_minimal.quantization import quantization_of
@@ -75,6 +76,8 @@ def _check(model: Llama) -> None:
         raise ValueError(
             f"GGUF has no place for weights in {how.scheme}; load the original, and write it with number_type='q8_0'"
         )
+    if vocabulary := vocabulary_of(model):
+        raise ValueError(f"a GGUF file has no place for what a model reads beside text: {', '.join(vocabulary.inputs)}")
     if beside := () if is_merged(model) else adapters(model):
         raise ValueError(f"a GGUF file has no place for adapters ({', '.join(beside)}); merge them first")
 

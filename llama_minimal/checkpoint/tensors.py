@@ -15,6 +15,7 @@ from llama_minimal.config import LlamaConfig
 from llama_minimal.lora import LoRAConfig
 from llama_minimal.model import Llama
 from llama_minimal.quantization import Quantization, quantized_tensors
+from llama_minimal.vocabulary import Vocabulary
 
 Where = tuple[slice, ...]
 Named = Iterator[tuple[str, Tensor]]
@@ -57,6 +58,8 @@ class Checkpoint:
     """Those whose tensors are among the model's."""
     active: tuple[str, ...] = ()
     quantization: Quantization | None = None
+    vocabulary: Vocabulary | None = None
+    """Of a model that reads features beside text."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from llama_minimal.checkpoint.text_side import GENERATION, read_end_ids, write_generation_config
 from llama_minimal.config import LlamaConfig, read_json
 from llama_minimal.files import update_folder
+from llama_minimal.inputs import vocabulary_of
 from llama_minimal.integrations.quiet import quiet
 from llama_minimal.kv_cache import KVCache
 from llama_minimal.lora import refuse_adapters
@@ -109,6 +110,8 @@ def _check(model: Llama) -> None:
     refuse_quantized(model, "export it to ONNX")
     if model.config.labels:
         raise ValueError("the model tells labels apart and writes no text; ONNX export is for models that write")
+    if vocabulary := vocabulary_of(model):
+        raise ValueError(f"a graph reads tokens alone, and the model {', '.join(vocabulary.inputs)} too")
     refuse_adapters(model, "make a graph")
     weight = next(model.parameters())
     if weight.dtype != torch.float32 or weight.device.type != "cpu":

@@ -1,7 +1,8 @@
 """Pictures and sound for a model of text: one ``Llama``, whose first layer takes more than token ids.
 
-- ``vocabulary``: which ids are text, which are codes that a model writes, which keep a place for what it reads.
-- ``inputs``: features, projected to the model's width, are put into those places; all that follows is unchanged.
+- ``Vocabulary``: which ids are text, which are codes that a model writes, which keep a place for what it reads.
+- ``add_inputs``: features, projected to the model's width, are put into those places; all that follows is unchanged.
+  ``llama_minimal.save`` keeps them, and the vocabulary, in a folder of our own format; ``load`` brings them back.
 - ``examples``: rows of such examples for the one training loop. ``generate`` here is the one decoding loop.
 - ``vision``, ``speech``: images as patches, sound as frames, and codes for both.
 
@@ -29,9 +30,10 @@ A model that writes codes (speech, or a drawing) learns codes and an end token a
 ``id - vocabulary.code_ids("unit")[0]`` is the number of a code.
 """
 
+from llama_minimal.inputs import MixedEmbedding, add_inputs, given, place_features
 from llama_minimal.multimodal.examples import Example, MixedExamples, next_token_given
-from llama_minimal.multimodal.inputs import MixedEmbedding, add_inputs, generate, given, place_features, stack_features
-from llama_minimal.multimodal.vocabulary import Prompt, Vocabulary
+from llama_minimal.multimodal.writing import generate, stack_features
+from llama_minimal.vocabulary import Prompt, Vocabulary
 
 __all__ = [
     "Example",

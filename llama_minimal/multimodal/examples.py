@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from llama_minimal.chunked_loss import chunked_loss
 from llama_minimal.data import EncodedExample, PackedExamples
+from llama_minimal.inputs import given
 from llama_minimal.loss import Batch, next_token
-from llama_minimal.multimodal.inputs import given, stack_features
-from llama_minimal.multimodal.vocabulary import Prompt, Vocabulary
+from llama_minimal.multimodal.writing import stack_features
 from llama_minimal.prompts import IGNORE
+from llama_minimal.vocabulary import Prompt, Vocabulary
 
 
 class Example(NamedTuple):

@@ -1,10 +1,11 @@
 """Which matrices of a model can be kept in few bits, and which are."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from torch import Tensor, nn
 
-from llama_minimal.config.checks import check_divides
 from llama_minimal.linear import Linear
 from llama_minimal.lora.layer import Adapted
 from llama_minimal.quantization.config import Quantization
@@ -35,25 +36,46 @@ def _is_meant(name: str, target: str) -> bool:
     return f".{name}".endswith(f".{target}")
 
 
-def check_matrix(name: str, module: nn.Module, group_size: int | None) -> None:
+def check_groups(group_size: int | Literal["row"] | None, matrices: Mapping[str, nn.Module]) -> None:
+    """Refuse groups that do not divide the rows of all matrices, and name the nearest that do.
+
+    Args:
+        group_size: as it was asked for; None and "row" suit all.
+    """
+    if group_size in ("row", None):
+        return
+    lengths = {name: module.weight.size(1) for name, module in matrices.items()}
+    common = math.gcd(*lengths.values())
+    near = sorted((n for n in range(2, common + 1) if common % n == 0), key=lambda n: abs(n - group_size))[:3]
+    for name, length in lengths.items():
+        if length % group_size:
+            use = f"use {', '.join(map(str, sorted(near)))}, or leave it out" if near else "leave it out"
+            raise ValueError(
+                f"in {name}, row length={length} is not divisible by group_size={group_size}; "
+                f"{use}: then the last group of a row may be shorter"
+            )
+
+
+def check_matrix(name: str, module: nn.Module) -> None:
     """Refuse a matrix that cannot be rounded.
 
     Args:
         name: of the module, for the message.
-        group_size: that has to divide the rows; None if the last group may be shorter.
 
     Raises:
-        ValueError: if it is spread over processes or devices, on the meta device, not finite, or no whole groups.
+        ValueError: if it is spread over processes or devices, on the meta device, or not finite.
     """
+    if not name:
+        raise ValueError("what is quantized are the layers inside a model, and this is one layer; give the model")
     kind = type(module).__bases__[1] if isinstance(module, Adapted) else type(module)
     if kind not in (Linear, nn.Linear, nn.Embedding) or type(module.weight.data) is not Tensor or _is_moved(module):
+        if isinstance(module, nn.Embedding) and kind is not nn.Embedding:
+            raise ValueError(f"{name} is no table alone, it reads features; leave it as it is, with skip=({name!r},)")
         raise ValueError(f"{name} is spread over processes or devices; quantize the model before that")
     if module.weight.is_meta:
         raise ValueError("a model on the meta device holds no numbers to quantize; build or load it first")
     if not module.weight.isfinite().all():
         raise ValueError(f"{name} holds NaN or infinity, which no grid can; mend the model first")
-    if group_size is not None:
-        check_divides("group_size", group_size, f"in {name}, row length", module.weight.size(1))
 
 
 def _is_moved(module: nn.Module) -> bool:

@@ -7,14 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from llama_minimal.calibration import Batches, undone_on_error
-from llama_minimal.config.checks import check_divides
 from llama_minimal.devices import find_dtype
 from llama_minimal.lora.adapters import keep_adapters, let_train, refuse_adapters, refuse_merged
 from llama_minimal.quantization.config import Quantization, check_names
 from llama_minimal.quantization.embedding import QuantizedEmbedding
 from llama_minimal.quantization.grids import check_group, make_grid
 from llama_minimal.quantization.layers import QuantizedLinear
-from llama_minimal.quantization.matrices import check_matrix, find_matrices, refuse_quantized
+from llama_minimal.quantization.matrices import check_groups, check_matrix, find_matrices, refuse_quantized
 from llama_minimal.quantization.methods import Method, Rounding, check_method, round_matrices
 from llama_minimal.quantization.schemes import SCHEMES
 from llama_minimal.settings import Scheme
@@ -58,7 +57,7 @@ def quantize(
     """
     how = Quantization(scheme=scheme, group_size=group_size, skip=skip, threshold=threshold)
     kind, dtype, batches = SCHEMES[scheme], find_dtype(dtype), check_method(method, calibration)
-    matrices = _checked_matrices(model, how.skip, None if group_size == "row" else how.group_size, method)
+    matrices = _checked_matrices(model, how.skip, how.group_size, method)
     options = {"group_size": how.group, "dtype": dtype, **how.options}
 
     def make(name: str, old: nn.Module) -> QuantizedLinear:
@@ -143,16 +142,15 @@ def code_names(model: nn.Module, how: Quantization) -> dict[str, str]:
         ValueError: if a layer to skip is not there, or a group does not divide the rows.
     """
     parameters = {id(parameter): name for name, parameter in model.named_parameters()}
-    found = {}
-    for name, module in find_matrices(model, how.skip).items():
-        if how.group_size not in ("row", None):
-            check_divides("group_size", how.group_size, f"in {name}, row length", module.weight.size(1))
+    found, matrices = {}, find_matrices(model, how.skip)
+    check_groups(how.group_size, matrices)
+    for name, module in matrices.items():
         found[parameters[id(module.weight)]] = f"{name}.table" if isinstance(module, nn.Embedding) else name
     return found
 
 
 def _checked_matrices(
-    model: nn.Module, skip: Sequence[str], group_size: int | None, method: Method
+    model: nn.Module, skip: Sequence[str], group_size: int | Literal["row"] | None, method: Method
 ) -> dict[str, nn.Module]:
     """Return what is to be rounded, after all that would stand in the way was looked for."""
     if not isinstance(model, nn.Module):
@@ -162,8 +160,11 @@ def _checked_matrices(
     if method == "awq":
         refuse_adapters(model, "scale the inputs")
     matrices = find_matrices(model, skip)
-    for name, module in matrices.items():
-        check_matrix(name, module, group_size)
+    weights = {id(module.weight) for module in matrices.values()}
+    tied = {n: m for n, m in model.named_modules() if isinstance(m, nn.Embedding) and id(m.weight) in weights}
+    for name, module in (matrices | tied).items():
+        check_matrix(name, module)
+    check_groups(group_size, matrices)
     return matrices
 
 

@@ -2,20 +2,15 @@
 
 # B batch, T time, N features of a row, P numbers of a feature, D model width
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from llama_minimal import generation
-from llama_minimal.completion import Completion
 from llama_minimal.linear import Linear
 from llama_minimal.model import Llama
-from llama_minimal.multimodal.vocabulary import Prompt, Vocabulary
-from llama_minimal.tokenizer import TextCodec
+from llama_minimal.vocabulary import Vocabulary
 
 
 def place_features(x: Tensor, where: Tensor, features: Tensor) -> Tensor:
@@ -47,6 +42,7 @@ class MixedEmbedding(nn.Embedding):
     def __init__(self, table: nn.Embedding, vocabulary: Vocabulary) -> None:
         super().__init__(table.num_embeddings, table.embedding_dim, _weight=table.weight)
         self.weight = table.weight  # the same parameter, which may be tied to the output layer
+        self.vocabulary = vocabulary
         self.placeholders = {name: vocabulary.placeholder(name) for name in vocabulary.inputs}
         like = {"device": table.weight.device, "dtype": table.weight.dtype}
         self.projections = nn.ModuleDict(
@@ -61,7 +57,7 @@ class MixedEmbedding(nn.Embedding):
             where = tokens == placeholder
             if _has_places(where):  # a step of decoding has none
                 features = self._features_for(name, where)
-                x = place_features(x, where, self.projections[name](features).type_as(x))
+                x = place_features(x, where, self.projections[name](features.type_as(x)).type_as(x))
         return x
 
     def _features_for(self, name: str, where: Tensor) -> Tensor:
@@ -128,42 +124,11 @@ def given(model: nn.Module, features: Mapping[str, Tensor]) -> Iterator[None]:
         embedding.features = before
 
 
-def generate(model: Llama, tokenizer: TextCodec | None, prompts: Sequence[Prompt], **options: Any) -> list[Completion]:
-    """Continue prompts with features as ``llama_minimal.generate`` continues text; the cache holds what they became.
-
-    Args:
-        tokenizer: of the text that is written; None where codes are: then give ``stop_ids``.
-        options: those of ``llama_minimal.generate``.
-    """
-    prompts = list(prompts)
-    for prompt in prompts:
-        _refuse_missing(model, prompt)
-    with given(model, stack_features([prompt.features for prompt in prompts], device=model.device)):
-        return generation.generate(model, tokenizer, [prompt.ids for prompt in prompts], **options)
-
-
-def stack_features(rows: Sequence[Mapping[str, Any]], *, device: torch.device | str = "cpu") -> dict[str, Tensor]:
-    """Put the features of several rows into one tensor for each modality, (B, N, P), filled up with zeros."""
-    stacked = {}
-    for name in rows[0]:
-        values = [np.asarray(row[name], np.float32) for row in rows]
-        whole = np.zeros((len(rows), max(map(len, values)), values[0].shape[1]), np.float32)
-        for out, row in zip(whole, values, strict=True):
-            out[: len(row)] = row
-        stacked[name] = torch.from_numpy(whole).to(device)
-    return stacked
-
-
-def _refuse_missing(model: Llama, prompt: Prompt) -> None:
-    """Refuse a prompt that has more or fewer places than features."""
-    for name, placeholder in model.tok_embeddings.placeholders.items():
-        n_places, n_features = prompt.ids.count(placeholder), len(prompt.features.get(name, ()))
-        if n_places != n_features:
-            raise ValueError(
-                f"a prompt has {n_places} places for {name!r} and {n_features} features; make it with Vocabulary.prompt"
-            )
-
-
 def _has_places(where: Tensor) -> bool:
     # The step of one token is compiled whole, and the prompt, which has the places, never is.
     return not torch.compiler.is_compiling() and bool(where.any())
+
+
+def vocabulary_of(model: nn.Module) -> Vocabulary | None:
+    """Return the vocabulary of a model that reads features, None of one that reads tokens alone."""
+    return getattr(getattr(model, "tok_embeddings", None), "vocabulary", None)
