@@ -9,9 +9,11 @@ import shutil
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +50,8 @@ def compiled(step: Callable[..., Tensor]) -> Callable[..., Tensor]:
     how = {"mode": "reduce-overhead"} if torch.cuda.is_available() else {"backend": _noting}
     step = torch.compile(step, fullgraph=True, dynamic=False, **how)
     # A graph per batch and cache size: more of them than PyTorch's limit, which is there to notice accidents.
-    return torch._dynamo.config.patch(recompile_limit=256)(step)
+    # A hook that comes later changes what a model computes, and PyTorch would not look for it.
+    return torch._dynamo.config.patch(recompile_limit=256, skip_nnmodule_hook_guards=False)(step)
 
 
 def _noting(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
@@ -178,17 +181,53 @@ def written(x: Tensor) -> Tensor:
     return x.as_strided(x.shape, x.stride())
 
 
+@dataclass(slots=True)
+class _Plain:
+    """Count the compiled texts of a model, and hold the layers that pack again after the last of them."""
+
+    n_texts: int = 0
+    layers: list[nn.Module] = field(default_factory=list)
+
+
+_LOCKS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
+_PLAIN: WeakKeyDictionary[nn.Module, _Plain] = WeakKeyDictionary()
+_NEW_LOCK = threading.Lock()
+
+
+def turn(model: nn.Module) -> AbstractContextManager:
+    """Return what lets one thread at a time go through a model on a CPU without gradients.
+
+    Such a pass may lay weights out anew, and no other thread must read them meanwhile.
+    """
+    return nullcontext() if torch.compiler.is_compiling() or torch.is_grad_enabled() else _lock_of(model)
+
+
+def _lock_of(model: nn.Module) -> AbstractContextManager:
+    if (lock := _LOCKS.get(model)) is None:
+        with _NEW_LOCK:
+            lock = _LOCKS.setdefault(model, threading.RLock())
+    return lock
+
+
 @contextmanager
 def plain_weights(model: nn.Module) -> Iterator[None]:
     """Keep every layer's weight in the order in which it is saved, which compiled code reads, and in large pages."""
-    layers = [layer for layer in model.modules() if getattr(layer, "packs", False)]
-    try:
+    with _lock_of(model):
+        layers = [layer for layer in model.modules() if getattr(layer, "packs", False)]
+        plain = _PLAIN.setdefault(model, _Plain())
+        plain.n_texts += 1
+        plain.layers += layers
         for layer in layers:
             layer.packs = False
             layer.prepare()
         use_large_pages([*model.parameters(), *model.buffers()])
+    try:
         yield
     finally:
-        for layer in layers:
-            layer.packs = True
-            layer.restore()
+        with _lock_of(model):
+            plain.n_texts -= 1
+            if not plain.n_texts:  # the last of the texts that are written at a time
+                del _PLAIN[model]
+                for layer in plain.layers:
+                    layer.packs = True
+                    layer.restore()

@@ -132,7 +132,7 @@ def decode(
     check_prompts(model.config, prompts, max_new_tokens, context=context)
     texts, rooms = [list(prompt) for prompt in prompts], [min(max_new_tokens, context - len(p)) for p in prompts]
     how = {"vocab_size": model.config.vocab_size, "known": vocab_size, "device": device}
-    choice = Choice(prompts, sampling, n_places=max_new_tokens, seed=seed, **how)
+    choice = Choice(prompts, sampling, n_places=min(max_new_tokens, context), seed=seed, **how)
     size = _n_slots(max(map(len, prompts)) + max_new_tokens, context, compile=compile)
     step = _step_of(model, compile=compile, draft=draft, n_rows=len(prompts), cache=cache)
     proposer = draft.start(prompts, choice, size=size) if draft else None

@@ -95,7 +95,7 @@ class Linear(nn.Linear):
 
     def restore(self) -> None:
         """Put the weight into the order in which it is saved."""
-        weight = self._parameters["weight"]
+        weight = self._parameters.get("weight")  # none where it is computed of others (torch.nn.utils.prune, …)
         if type(weight) is PackedWeight:
             weight.pack.open()
 

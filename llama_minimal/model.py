@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from llama_minimal.attention import document_mask, document_positions
 from llama_minimal.block import Block
+from llama_minimal.compiling import turn
 from llama_minimal.config import LlamaConfig
 from llama_minimal.config.checks import check_seed
 from llama_minimal.devices import find_device, find_dtype, float64_device
@@ -75,8 +76,9 @@ class Llama(nn.Module):
         Raises:
             ValueError: if there are more tokens than ``max_seq_len``, or one has no embedding (a GPU stops instead).
         """
-        x = self.hidden_states(tokens, positions=positions, cache=cache, documents=documents)
-        return x if self.output is None else self.output(x) if loss is None else loss(x, self.output)
+        with turn(self):
+            x = self.hidden_states(tokens, positions=positions, cache=cache, documents=documents)
+            return x if self.output is None else self.output(x) if loss is None else loss(x, self.output)
 
     def hidden_states(
         self,
@@ -140,7 +142,8 @@ class Llama(nn.Module):
             last: (B,) where in ``tokens`` each row's last token stands; None means at the end.
             tokens, positions, cache: as in ``forward``.
         """
-        return self.output(self.last_states(tokens, last, positions=positions, cache=cache))
+        with turn(self):
+            return self.output(self.last_states(tokens, last, positions=positions, cache=cache))
 
     def last_states(self, tokens: Tensor, last: Tensor | None = None, **where: Any) -> Tensor:
         """Return what ``output`` reads of each row's last token, (B, D); arguments as of ``next_logits``."""

@@ -596,3 +596,17 @@ def test_shards_have_a_size_and_a_number(make_model, options, tmp_path):
     with pytest.raises(ValueError, match="must be a whole number of at least 1"):
         save(make_model(), tmp_path / "model", **options)
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("change", ["prune", "parametrize"])
+def test_weights_that_are_computed_of_others_are_refused(tmp_path, change):
+    model = draw_model()
+    layer = model.layers["0"].attention.wq
+    if change == "prune":
+        torch.nn.utils.prune.random_unstructured(layer, "weight", amount=0.5)
+    else:
+        torch.nn.utils.parametrize.register_parametrization(layer, "weight", torch.nn.Identity())
+    for format in ("auto", "native", "meta"):
+        with pytest.raises(ValueError, match=r"layers\.0\.attention\.wq.* make it permanent"):
+            save(model, tmp_path / "new", format=format)
+    assert not (tmp_path / "new").exists()

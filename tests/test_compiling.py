@@ -6,11 +6,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn.utils import prune
 
 from llama_minimal import compiling, generation
+from llama_minimal.checkpoint import load
 from llama_minimal.config import LlamaConfig
 from llama_minimal.generation import decode, generate
 from llama_minimal.model import build
+from llama_minimal.packed_weights import PackedWeight
+from llama_minimal.quantization.cache import cache_kind
 
 CONFIG = LlamaConfig(dim=32, n_layers=2, n_heads=2, vocab_size=61, hidden_dim=64, max_seq_len=32)
 
@@ -101,3 +105,47 @@ def test_short_texts_of_all_lengths_share_one_graph(calls):
     assert made["unique_graphs"] - before == 1
     generate(model, None, [[1]], max_new_tokens=256, compile=True, stop_ids=[])
     assert made["unique_graphs"] - before == 2  # a larger cache
+
+
+def test_a_hook_that_comes_between_two_texts_counts(calls):
+    model = build(CONFIG, seed=0).eval()
+    tokens(model)
+    for module in (model.layers["0"], model.layers["1"].attention, model.layers["0"].feed_forward.w1):
+        hook = module.register_forward_hook(lambda _module, _input, output: -3 * output)
+        changed = tokens(model, compile=False)
+        assert tokens(model) == changed
+        hook.remove()
+        assert tokens(model) == tokens(model, compile=False) != changed
+
+
+def test_a_weight_that_is_computed_of_others_is_compiled_too(calls):
+    model = build(CONFIG, seed=0).eval()
+    prune.random_unstructured(model.layers["0"].attention.wq, "weight", amount=0.5)
+    assert tokens(model) == tokens(model, compile=False)
+
+
+@pytest.mark.parametrize("quantize", [None, "int8", "int4"])
+def test_the_last_of_several_texts_lets_the_layers_pack_again(calls, quantize):
+    model, _ = load("course", dtype="bfloat16", quantize=quantize)
+    first, second = (decode(model, [[1, 2, 3]], max_new_tokens=8, compile=True) for _ in range(2))
+    next(first), next(second)
+    first.close()
+    tokens(model, compile=False)  # another text, which would pack them
+    layer = model.layers["0"].attention.wq
+    assert not layer.packs
+    assert type(layer._parameters.get("weight")) is not PackedWeight
+    second.close()
+    assert layer.packs
+
+
+@pytest.mark.parametrize("bits", ["int8", "int4"])
+def test_compiled_a_cache_stores_the_codes_that_belong_to_its_steps(bits):
+    torch._dynamo.reset()
+    model = build(replace(CONFIG, dim=64, n_layers=1), seed=0).eval()
+    step = torch.compile(generation._step, fullgraph=True, dynamic=False)
+    token, at = torch.tensor([[7]]), torch.tensor([[0]])
+    with torch.inference_mode():
+        eager, compiled = (model.make_cache(batch_size=1, max_seq_len=8, kind=cache_kind(bits)) for _ in range(2))
+        expected = generation._step(model, token, at, eager)
+        assert (step(model, token, at, compiled) - expected).abs().max() < 1e-5
+    torch._dynamo.reset()

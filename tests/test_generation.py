@@ -12,7 +12,7 @@ from torch import nn
 from llama_minimal import generation
 from llama_minimal.config import LlamaConfig
 from llama_minimal.generation import decode, generate, stream
-from llama_minimal.model import Llama
+from llama_minimal.model import Llama, build
 from llama_minimal.prompts import check_prompts
 from llama_minimal.settings import Sampling
 from llama_minimal.tokenizer import Tokenizer
@@ -340,3 +340,12 @@ def test_the_number_of_new_tokens_is_a_positive_whole_number(make_model, count):
     with pytest.raises(ValueError, match="max_new_tokens"):
         generate(make_model(), None, [[1]], max_new_tokens=count)
     assert len(generate(make_model(), None, [[1]], max_new_tokens=np.int64(2))[0].tokens) == 2
+
+
+def test_room_is_made_for_what_fits_the_context_and_not_for_more():
+    model = build(LlamaConfig(dim=16, n_layers=1, n_heads=2, vocab_size=61, max_seq_len=16))
+    sampled = Sampling(temperature=0.8)
+    [most] = generate(model, None, [[1, 2]], max_new_tokens=10**12, sampling=sampled)
+    [enough] = generate(model, None, [[1, 2]], max_new_tokens=14, sampling=sampled)
+    assert most.tokens == enough.tokens
+    assert most.finish_reason == "context"

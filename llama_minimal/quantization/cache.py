@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from llama_minimal.compiling import written
 from llama_minimal.config.checks import check_integer, check_one_of
 from llama_minimal.kv_cache import KVCache
 from llama_minimal.quantization.rounding import (
@@ -140,4 +141,6 @@ def cache_kind(cache: CacheBits | None) -> Any:
 
 def _rounded_up(step: Tensor) -> Tensor:
     """Return steps in bfloat16, none smaller than it was: its numbers are at most 2⁻⁸ of themselves apart."""
-    return (step * (1 + 2**-8)).clamp(min=torch.finfo(torch.bfloat16).tiny).to(torch.bfloat16)
+    rounded = (step * (1 + 2**-8)).clamp(min=torch.finfo(torch.bfloat16).tiny).to(torch.bfloat16)
+    # A compiler would make the codes by the step as it was before it was rounded.
+    return written(rounded) if torch.compiler.is_compiling() else rounded
