@@ -195,9 +195,9 @@ _NEW_LOCK = threading.Lock()
 
 
 def turn(model: nn.Module) -> AbstractContextManager:
-    """Return what lets one thread at a time go through a model on a CPU without gradients.
+    """Return what lets one thread at a time go through a model without gradients.
 
-    Such a pass may lay weights out anew, and no other thread must read them meanwhile.
+    On a CPU such a pass may lay weights out anew, and no other thread must read them meanwhile.
     """
     return nullcontext() if torch.compiler.is_compiling() or torch.is_grad_enabled() else _lock_of(model)
 

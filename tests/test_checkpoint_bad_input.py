@@ -15,6 +15,7 @@ from huggingface_hub.utils import filter_repo_objects
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from tiny_models import draw_model
 
 from llama_minimal.checkpoint import load, save
 from llama_minimal.tokenizer import load_tokenizer

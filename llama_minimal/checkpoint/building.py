@@ -49,13 +49,12 @@ def choose_format(model: Llama, format: Format) -> Format:
     """
     beside = () if is_merged(model) else adapters(model)
     how, vocabulary = quantization_of(model), vocabulary_of(model)
-    if computed := [
-        name for name, _ in model.named_parameters() if name.endswith("_orig") or "parametrizations." in name
-    ]:
-        raise ValueError(
-            f"{computed[0]} is what another weight is computed of, and a checkpoint has weights alone; make it permanent, "
-            "by torch.nn.utils.prune.remove or torch.nn.utils.parametrize.remove_parametrizations"
-        )
+    for name, _ in model.named_parameters():
+        if name.endswith("_orig") or "parametrizations." in name:
+            raise ValueError(
+                f"another weight is computed of {name}, and a checkpoint has weights alone; make it permanent, "
+                "by torch.nn.utils.prune.remove or torch.nn.utils.parametrize.remove_parametrizations"
+            )
     if format == "auto":
         return "native" if not_expressible(model.config) or beside or how or vocabulary else "huggingface"
     if format not in ("huggingface", "meta", "native"):
