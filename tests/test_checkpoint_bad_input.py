@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tiny_models import draw_model
+from torch.nn.utils import parametrize, prune
 
 from llama_minimal.checkpoint import load, save
 from llama_minimal.tokenizer import load_tokenizer
@@ -604,9 +605,9 @@ def test_weights_that_are_computed_of_others_are_refused(tmp_path, change):
     model = draw_model()
     layer = model.layers["0"].attention.wq
     if change == "prune":
-        torch.nn.utils.prune.random_unstructured(layer, "weight", amount=0.5)
+        prune.random_unstructured(layer, "weight", amount=0.5)
     else:
-        torch.nn.utils.parametrize.register_parametrization(layer, "weight", torch.nn.Identity())
+        parametrize.register_parametrization(layer, "weight", torch.nn.Identity())
     for format in ("auto", "native", "meta"):
         with pytest.raises(ValueError, match=r"layers\.0\.attention\.wq.* make it permanent"):
             save(model, tmp_path / "new", format=format)
