@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import os
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -60,14 +60,22 @@ class Killed(BaseException):
     """Stands for a signal: no handler of errors catches it."""
 
 
-def fail_at(monkeypatch, names, n, error) -> list:
-    """Let the n-th call of the named functions of ``os`` raise; return a list of the calls."""
-    calls = []
+MOVES = ("mkdir", "replace", "rename", "unlink", "remove", "rmdir")
+
+
+def fail_at(monkeypatch, names, n, error, *, for_good=False) -> list:
+    """Let the n-th call of the named functions of ``os`` raise; return a list of the calls.
+
+    Args:
+        n: a number, or several.
+        for_good: so do all later ones, as of a process that is dead.
+    """
+    calls, ns = [], n if isinstance(n, set) else {n}
 
     def failing(name, real):
         def call(*args, **kwargs):
             calls.append(name)
-            if len(calls) == n:
+            if len(calls) in ns or (for_good and len(calls) > n):
                 raise error
             return real(*args, **kwargs)
 
@@ -137,8 +145,7 @@ def test_everything_is_on_the_disk_before_the_first_file_is_replaced(tmp_path, m
         for name in "abc":
             (path / name).write_text(name)
     assert calls[:3] == ["fsync"] * 3
-    assert calls[-1] == "fsync"  # the folder itself, so that the new names last
-    assert "fsync" not in calls[3:-1]
+    assert [call for call in calls[3:] if call != "unlink"] == ["replace"] * 3 + ["fsync"]  # the last: of the new names
 
 
 # ------------------------------------------------------------------------- save
@@ -174,7 +181,7 @@ def test_a_kill_during_the_exchange_leaves_the_old_model_the_new_one_or_none_but
         shutil.rmtree(tmp_path / "model", ignore_errors=True)
         shutil.copytree(tmp_path / "old", tmp_path / "model")
         with monkeypatch.context() as patch:
-            fail_at(patch, ["replace", "rename", "unlink", "remove"], n, Killed())
+            fail_at(patch, MOVES, n, Killed(), for_good=True)
             try:
                 save(make_model(seed=2, **SIZES), tmp_path / "model", **FORMATS[new])
                 break
@@ -195,15 +202,121 @@ def test_a_kill_during_an_exchange_of_equal_formats_is_noticed(tmp_path, make_mo
     for n in itertools.count(1):
         save(make_model(seed=1, **SIZES), tmp_path, **options)
         with monkeypatch.context() as patch:
-            fail_at(patch, ["replace"], n, Killed())
+            fail_at(patch, MOVES, n, Killed(), for_good=True)
             try:
                 save(make_model(seed=2, **SIZES), tmp_path, **options)
                 break
             except Killed:
                 pass
         outcomes.append(outcome(tmp_path))
-    assert outcomes == [None] * (n - 1)  # the config goes first and comes last
-    assert n > 2
+    old, new = (weights(make_model(seed=seed, **SIZES)) for seed in (1, 2))
+    assert [found for found, _ in itertools.groupby(outcomes)] == [old, None, new]  # the config goes first, comes last
+
+
+@pytest.mark.parametrize(("old", "new"), list(itertools.product(FORMATS, repeat=2)))
+def test_after_a_kill_the_next_save_has_the_former_model_back_even_if_it_is_refused(
+    tmp_path, make_model, monkeypatch, old, new
+):
+    whole = []
+    for name, seed, options in (("old", 1, FORMATS[old]), ("new", 2, FORMATS[new])):
+        save(make_model(seed=seed, **SIZES), tmp_path / name, **options)
+        whole.append(content(tmp_path / name))
+    for n in itertools.count(1):
+        model = shutil.copytree(tmp_path / "old", tmp_path / f"model-{n}")
+        with monkeypatch.context() as patch:
+            fail_at(patch, MOVES, n, Killed(), for_good=True)
+            try:
+                save(make_model(seed=2, **SIZES), model, **FORMATS[new])
+                break
+            except Killed:
+                pass
+        with pytest.raises(ValueError, match="n_shards=3"):
+            save(make_model(seed=3, **SIZES), model, format="meta", n_shards=3)
+        assert content(model) in whole
+    assert n > 5
+
+
+SETS = {  # of files that belong together, and which goes first and comes last
+    "one": ({"config.json": "1", "model.txt": "1"}, "config.json"),
+    "other": ({"config.json": "2", "model.txt": "2"}, "config.json"),
+    "cut": ({"config.json": "3", "index.json": "3", "model-1.txt": "3", "model-2.txt": "3"}, "config.json"),
+    "meta": ({"params.json": "4", "weights.txt": "4"}, "params.json"),
+}
+
+
+def put(folder, name) -> dict:
+    files, last = SETS[name]
+    with update_folder(folder, last=last, obsolete=["config.json", "params.json", "index.json", "*.txt"]) as path:
+        for file, text in files.items():
+            (path / file).write_text(text)
+    return content(folder)
+
+
+@pytest.mark.parametrize(("old", "new"), [*itertools.permutations(SETS, 2)])
+@pytest.mark.parametrize("second", [1, 2, 3, 5])
+def test_whoever_is_killed_while_putting_files_back_loses_nothing_either(tmp_path, monkeypatch, old, new, second):
+    whole = [put(tmp_path / "old", old), put(tmp_path / "new", new)]
+    for n in itertools.count(1):
+        folder = shutil.copytree(tmp_path / "old", tmp_path / f"folder-{n}")
+        with monkeypatch.context() as patch, suppress(Killed):
+            calls = fail_at(patch, MOVES, n, Killed(), for_good=True)
+            put(folder, new)
+        if len(calls) < n:
+            break
+        with monkeypatch.context() as patch, suppress(Killed, ZeroDivisionError):
+            fail_at(patch, MOVES, second, Killed(), for_good=True)
+            with update_folder(folder, last=SETS[old][1]):
+                raise ZeroDivisionError
+        with pytest.raises(ZeroDivisionError), update_folder(folder, last=SETS[old][1]):
+            raise ZeroDivisionError
+        assert content(folder) in whole
+    assert n > 5
+
+
+@pytest.mark.parametrize(("old", "new"), [*itertools.permutations(SETS, 2)])
+@pytest.mark.parametrize("again", [None, 1, 2, 3])
+def test_ctrl_c_at_any_moment_leaves_the_old_files_or_the_new_ones(tmp_path, monkeypatch, old, new, again):
+    """Pressed once nothing is missing; pressed again, while files are put back, the next save has them."""
+    whole = [put(tmp_path / "old", old), put(tmp_path / "new", new)]
+    for n in itertools.count(1):
+        folder = shutil.copytree(tmp_path / "old", tmp_path / f"folder-{n}")
+        with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+            pressed = {n, n + again} if again else {n}
+            calls = fail_at(patch, MOVES, pressed, KeyboardInterrupt())
+            put(folder, new)
+        if len(calls) < n:
+            break
+        if again:
+            with suppress(ZeroDivisionError), update_folder(folder, last=SETS[old][1]):
+                raise ZeroDivisionError
+        assert {name: text for name, text in content(folder).items() if not name.startswith(".")} in whole
+    assert n > 5
+
+
+def test_files_that_somebody_put_in_the_place_of_those_moved_aside_stay(tmp_path, monkeypatch):
+    put(tmp_path, "one")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        fail_at(patch, ["rename", "replace"], 3, Killed(), for_good=True)
+        put(tmp_path, "other")
+    (tmp_path / "config.json").write_text("mine")
+    with pytest.raises(ZeroDivisionError), update_folder(tmp_path, last="config.json"):
+        raise ZeroDivisionError
+    assert (tmp_path / "config.json").read_text() == "mine"
+    assert {path.read_text() for path in tmp_path.glob(".update.*/old/*")} == {"1"}  # nothing is lost
+
+
+def test_what_an_earlier_version_left_moved_aside_comes_back(tmp_path, make_model):
+    save(make_model(seed=1, **SIZES), tmp_path)
+    aside = tmp_path / ".update.123.tmp" / "old"
+    aside.mkdir(parents=True)
+    for path in tmp_path.glob("*.*"):
+        if path.is_file():
+            path.rename(aside / path.name)
+    assert outcome(tmp_path) is None
+    with pytest.raises(ValueError, match="n_shards=3"):
+        save(make_model(seed=2, **SIZES), tmp_path, format="meta", n_shards=3)
+    assert outcome(tmp_path) == weights(make_model(seed=1, **SIZES))
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_what_a_killed_save_left_is_removed_even_if_its_process_had_our_id(tmp_path, make_model):
@@ -460,13 +573,15 @@ def test_an_exchange_that_fails_at_any_file_is_undone(tmp_path, make_model, monk
 
 def test_saving_leaves_hidden_and_unknown_files_of_others(tmp_path, make_model):
     mine = {".notes.tmp": b"1", ".draft.v2.tmp": b"2", "lora.safetensors": b"3", "model_old.safetensors": b"4"}
+    mine |= {".notes.1.tmp": b"5", ".notes.20240131.tmp": b"6", ".backup.2024.tmp/letter.txt": b"7"}
+    (tmp_path / ".backup.2024.tmp").mkdir()
     for name, bytes in mine.items():
         (tmp_path / name).write_bytes(bytes)
-    (tmp_path / ".model.safetensors.0123abcd.tmp").touch()  # what a killed process left
+    (tmp_path / ".model.safetensors.llama-0123abcd.tmp").touch()  # what a killed process left
     for options in FORMATS.values():
         save(make_model(**SIZES), tmp_path, **options)
         assert mine.items() <= content(tmp_path).items()
-    assert not (tmp_path / ".model.safetensors.0123abcd.tmp").exists()
+    assert not (tmp_path / ".model.safetensors.llama-0123abcd.tmp").exists()
 
 
 def test_a_folder_is_held_by_one_at_a_time_and_new_folders_go_with_a_failure(tmp_path):
