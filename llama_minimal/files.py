@@ -14,7 +14,7 @@ from llama_minimal.locks import hold_folder as hold_folder  # belongs to what ot
 
 # Names that a process killed while writing leaves behind. Only ours: other programs have hidden .tmp files, too.
 LEFTOVER = re.compile(r"\..+\.llama-[0-9a-f]{8}\.tmp|\.(update|start|step-\d{8})\.\d+\.tmp")
-_OLD, _NEW = "old", "new"  # in an update's folder, while files change places: the former ones, the names of the others
+_OLD, _NEW = "old", ".new"  # in an update's folder, while files change places: the former ones, the names of the others
 _POINTER = b"version https://git-lfs.github.com/spec/"
 
 
