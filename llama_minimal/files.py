@@ -9,8 +9,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-# Names that a process killed while writing leaves behind: .NAME.PROCESS.tmp and .NAME.8 hex digits.tmp
-LEFTOVER = re.compile(r"\..+\.(\d+|[0-9a-f]{8})\.tmp")
+from llama_minimal.locks import alone_in, claimed, if_abandoned
+from llama_minimal.locks import hold_folder as hold_folder  # belongs to what others import from here
+
+# Names that a process killed while writing leaves behind. Only ours: other programs have hidden .tmp files, too.
+LEFTOVER = re.compile(r"\..+\.llama-[0-9a-f]{8}\.tmp|\.(update|start|step-\d{8})\.\d+\.tmp")
+_OLD, _NEW = "old", ".new"  # in an update's folder, while files change places: the former ones, the names of the others
 _POINTER = b"version https://git-lfs.github.com/spec/"
 
 
@@ -19,33 +23,36 @@ def replace_files(*paths: Path) -> Iterator[list[BinaryIO]]:
     """Open new files that take the place of ``paths`` when the block ends without an error.
 
     Until then they have temporary names in the same folders; after an error those are removed and the former files
-    are untouched. Of several paths the last must be the one that readers open first: it is away while the others
-    change, so that a crash in that instant leaves a set that is refused and not a mixture.
+    are untouched. Links stay; the files that they lead to are replaced. Of several paths the last must be the one that
+    readers open first: it is away while the others change, so that a crash in that instant leaves a set that is refused
+    and not a mixture.
 
     Raises:
+        ValueError: if something else than a file is there.
         OSError: if a file cannot be written, for instance because the disk is full.
     """
-    suffix = f".{secrets.token_hex(4)}.tmp"
-    partial = [path.with_name(f".{path.name}{suffix}") for path in paths]
-    try:
-        for path in paths:
-            path.parent.mkdir(parents=True, exist_ok=True)
+    targets = [path.resolve() if path.is_symlink() else path for path in paths]
+    _check_places(targets)
+    for target in targets:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    partial = [_beside(target) for target in targets]
+    with ExitStack() as cleanup:
+        for path in partial:
+            cleanup.callback(path.unlink, missing_ok=True)
+            # Not tempfile: files get the rights that the user's umask gives, not the owner's alone.
+            cleanup.enter_context(claimed(path, lambda new: new.touch(exist_ok=False)))
         with ExitStack() as stack:
-            # Mode "x", not tempfile: files get the rights that the user's umask gives, not the owner's alone.
-            files = [stack.enter_context(path.open("x+b")) for path in partial]
+            files = [stack.enter_context(path.open("r+b")) for path in partial]
             yield files
             for file in files:
                 file.flush()
                 os.fsync(file.fileno())
-        if len(paths) > 1:
-            with explained(paths[-1]):
-                paths[-1].unlink(missing_ok=True)
-        for source, target in zip(partial, paths, strict=True):
+        if len(targets) > 1:
+            with explained(targets[-1]):
+                targets[-1].unlink(missing_ok=True)
+        for source, target in zip(partial, targets, strict=True):
             with explained(target):
                 source.replace(target)
-    finally:
-        for path in partial:
-            path.unlink(missing_ok=True)
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -61,9 +68,7 @@ def replace_file(path: Path, content: bytes) -> None:
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder to fill; it becomes ``path``, which must not exist, if all goes well."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.mkdir(parents=True)
-    try:
+    with _temporary_folder(path) as temporary:
         yield temporary
         for file in temporary.iterdir():
             _flush(file)
@@ -71,8 +76,6 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         with explained(path):
             temporary.rename(path)
         _flush(path.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
@@ -82,63 +85,105 @@ def update_folder(folder: Path, *, last: str, obsolete: Iterable[str] = ()) -> I
     Args:
         last: the file to move last: a folder that lacks it is recognizably incomplete.
         obsolete: patterns of files that go away, unless there are new ones of that name.
+
+    Raises:
+        ValueError: if another process is at work in the folder, or a folder has the name of a file.
     """
-    with made_folder(folder):
-        yield from _updated(folder, last, obsolete)
-
-
-def _updated(folder: Path, last: str, obsolete: Iterable[str]) -> Iterator[Path]:
-    # A container gives every process the same id: one that was killed may have left this very name.
-    remove_leftovers(folder)
-    temporary = folder / f".update.{os.getpid()}.tmp"
-    temporary.mkdir()
-    try:
-        yield temporary
-        files = sorted(temporary.iterdir(), key=lambda file: (file.name == last, file.name))
-        for file in files:
-            _flush(file)
-        new = {file.name for file in files}
-        olds = dict.fromkeys([last, *(path.name for pattern in obsolete for path in folder.glob(pattern)), *new])
-        # Whoever is killed from here on leaves a folder without ``last``, not a mixture of old and new.
-        with _put_aside([folder / name for name in olds], temporary) as done:
+    with made_folder(folder), alone_in(folder):
+        remove_leftovers(folder)
+        olds = [folder / last, *(path for pattern in obsolete for path in folder.glob(pattern))]
+        _check_places(olds)
+        with _temporary_folder(folder / "update") as temporary:
+            yield temporary
+            files = sorted(temporary.iterdir(), key=lambda file: (file.name == last, file.name))
             for file in files:
-                with explained(folder / file.name):
-                    done.append(file.replace(folder / file.name))
-        _flush(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+                _flush(file)
+            olds += (folder / file.name for file in files)
+            _exchange(files, list(dict.fromkeys(olds)), temporary)
+            _flush(folder)
+
+
+def _exchange(files: list[Path], olds: list[Path], temporary: Path) -> None:
+    """Move files aside, and others into their folder; until the last one is there, ``_settle`` undoes it."""
+    _check_places(olds)
+    (temporary / _NEW).mkdir()
+    for file in files:
+        (temporary / _NEW / file.name).touch()
+    (temporary / _OLD).mkdir()
+    # Whoever is killed from here on leaves a folder without the file that makes it complete, not a mixture.
+    for old in olds:
+        if old.exists() or old.is_symlink():
+            with explained(old):
+                old.rename(temporary / _OLD / old.name)
+    for file in files:
+        with explained(temporary.parent / file.name):
+            file.replace(temporary.parent / file.name)
+
+
+def _settle(temporary: Path) -> None:
+    """Remove a temporary folder; where an exchange of files has stopped in the middle, all is as before it."""
+    folder, aside, names = temporary.parent, temporary / _OLD, temporary / _NEW
+    if aside.is_dir():
+        olds = {path.name for path in aside.iterdir()}
+        waiting = {path.name for path in temporary.iterdir() if path.is_file()}
+        # Earlier versions left no list of new names.
+        placed = ({path.name for path in names.iterdir()} if names.is_dir() else olds) - waiting
+        if waiting or not (names.is_dir() or all((folder / name).exists() for name in olds)):
+            if any((folder / name).exists() for name in olds - placed):
+                return  # somebody has put files there since: theirs stay, and so do these
+            _undo(folder, aside, names, placed)
+    shutil.rmtree(aside, ignore_errors=True)  # first: whoever is killed in the second leaves nothing to undo
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _undo(folder: Path, aside: Path, names: Path, placed: Iterable[str]) -> None:
+    # Whoever is killed here leaves the rest to the next one, who must not take what is back for what was placed.
+    for name in placed:
+        (folder / name).unlink(missing_ok=True)
+        (names / name).unlink(missing_ok=True)
+    for path in sorted(aside.iterdir(), key=lambda path: path.suffix == ".json"):  # a config makes a folder complete
+        with explained(folder / path.name):
+            path.rename(folder / path.name)
+    aside.rmdir()
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.llama-{secrets.token_hex(4)}.tmp")
 
 
 @contextmanager
-def _put_aside(paths: list[Path], temporary: Path) -> Iterator[list[Path]]:
-    """Move files away, and yield a list for those that take their place; after an error all is as it was."""
-    aside = temporary / "old"
-    aside.mkdir()
-    moved: list[Path] = []
-    placed: list[Path] = []
-    try:
-        for path in filter(Path.exists, paths):
-            with explained(path):
-                path.rename(aside / path.name)
-            moved.append(path)
-        yield placed
-    except OSError:
-        for path in placed:
-            path.unlink()
-        for path in reversed(moved):  # the one that makes a folder complete went first, and comes back last
-            (aside / path.name).rename(path)
-        raise
+def _temporary_folder(path: Path) -> Iterator[Path]:
+    temporary = _beside(path)
+    with claimed(temporary, lambda new: new.mkdir(parents=True)):
+        try:
+            yield temporary
+        finally:
+            _settle(temporary)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete what a killed process left half-written in a folder; other people's hidden files stay."""
+    """Delete what a killed process left half-written in a folder, and put back what it had moved aside.
+
+    Other people's hidden files stay, and what a process is still writing, where the system has locks.
+    """
     for leftover in folder.glob(".*.tmp"):
         if not LEFTOVER.fullmatch(leftover.name):
             continue
-        if leftover.is_dir() and not leftover.is_symlink():
-            shutil.rmtree(leftover, ignore_errors=True)
-        else:
-            leftover.unlink(missing_ok=True)
+        with if_abandoned(leftover) as abandoned:
+            if abandoned and leftover.is_dir() and not leftover.is_symlink():
+                _settle(leftover)
+            elif abandoned:
+                leftover.unlink(missing_ok=True)
+
+
+def _check_places(paths: Iterable[Path]) -> None:
+    """Refuse what is no file where one belongs."""
+    for path in paths:
+        if path.exists() and not path.is_file():
+            what = "a folder" if path.is_dir() else "no regular file but a pipe, a socket or a device"
+            raise ValueError(
+                f"{path} is {what}, and a file of this name would replace it; move it, or give another name"
+            )
 
 
 @contextmanager
@@ -157,32 +202,6 @@ def made_folder(path: Path) -> Iterator[None]:
             with suppress(OSError):
                 folder.rmdir()
         raise
-
-
-@contextmanager
-def hold_folder(path: Path) -> Iterator[None]:
-    """Let no other process hold this folder until the block ends; a killed process holds nothing.
-
-    Where the system cannot lock folders (Windows, some network drives) nothing is held.
-
-    Raises:
-        ValueError: if another process holds it.
-    """
-    descriptor = None
-    try:
-        # Only if the system has locks, and opens folders to lock them.
-        with suppress(ImportError, OSError):
-            import fcntl
-
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ValueError(f"another process is at work in {path}; wait for it, or give another folder") from None
-        yield
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
 
 
 @contextmanager

@@ -3,16 +3,23 @@
 import errno
 import hashlib
 import itertools
+import json
 import os
 import shutil
-from contextlib import contextmanager
+import socket
+import subprocess
+import sys
+import traceback
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from llama_minimal.checkpoint import load, save
-from llama_minimal.files import atomic_folder, hold_folder, made_folder, replace_files, update_folder
+from llama_minimal.checkpoint.native import write_config
+from llama_minimal.files import atomic_folder, hold_folder, made_folder, replace_file, replace_files, update_folder
 from llama_minimal.run_folder import remove_run
 from llama_minimal.snapshot import snapshots
 
@@ -60,14 +67,22 @@ class Killed(BaseException):
     """Stands for a signal: no handler of errors catches it."""
 
 
-def fail_at(monkeypatch, names, n, error) -> list:
-    """Let the n-th call of the named functions of ``os`` raise; return a list of the calls."""
-    calls = []
+MOVES = ("mkdir", "replace", "rename", "unlink", "remove", "rmdir")
+
+
+def fail_at(monkeypatch, names, n, error, *, for_good=False) -> list:
+    """Let the n-th call of the named functions of ``os`` raise; return a list of the calls.
+
+    Args:
+        n: a number, or several.
+        for_good: so do all later ones, as of a process that is dead.
+    """
+    calls, ns = [], n if isinstance(n, set) else {n}
 
     def failing(name, real):
         def call(*args, **kwargs):
             calls.append(name)
-            if len(calls) == n:
+            if len(calls) in ns or (for_good and len(calls) > n):
                 raise error
             return real(*args, **kwargs)
 
@@ -137,8 +152,7 @@ def test_everything_is_on_the_disk_before_the_first_file_is_replaced(tmp_path, m
         for name in "abc":
             (path / name).write_text(name)
     assert calls[:3] == ["fsync"] * 3
-    assert calls[-1] == "fsync"  # the folder itself, so that the new names last
-    assert "fsync" not in calls[3:-1]
+    assert [call for call in calls[3:] if call != "unlink"] == ["replace"] * 3 + ["fsync"]  # the last: of the new names
 
 
 # ------------------------------------------------------------------------- save
@@ -174,7 +188,7 @@ def test_a_kill_during_the_exchange_leaves_the_old_model_the_new_one_or_none_but
         shutil.rmtree(tmp_path / "model", ignore_errors=True)
         shutil.copytree(tmp_path / "old", tmp_path / "model")
         with monkeypatch.context() as patch:
-            fail_at(patch, ["replace", "rename", "unlink", "remove"], n, Killed())
+            fail_at(patch, MOVES, n, Killed(), for_good=True)
             try:
                 save(make_model(seed=2, **SIZES), tmp_path / "model", **FORMATS[new])
                 break
@@ -195,15 +209,127 @@ def test_a_kill_during_an_exchange_of_equal_formats_is_noticed(tmp_path, make_mo
     for n in itertools.count(1):
         save(make_model(seed=1, **SIZES), tmp_path, **options)
         with monkeypatch.context() as patch:
-            fail_at(patch, ["replace"], n, Killed())
+            fail_at(patch, MOVES, n, Killed(), for_good=True)
             try:
                 save(make_model(seed=2, **SIZES), tmp_path, **options)
                 break
             except Killed:
                 pass
         outcomes.append(outcome(tmp_path))
-    assert outcomes == [None] * (n - 1)  # the config goes first and comes last
-    assert n > 2
+    old, new = (weights(make_model(seed=seed, **SIZES)) for seed in (1, 2))
+    assert [found for found, _ in itertools.groupby(outcomes)] == [old, None, new]  # the config goes first, comes last
+
+
+@pytest.mark.parametrize(("old", "new"), list(itertools.product(FORMATS, repeat=2)))
+def test_after_a_kill_the_next_save_has_the_former_model_back_even_if_it_is_refused(
+    tmp_path, make_model, monkeypatch, old, new
+):
+    whole = []
+    for name, seed, options in (("old", 1, FORMATS[old]), ("new", 2, FORMATS[new])):
+        save(make_model(seed=seed, **SIZES), tmp_path / name, **options)
+        whole.append(content(tmp_path / name))
+    for n in itertools.count(1):
+        model = shutil.copytree(tmp_path / "old", tmp_path / f"model-{n}")
+        with monkeypatch.context() as patch:
+            fail_at(patch, MOVES, n, Killed(), for_good=True)
+            try:
+                save(make_model(seed=2, **SIZES), model, **FORMATS[new])
+                break
+            except Killed:
+                pass
+        with pytest.raises(ValueError, match="n_shards=3"):
+            save(make_model(seed=3, **SIZES), model, format="meta", n_shards=3)
+        assert content(model) in whole
+    assert n > 5
+
+
+SETS = {  # of files that belong together, and which goes first and comes last
+    "one": ({"config.json": "1", "model.txt": "1"}, "config.json"),
+    "other": ({"config.json": "2", "model.txt": "2"}, "config.json"),
+    "cut": ({"config.json": "3", "index.json": "3", "model-1.txt": "3", "model-2.txt": "3"}, "config.json"),
+    "meta": ({"params.json": "4", "weights.txt": "4"}, "params.json"),
+}
+
+
+def put(folder, name) -> None:
+    files, last = SETS[name]
+    with update_folder(folder, last=last, obsolete=["config.json", "params.json", "index.json", "*.txt"]) as path:
+        for file, text in files.items():
+            (path / file).write_text(text)
+
+
+def put_all(folder, *names) -> list[dict]:
+    """Put each set into a folder of its own, and return what is in them."""
+    for name in names:
+        put(folder / name, name)
+    return [content(folder / name) for name in names]
+
+
+@pytest.mark.parametrize(("old", "new"), [*itertools.permutations(SETS, 2)])
+@pytest.mark.parametrize("second", [1, 2, 3, 5])
+def test_whoever_is_killed_while_putting_files_back_loses_nothing_either(tmp_path, monkeypatch, old, new, second):
+    whole = put_all(tmp_path, old, new)
+    for n in itertools.count(1):
+        folder = shutil.copytree(tmp_path / old, tmp_path / f"folder-{n}")
+        with monkeypatch.context() as patch, suppress(Killed):
+            calls = fail_at(patch, MOVES, n, Killed(), for_good=True)
+            put(folder, new)
+        if len(calls) < n:
+            break
+        with monkeypatch.context() as patch, suppress(Killed, ZeroDivisionError):
+            fail_at(patch, MOVES, second, Killed(), for_good=True)
+            with update_folder(folder, last=SETS[old][1]):
+                raise ZeroDivisionError
+        with pytest.raises(ZeroDivisionError), update_folder(folder, last=SETS[old][1]):
+            raise ZeroDivisionError
+        assert content(folder) in whole
+    assert n > 5
+
+
+@pytest.mark.parametrize(("old", "new"), [*itertools.permutations(SETS, 2)])
+@pytest.mark.parametrize("again", [None, 1, 2, 3])
+def test_ctrl_c_at_any_moment_leaves_the_old_files_or_the_new_ones(tmp_path, monkeypatch, old, new, again):
+    """Pressed once nothing is missing; pressed again, while files are put back, the next save has them."""
+    whole = put_all(tmp_path, old, new)
+    for n in itertools.count(1):
+        folder = shutil.copytree(tmp_path / old, tmp_path / f"folder-{n}")
+        with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+            pressed = {n, n + again} if again else {n}
+            calls = fail_at(patch, MOVES, pressed, KeyboardInterrupt())
+            put(folder, new)
+        if len(calls) < n:
+            break
+        if again:
+            with suppress(ZeroDivisionError), update_folder(folder, last=SETS[old][1]):
+                raise ZeroDivisionError
+        assert {name: text for name, text in content(folder).items() if not name.startswith(".")} in whole
+    assert n > 5
+
+
+def test_files_that_somebody_put_in_the_place_of_those_moved_aside_stay(tmp_path, monkeypatch):
+    put(tmp_path, "one")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        fail_at(patch, ["rename", "replace"], 3, Killed(), for_good=True)
+        put(tmp_path, "other")
+    (tmp_path / "config.json").write_text("mine")
+    with pytest.raises(ZeroDivisionError), update_folder(tmp_path, last="config.json"):
+        raise ZeroDivisionError
+    assert (tmp_path / "config.json").read_text() == "mine"
+    assert {path.read_text() for path in tmp_path.glob(".update.*/old/*")} == {"1"}  # nothing is lost
+
+
+def test_what_an_earlier_version_left_moved_aside_comes_back(tmp_path, make_model):
+    save(make_model(seed=1, **SIZES), tmp_path)
+    aside = tmp_path / ".update.123.tmp" / "old"
+    aside.mkdir(parents=True)
+    for path in tmp_path.glob("*.*"):
+        if path.is_file():
+            path.rename(aside / path.name)
+    assert outcome(tmp_path) is None
+    with pytest.raises(ValueError, match="n_shards=3"):
+        save(make_model(seed=2, **SIZES), tmp_path, format="meta", n_shards=3)
+    assert outcome(tmp_path) == weights(make_model(seed=1, **SIZES))
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_what_a_killed_save_left_is_removed_even_if_its_process_had_our_id(tmp_path, make_model):
@@ -460,13 +586,182 @@ def test_an_exchange_that_fails_at_any_file_is_undone(tmp_path, make_model, monk
 
 def test_saving_leaves_hidden_and_unknown_files_of_others(tmp_path, make_model):
     mine = {".notes.tmp": b"1", ".draft.v2.tmp": b"2", "lora.safetensors": b"3", "model_old.safetensors": b"4"}
+    mine |= {".notes.1.tmp": b"5", ".notes.20240131.tmp": b"6", ".backup.2024.tmp/letter.txt": b"7"}
+    (tmp_path / ".backup.2024.tmp").mkdir()
     for name, bytes in mine.items():
         (tmp_path / name).write_bytes(bytes)
-    (tmp_path / ".model.safetensors.0123abcd.tmp").touch()  # what a killed process left
+    (tmp_path / ".model.safetensors.llama-0123abcd.tmp").touch()  # what a killed process left
     for options in FORMATS.values():
         save(make_model(**SIZES), tmp_path, **options)
         assert mine.items() <= content(tmp_path).items()
-    assert not (tmp_path / ".model.safetensors.0123abcd.tmp").exists()
+    assert not (tmp_path / ".model.safetensors.llama-0123abcd.tmp").exists()
+
+
+# -------------------------------------------------- what else may be in a folder
+
+
+def write_parts(model, folder) -> None:
+    """Write a folder as several processes do, each its part; here one has all."""
+    folder.mkdir()
+    write_config(model, folder)
+    tensors = {f"model.{name}": parameter.detach() for name, parameter in model.named_parameters()}
+    offsets = {name: {"saved_offsets": [0] * tensor.dim()} for name, tensor in tensors.items()}
+    metadata = {"DCP_SHARDING_INFO": json.dumps(offsets)}
+    save_file(tensors, folder / "shard-00001-model-00001-of-00001.safetensors", metadata)
+
+
+def write_pickled(model, folder) -> None:
+    """Write a folder as the transformers library once did."""
+    save(model, folder)
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+@pytest.mark.parametrize("options", FORMATS.values(), ids=FORMATS)
+@pytest.mark.parametrize("write", [write_parts, write_pickled, *FORMATS])
+def test_what_is_loaded_is_what_was_saved_last_whatever_was_there(tmp_path, make_model, write, options):
+    old, new = (make_model(seed=seed, **SIZES) for seed in (1, 2))
+    if callable(write):
+        write(old, tmp_path / "model")
+    else:
+        save(old, tmp_path / "model", **FORMATS[write])
+    assert weights(load(tmp_path / "model")[0]) == weights(old)
+    save(new, tmp_path / "model", **options)
+    assert weights(load(tmp_path / "model")[0]) == weights(new)
+    assert not list((tmp_path / "model").glob("shard-*"))
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "consolidated.00.pth", "generation_config.json"])
+def test_a_folder_with_the_name_of_a_file_is_refused_and_stays(tmp_path, make_model, name):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "letter.txt").write_text("mine")
+    with pytest.raises(ValueError, match=rf"{name} is a folder.*move it, or give another name"):
+        save(make_model(), tmp_path)
+    assert content(tmp_path) == {f"{name}/letter.txt": b"mine"}
+
+
+def test_a_folder_that_comes_to_have_the_name_of_a_new_file_is_refused_and_stays(tmp_path):
+    with pytest.raises(ValueError, match="is a folder"), update_folder(tmp_path, last="last") as path:
+        (path / "file").write_text("new")
+        (tmp_path / "file").mkdir()
+    assert [path.name for path in tmp_path.rglob("*")] == ["file"]
+
+
+def test_links_among_the_files_that_change_place_come_back_after_an_error(tmp_path, monkeypatch):
+    (tmp_path / "there").write_text("old")
+    (tmp_path / "link").symlink_to("there")
+    (tmp_path / "lost").symlink_to("nowhere")
+    for n in (3, 0):
+        update = update_folder(tmp_path, last="link")
+        with monkeypatch.context() as patch, suppress(KeyboardInterrupt), update as path:
+            for name in ("link", "lost", "new"):
+                (path / name).write_text("new")
+            fail_at(patch, ["replace"], n, KeyboardInterrupt())
+        assert (tmp_path / "link").is_symlink() == (tmp_path / "lost").is_symlink() == (n == 3)
+    assert content(tmp_path) == {"there": b"old", "link": b"new", "lost": b"new", "new": b"new"}
+
+
+def test_what_is_no_file_is_never_replaced_by_one(tmp_path, monkeypatch):
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("no pipes here")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("pipe")
+    with socket.socket(socket.AF_UNIX) as made:
+        monkeypatch.chdir(tmp_path)
+        made.bind("socket")  # whose names must be short
+    before = {path.name: path.lstat().st_mode for path in tmp_path.iterdir()}
+    for name in before:
+        with pytest.raises(ValueError, match="is a folder" if name == "folder" else "a pipe, a socket or a device"):
+            replace_file(tmp_path / name, b"new")
+    assert {path.name: path.lstat().st_mode for path in tmp_path.iterdir()} == before
+
+
+def test_a_file_behind_a_link_is_replaced_and_the_link_stays(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "file").write_text("old")
+    (tmp_path / "link").symlink_to("disk/file")
+    (tmp_path / "new").symlink_to("disk/new")
+    for name in ("link", "new"):
+        replace_file(tmp_path / name, b"new")
+        assert (tmp_path / name).is_symlink()
+    assert content(tmp_path / "disk") == {"file": b"new", "new": b"new"}
+    assert not list(tmp_path.rglob(".*"))
+
+
+# ------------------------------------------------------------- two processes at once
+
+
+def forked(*works) -> None:
+    """Run functions in processes of their own, at the same time; fail if one of them does."""
+    children = []
+    for work in works:
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                work()
+                status = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(status)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * len(works)
+
+
+def test_processes_that_write_into_one_folder_spoil_nothing_of_each_other(tmp_path):
+    pytest.importorskip("fcntl")
+    whole = put_all(tmp_path, "one", "cut", "meta")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+
+    def update(name):
+        done = 0
+        while done < 30:
+            try:
+                put(folder, name)
+                done += 1
+            except ValueError as error:
+                assert "another process is at work in" in str(error)  # noqa: PT017
+
+    def write():
+        for i in range(300):
+            with replace_files(folder / "log") as (file,):
+                file.write(b"x")
+            with atomic_folder(folder / f"step-{i:08d}") as path:
+                (path / "file").write_text("x")
+
+    forked(lambda: update("one"), lambda: update("cut"), lambda: update("meta"), write)
+    assert len(list(folder.glob("step-*/file"))) == 300
+    found = content(folder)
+    assert {name: text for name, text in found.items() if text != b"x"} in whole
+    assert found["log"] == b"x"
+    assert not list(folder.glob(".*"))
+
+
+def test_a_save_leaves_what_another_process_is_writing(tmp_path):
+    pytest.importorskip("fcntl")
+    with replace_files(tmp_path / "model.gguf") as (file,), atomic_folder(tmp_path / "step-00000001") as path:
+        (path / "file").write_text("x")
+        forked(lambda: put(tmp_path, "one"))
+        file.write(b"x")
+    assert {"model.gguf": b"x", "step-00000001/file": b"x", "config.json": b"1"}.items() <= content(tmp_path).items()
+
+
+def test_a_folder_that_another_process_holds_is_refused_and_whoever_holds_it_may_save(tmp_path):
+    pytest.importorskip("fcntl")
+    code = "import sys, pathlib; from llama_minimal.files import update_folder as u\n"
+    code += "with u(pathlib.Path(sys.argv[1]), last='a') as path: (path / 'a').touch()"
+    put(tmp_path, "one")
+    before = content(tmp_path)
+    with hold_folder(tmp_path):
+        other = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+        assert f"another process is at work in {tmp_path}; wait for it, or give another folder" in other.stderr
+        assert content(tmp_path) == before
+        put(tmp_path, "other")
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)]).returncode == 0
+    assert (tmp_path / "a").exists()
 
 
 def test_a_folder_is_held_by_one_at_a_time_and_new_folders_go_with_a_failure(tmp_path):

@@ -33,6 +33,7 @@ LEVELS = {
     "compiling": 0,
     "observing": 0,
     "calibration": 1,
+    "locks": -1,
     "files": 0,
     "plugins": 0,
     "running": 0,

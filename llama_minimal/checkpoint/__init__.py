@@ -15,6 +15,7 @@ from llama_minimal.checkpoint.huggingface_config import config_from_huggingface,
 from llama_minimal.checkpoint.meta import EXTRA, open_meta, write_meta
 from llama_minimal.checkpoint.native import MODEL_TYPE, open_native, write_native
 from llama_minimal.checkpoint.rounding import rounded
+from llama_minimal.checkpoint.sharded import PARTS
 from llama_minimal.checkpoint.tensors import Checkpoint, Slots, fill, slots_of
 from llama_minimal.checkpoint.text_side import GENERATION, TOKENIZER_FILES, read_end_ids, write_generation_config
 from llama_minimal.config import LlamaConfig, read_json
@@ -43,7 +44,7 @@ __all__ = [
 COURSE = Path(__file__).parents[1] / "course" / "model"  # what load("course") means
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 _MODEL_FILES = ("config.json", "params.json", "model.safetensors", "model-*-of-*.safetensors", INDEX)
-_MODEL_FILES += ("consolidated.*.pth", EXTRA, GENERATION)
+_MODEL_FILES += ("consolidated.*.pth", EXTRA, GENERATION, PARTS)
 _FROM_HUB = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model")
 _OTHER_WEIGHTS = ("pytorch_model*.bin", "consolidated.*.pth")  # of repositories without safetensors
 
