@@ -127,9 +127,19 @@ def test_group_privacy_is_one_neighbor_after_the_other():
 
 
 def test_impossible_numbers_are_refused():
-    for changes in ({"rate": 0.0}, {"rate": 1.1}, {"noise": -1.0}, {"delta": 0.0}, {"delta": 1.0}, {"steps": -1}):
+    for changes in (
+        {"rate": 0.0},
+        {"rate": 1.1},
+        {"noise": -1.0},
+        {"delta": 0.0},
+        {"delta": 1.0},
+        {"steps": -1},
+        {"copies": 0},
+    ):
         with pytest.raises(ValueError, match=next(iter(changes))):
             epsilon(**STORED | changes)
+    with pytest.raises(ValueError, match="copies=0 must be a whole number of at least 1"):
+        epsilon(**STORED | {"noise": 0.0, "copies": 0})
     with pytest.raises(ValueError, match="out of reach"):
         noise_for(1e-9, rate=1.0, steps=10**6, delta=1e-5)
     with pytest.raises(ValueError, match="above 0"):

@@ -277,3 +277,6 @@ def test_what_a_run_spends_is_the_epsilon_of_its_numbers():
     assert spent(config, PrivacyConfig(noise=1.5), 400, delta=1e-5) == expected
     assert spent(config, PrivacyConfig(noise=1.5), 400, delta=1e-5, copies=3) > 2 * expected
     assert spent(config, PrivacyConfig(noise=0.0), 400, delta=1e-5) == float("inf")
+    for n, words in ((0, "n_examples=0 must be"), (7, "batch_size=8 is more than n_examples=7; give")):
+        with pytest.raises(ValueError, match=words):
+            spent(config, PrivacyConfig(noise=1.5), n, delta=1e-5)

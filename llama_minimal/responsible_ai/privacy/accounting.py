@@ -67,6 +67,7 @@ def epsilon(
         raise ValueError(f"delta={delta!r} must be between 0 and 1, such as 1e-5")
     if steps < 0:
         raise ValueError(f"steps={steps!r} must be 0 or more")
+    check_integer("copies", copies)
     if noise == 0:
         return math.inf
     orders = np.asarray(orders, dtype=float)
@@ -100,8 +101,7 @@ def group_privacy(epsilon: float, delta: float, copies: int) -> tuple[float, flo
 
     Copies are taken out one after the other, each a step between neighbors: P ≤ e^ε P' + δ, put into the next.
     """
-    if copies < 1:
-        raise ValueError(f"copies={copies!r} must be at least 1")
+    check_integer("copies", copies)
     growth = math.expm1(copies * epsilon) / math.expm1(epsilon) if epsilon else copies
     return copies * epsilon, min(1.0, delta * growth)
 

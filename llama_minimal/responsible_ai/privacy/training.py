@@ -188,6 +188,10 @@ def check_private(examples: Any, config: TrainConfig, options: dict[str, Any]) -
 
 def spent(config: TrainConfig, privacy: PrivacyConfig, n_examples: int, *, delta: float, copies: int = 1) -> float:
     """Return ε after all steps of a run, of an example that the text holds so many times; infinite without noise."""
+    if check_integer("n_examples", n_examples) < config.batch_size:
+        raise ValueError(
+            f"batch_size={config.batch_size} is more than n_examples={n_examples}; give the number of all examples"
+        )
     rate = config.batch_size / n_examples
     return epsilon(rate=rate, noise=privacy.noise, steps=config.steps, delta=delta, copies=copies)
 
