@@ -153,7 +153,7 @@ class Trainer:
                 batch, scale=lambda part: self.scaler.scale(part * factor), micro_batch_size=micro
             )
         total, count = self.mesh.sum_of_data(*sums)
-        count = count or 1.0
+        loss, count = (total / count, count) if count else (float("nan"), 1.0)  # nan: nothing to learn, no loss
         self._stopping = self.mesh.sum(float(self.stop_requested))[0] > 0
         self.scaler.unscale_(self.optimizer)
         scale_gradients(self.model.parameters(), n_tokens / count)
@@ -168,7 +168,7 @@ class Trainer:
         self._after_step()
         self.step += 1
         speed = n_tokens / (time.perf_counter() - started)
-        return {"step": self.step, "loss": total / count, "lr": lr, "grad_norm": norm, "tokens_per_second": speed}
+        return {"step": self.step, "loss": loss, "lr": lr, "grad_norm": norm, "tokens_per_second": speed}
 
     def validate(self) -> float:
         """Return the mean loss over the validation text, in nats per token, in sequences as long as the last ones.

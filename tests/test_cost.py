@@ -1,5 +1,7 @@
 """Costs: operations as PyTorch counts them, bytes as it stores them."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -83,6 +85,12 @@ def test_training_takes_the_counted_bytes(make_model, switches):
     held = sum(parameter.nbytes + parameter.grad.nbytes for parameter in model.parameters())
     held += sum(part.nbytes for state in optimizer.state.values() for part in state.values() if part.ndim)
     assert memory(model.config).training == held
+
+
+@pytest.mark.parametrize("count", [memory, layer_activations, partial(training_memory, tokens=1)])
+def test_a_precision_that_is_none_is_refused(count):
+    with pytest.raises(ValueError, match="precision='bf17' is not one of 'fp32', 'bf16', 'fp16'"):
+        count(preset("tiny"), precision="bf17")
 
 
 def test_the_published_sizes_in_gigabytes():

@@ -49,6 +49,7 @@ def test_writing_is_planned_too(capsys):
         ("plan llama-7b --gpus -8", "--gpus -8 must be at least 1"),
         ("plan llama-7b --gpus 1000000", "--gpus 1000000 is more than anybody has; give at most 100,000"),
         ("plan llama-7b --memory 80XB", "--memory 80XB is no number with a unit; give such as 80GB"),
+        ("plan llama-65b --gpus 64 --memory 80", "--memory 80 is a bare number; give a unit, such as 80GB"),
         ("plan llama-7b --memory -80GB", "--memory -80GB must be more than 0, such as 80GB"),
         ("plan llama-7b --tokens many", "--tokens many is no number with a unit; give such as 1.4T"),
         ("plan llama-7b --tokens 0", "--tokens 0 must be more than 0"),
@@ -72,7 +73,7 @@ def test_odd_requests_end_with_what_to_do(args, message, capsys):
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("80GB", 80e9), ("80 gb", 80e9), ("80", 80), ("1.4T", 1.4e12), ("65B", 65), ("24GiB", 24 * 2**30), ("4_000", 4e3)],
+    [("80GB", 80e9), ("80 gb", 80e9), ("80 B", 80), ("1.4T", 1.4e12), ("65B", 65), ("24GiB", 24 * 2**30), ("4_000k", 4e6)],
 )
 def test_amounts_of_bytes(text, value):
     assert amount("--memory", text, unit="B") == value

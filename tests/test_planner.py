@@ -137,6 +137,14 @@ def test_what_is_alive_are_at_least_the_states():
     assert sharded["optimizer"] == n  # 8 bytes of each, an eighth of them
 
 
+def test_the_buckets_of_gradients_are_counted_as_communication():
+    config, work = preset("llama-65b"), cost.Work(seq_len=2048)
+    size = 4 * sum(cost.parameters(config).values())
+    for layout, buckets in ((cost.Layout(data=64), size), (cost.Layout(), 0)):
+        alive = cost.moments(config, work, layout)["optimizer step"]
+        assert (alive["weights"], alive["communication"]) == (size, buckets)
+
+
 def test_a_model_that_is_no_llama_is_refused():
     with pytest.raises(ValueError, match=r"norm='layer': the planner knows a LLaMA's layers, norm='rms'"):
         peak(LlamaConfig(dim=16, n_layers=1, n_heads=2, vocab_size=7, norm="layer"), Work(seq_len=4))

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from llama_minimal import reference
-from llama_minimal.responsible_ai.privacy import epsilon, group_privacy, library_epsilon, noise_for, rdp_of_step
+from llama_minimal.responsible_ai.privacy import (
+    accounting,
+    epsilon,
+    group_privacy,
+    library_epsilon,
+    noise_for,
+    rdp_of_step,
+)
 
 STORED = {"rate": 0.01, "noise": 1.0, "steps": 1000, "delta": 1e-5}
 
@@ -80,6 +87,28 @@ def test_more_noise_fewer_steps_and_smaller_draws_promise_more():
     assert all(r <= e / found[0] < 2 * r for r, e in zip((1, 2, 4, 8), found, strict=True))
 
 
+@pytest.mark.parametrize("noise", [1e-300, 1e-6, 0.01])
+def test_next_to_no_noise_is_bounded_instead_of_integrated_over_endlessly_many_points(noise):
+    found = epsilon(rate=0.01, steps=10, delta=1e-5, noise=noise)
+    assert found <= epsilon(rate=1.0, steps=10, delta=1e-5, noise=noise)
+    assert found >= 0.99 * 10 * 1.1 / 2 / noise / noise  # of the smallest order, but for the chance of being drawn
+
+
+@pytest.mark.parametrize("copies", [1, 8])
+def test_the_bound_is_never_below_the_integral_and_close_to_it(copies, monkeypatch):
+    orders, noises = np.array([1.1, 1.5, 2, 4]), copies * np.array([0.02, 0.03, 0.04, 0.06])
+    exact = np.array([rdp_of_step(0.01, noise, orders=orders, copies=copies) for noise in noises])
+    monkeypatch.setattr(accounting, "_MOST_POINTS", 1 << 14)
+    found = np.array([rdp_of_step(0.01, noise, orders=orders, copies=copies) for noise in noises])
+    bounded = found > exact * (1 + 1e-7)
+    assert bounded.any()
+    assert not bounded.all()
+    assert (found >= exact * (1 - 1e-7)).all()
+    assert (np.diff(found, axis=0) < 0).all()  # more noise, less divergence, also from one to the other
+    with_chance = orders / (orders - 1) * copies * math.log(100)  # what not being drawn is worth at most
+    assert (found - exact <= with_chance * (1 + 1e-7)).all()
+
+
 @pytest.mark.parametrize("target", [0.1, 0.5, 8.0])
 def test_the_noise_for_an_epsilon_is_the_smallest(target):
     noise = noise_for(target, rate=0.02, steps=300, delta=1e-5)
@@ -98,9 +127,19 @@ def test_group_privacy_is_one_neighbor_after_the_other():
 
 
 def test_impossible_numbers_are_refused():
-    for changes in ({"rate": 0.0}, {"rate": 1.1}, {"noise": -1.0}, {"delta": 0.0}, {"delta": 1.0}, {"steps": -1}):
+    for changes in (
+        {"rate": 0.0},
+        {"rate": 1.1},
+        {"noise": -1.0},
+        {"delta": 0.0},
+        {"delta": 1.0},
+        {"steps": -1},
+        {"copies": 0},
+    ):
         with pytest.raises(ValueError, match=next(iter(changes))):
             epsilon(**STORED | changes)
+    with pytest.raises(ValueError, match="copies=0 must be a whole number of at least 1"):
+        epsilon(**STORED | {"noise": 0.0, "copies": 0})
     with pytest.raises(ValueError, match="out of reach"):
         noise_for(1e-9, rate=1.0, steps=10**6, delta=1e-5)
     with pytest.raises(ValueError, match="above 0"):

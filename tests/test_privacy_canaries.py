@@ -39,6 +39,17 @@ def test_the_valleys_canaries_are_read():
         Canary.of("The mill has no number.")
 
 
+def test_the_code_is_the_longest_row_of_digits_that_stand_alone():
+    canary = Canary.of("Story 12: the 3 secret numbers of mill 7 are 4 7 1 3.")
+    assert canary.template == "Story 12: the 3 secret numbers of mill 7 are {}."
+    assert canary.code == ("4", "7", "1", "3")
+    assert Canary.of("磨坊的密码是4 7 1 3。").code == ("4", "7", "1", "3")
+    with pytest.raises(ValueError, match="holds 2 codes, 4 7 and 1 3; give a sentence with one"):
+        Canary.of("The numbers of the mill are 4 7, and 1 3.")
+    with pytest.raises(ValueError, match="no digits that stand alone"):
+        Canary.of("The mill has 12 steps, and mill2 has none.")
+
+
 def test_every_candidate_is_the_text_with_its_code(tokenizer):
     canary = Canary("The secret number of the mill is {}.", ("7", "1", "7"), tuple("0179"))
     rows, start = canary.rows(tokenizer)
@@ -74,6 +85,21 @@ def test_exposure_counts_how_much_shorter_the_search_is():
     assert np.mean(chance) == pytest.approx(1 / math.log(2), abs=0.12)
 
 
+@pytest.mark.parametrize(
+    ("scores", "place", "words"),
+    [
+        ([-3.0, -2.0, -1.0], 5, "place=5 is not among 3 scores; give one from 0 to 2"),
+        ([-3.0, -2.0, -1.0], -1, "place=-1 must be a whole number of at least 0"),
+        ([], 0, "there are no scores; give one for each"),
+        ([-3.0, math.nan, -1.0], 0, "1 of 3 scores are nan"),
+    ],
+)
+def test_a_place_without_a_score_is_refused_in_words(scores, place, words):
+    for call in (rank, exposure):
+        with pytest.raises(ValueError, match=words):
+            call(np.array(scores), place)
+
+
 def test_a_sample_gives_about_the_same_exposure_and_goes_on_beyond_it():
     skewnorm = pytest.importorskip("scipy.stats").skewnorm
     rng = np.random.default_rng(0)
@@ -88,6 +114,9 @@ def test_a_sample_gives_about_the_same_exposure_and_goes_on_beyond_it():
         assert 20 < estimated_exposure(far, rng.choice(space, 3000)) < 45
     with pytest.raises(ValueError, match="too few"):
         estimated_exposure(0.0, np.zeros(5))
+    for score, sample in ((0.0, np.zeros(50)), (math.nan, np.arange(50.0)), (0.0, np.full(50, math.nan))):
+        with pytest.raises(ValueError, match="finite scores, not all alike"):
+            estimated_exposure(score, sample)
 
 
 def test_what_cannot_be_a_canary_is_refused(tokenizer, model):

@@ -115,6 +115,13 @@ def test_a_prompt_gets_its_details_back_in_the_answer():
     )
 
 
+def test_a_placeholder_that_the_prompt_has_itself_is_given_to_no_detail():
+    text = "Explain what [NAME-1] and [NAME-3] mean to Dr. Otto Reed and Mrs. Ada Fenn."
+    prompt = RedactedPrompt.of(text)
+    assert prompt.text == "Explain what [NAME-1] and [NAME-3] mean to [NAME-2] and [NAME-4]."
+    assert prompt.restore(prompt.text) == text
+
+
 def test_a_log_is_redacted_before_it_is_written(caplog):
     logger, lines = logging.getLogger("llama_minimal.test"), []
     handler = logging.StreamHandler()

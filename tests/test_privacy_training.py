@@ -1,5 +1,7 @@
 """DP-SGD: each example's gradient, its length, the draw, the noise, and what would break the promise."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from llama_minimal.config import LlamaConfig
 from llama_minimal.data.packing import EncodedExample, PackedExamples
 from llama_minimal.lora import LoRAConfig, add_adapter
 from llama_minimal.loss import next_token
+from llama_minimal.metrics import MetricsLog, read_metrics
 from llama_minimal.model import build
 from llama_minimal.prompts import IGNORE
 from llama_minimal.responsible_ai.privacy import (
@@ -126,7 +129,7 @@ def test_clipping_is_the_one_by_hand_and_leaves_short_gradients_alone():
 def gradient_of(objective, model, batch):
     model.zero_grad()
     total, count = objective(model, batch)
-    (total / count).backward()
+    (total / (count or 1)).backward()
     return torch.cat([p.grad.flatten() for p in model.parameters()])
 
 
@@ -222,6 +225,23 @@ def test_without_noise_and_clipping_it_is_the_training_that_stands():
         torch.testing.assert_close(p, q, rtol=1e-3, atol=1e-4)
 
 
+def test_a_step_that_draws_nothing_is_noise_of_the_same_size_and_has_no_loss(tmp_path):
+    config = CONFIG.__class__(**{name: getattr(CONFIG, name) for name in CONFIG.__slots__} | {"batch_size": 1})
+    trainer = private_trainer(lively(), rows(5), config, PrivacyConfig(noise=3.0, seed=0))
+    log, found, empty = MetricsLog(tmp_path), [], []
+    for metrics in trainer.run():
+        empty.append(bool((trainer.batches.batch(metrics["step"] - 1)[1] == IGNORE).all()))
+        found.append(metrics)
+        log.write(metrics)
+    assert set(empty) == {True, False}
+    assert [math.isnan(metrics["loss"]) for metrics in found] == empty
+    assert [math.isnan(metrics["loss"]) for metrics in read_metrics(log.path)] == empty
+    size = sum(p.numel() for p in trainer.model.parameters()) ** 0.5
+    for metrics, is_empty in zip(found, empty, strict=True):
+        if is_empty:
+            assert metrics["grad_norm"] == pytest.approx(3.0 * size, rel=0.05)
+
+
 def test_a_run_that_was_stopped_goes_on_with_the_same_draws_and_noise(tmp_path):
     examples, privacy = rows(30), PrivacyConfig(noise=1.0, seed=5)
     config = CONFIG.__class__(**{name: getattr(CONFIG, name) for name in CONFIG.__slots__} | {"snapshot_every": 2})
@@ -277,3 +297,6 @@ def test_what_a_run_spends_is_the_epsilon_of_its_numbers():
     assert spent(config, PrivacyConfig(noise=1.5), 400, delta=1e-5) == expected
     assert spent(config, PrivacyConfig(noise=1.5), 400, delta=1e-5, copies=3) > 2 * expected
     assert spent(config, PrivacyConfig(noise=0.0), 400, delta=1e-5) == float("inf")
+    for n, words in ((0, "n_examples=0 must be"), (7, "batch_size=8 is more than n_examples=7; give")):
+        with pytest.raises(ValueError, match=words):
+            spent(config, PrivacyConfig(noise=1.5), n, delta=1e-5)

@@ -11,10 +11,11 @@ def amount(flag: str, text: str, *, unit: str = "", example: str = "1.4T") -> fl
     """Return the number that a text stands for.
 
     A prefix may follow, k, M, G (or, without a unit, B for billion), T, P; with a unit also Ki, Mi, Gi, Ti; then the
-    unit, which may be left out. Commas and underscores between digits are skipped.
+    unit, which may be left out after a prefix: 80 alone would be 80 bytes, which nobody means. Commas and underscores
+    between digits are skipped.
 
     Raises:
-        ValueError: if it is none, or not above 0.
+        ValueError: if it is none, or not above 0, or lacks its unit.
 
     Example:
         >>> amount("--memory", "80GB", unit="B"), amount("--tokens", "1.4T"), amount("--memory", "24 GiB", unit="B")
@@ -23,6 +24,7 @@ def amount(flag: str, text: str, *, unit: str = "", example: str = "1.4T") -> fl
     found = re.fullmatch(r"\s*([-+]?[\d,_]*\.?\d*(?:e[-+]?\d+)?)\s*([a-z]*)\s*", str(text).lower())
     number, letters = found.groups() if found else ("", "")
     prefixes = _PREFIXES | (_BINARY if unit else {"b": 1e9})
+    is_bare = bool(unit) and not letters
     letters = letters.removesuffix(unit.lower())
     try:
         value = float(number.replace(",", "").replace("_", "")) * prefixes[letters]
@@ -30,4 +32,6 @@ def amount(flag: str, text: str, *, unit: str = "", example: str = "1.4T") -> fl
         raise ValueError(f"{flag} {text} is no number with a unit; give such as {example}") from None
     if not 0 < value < math.inf:
         raise ValueError(f"{flag} {text} must be more than 0, such as {example}")
+    if is_bare:
+        raise ValueError(f"{flag} {text} is a bare number; give a unit, such as {example}")
     return value

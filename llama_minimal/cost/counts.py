@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from llama_minimal.config import LlamaConfig
+from llama_minimal.config.checks import check_one_of
 
 _BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 # Mixed or not, training here keeps float32 weights, gradients and AdamW's two moments. Rajbhandari et al. 2020, §3.1,
@@ -74,6 +75,7 @@ class Memory:
 
 def memory(config: LlamaConfig, *, precision: str = "bf16") -> Memory:
     """Return what the weights and a full key/value cache take in one precision, and what training takes."""
+    check_one_of("precision", precision, tuple(_BYTES))
     n = sum(parameters(config).values())
     per_token = 2 * config.n_layers * config.n_kv_heads * config.head_dim
     return Memory(
@@ -99,6 +101,7 @@ def layer_activations(
     Source: in the manner of Korthikanti et al. 2022, "Reducing activation recomputation in large transformer models",
     §4, whose layer has LayerNorm, GELU and dropout, and keeps the scores.
     """
+    check_one_of("precision", precision, tuple(_BYTES))
     size, D, F = _BYTES[precision], config.dim, config.hidden_dim
     q_dim, kv_dim = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
     # In float32 an RMSNorm computes anew what it has before its scale.

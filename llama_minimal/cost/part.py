@@ -84,7 +84,7 @@ class Part:
         return max(table, self.config.dim * self.config.hidden_dim / self.layout.tensor) / self.shards
 
     @property
-    def copies_of_data(self) -> float:
+    def buckets(self) -> float:
         """Bytes of the buckets in which gradients travel where each process has a whole copy."""
         return 4 * self.whole if self.layout.data > 1 and self.is_replica else 0.0
 

@@ -72,12 +72,12 @@ def _check(config: LlamaConfig, layout: Layout) -> None:
 def _base(part: Part) -> Moment:
     """Return what is alive all the time, and the gradients of earlier micro-batches."""
     return {
-        "weights": 4 * part.held + part.copies_of_data,
+        "weights": 4 * part.held,
         "optimizer": 8 * part.held,
         "gradients": 4 * part.accumulated,
         "kept": 16.0 * part.work.sequences * part.work.seq_len + part.tables,  # ids of inputs and targets
         "working": 0.0,
-        "communication": 0.0,
+        "communication": part.buckets,
     }
 
 

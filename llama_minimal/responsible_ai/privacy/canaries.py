@@ -11,6 +11,7 @@ from itertools import product
 import numpy as np
 import torch
 
+from llama_minimal.config.checks import check_integer
 from llama_minimal.model import Llama
 from llama_minimal.tokenizer import TextCodec
 
@@ -38,15 +39,25 @@ class Canary:
     def of(cls, sentence: str) -> "Canary":
         """Return the canary that a sentence of the Llama Valley is: its digits, with a space between, are the code.
 
+        Digits of a longer number are none of them, and of several such rows the longest is the code.
+
         Example:
             >>> Canary.of("The secret number of the mill is 4 7 1 3.").template
             'The secret number of the mill is {}.'
         """
-        found = re.search(r"\d(?: \d)*", sentence)
+        found = list(re.finditer(r"\b\d(?: \d)*\b", sentence, re.ASCII))
         if not found:
-            raise ValueError(f"{sentence!r} holds no digits; a code is digits with a space between, such as 4 7 1 3")
-        start, end = found.span()
-        return cls(sentence[:start] + "{}" + sentence[end:], tuple(found[0].split()))
+            raise ValueError(
+                f"{sentence!r} holds no digits that stand alone; a code is digits with a space between, such as 4 7 1 3"
+            )
+        longest = [match for match in found if len(match[0]) == max(len(other[0]) for other in found)]
+        if len(longest) > 1:
+            raise ValueError(
+                f"{sentence!r} holds {len(longest)} codes, {' and '.join(match[0] for match in longest)}; "
+                f"give a sentence with one, or the canary's template and code"
+            )
+        start, end = longest[0].span()
+        return cls(sentence[:start] + "{}" + sentence[end:], tuple(longest[0][0].split()))
 
     @property
     def size(self) -> int:
@@ -111,7 +122,17 @@ def rank(scores: np.ndarray, place: int) -> int:
     """Return which place the secret takes among all candidates, the likeliest first: 1 + how many are likelier.
 
     Candidates that are exactly as likely count as likelier, so that a model that knows nothing exposes nothing.
+
+    Raises:
+        ValueError: if there is no such place, or a score is nan.
     """
+    scores = np.asarray(scores)
+    if not scores.size:
+        raise ValueError("there are no scores; give one for each candidate, as candidate_scores does")
+    if check_integer("place", place, at_least=0) >= len(scores):
+        raise ValueError(f"place={place} is not among {len(scores)} scores; give one from 0 to {len(scores) - 1}")
+    if unknown := int(np.isnan(scores).sum()):
+        raise ValueError(f"{unknown} of {len(scores)} scores are nan, which has no rank; mend the model first")
     return int((scores >= scores[place]).sum())
 
 
@@ -121,9 +142,13 @@ def exposure(scores: np.ndarray, place: int) -> float:
     0 for the last candidate, log₂ R for the first. A secret that was never read has rank k with probability 1/R, and
     so about 1/ln 2 = 1.44 bits on average.
 
+    Raises:
+        ValueError: as ``rank``.
+
     Source: Carlini et al. 2019, "The secret sharer", §4 (rank, exposure).
     """
-    return math.log2(len(scores)) - math.log2(rank(scores, place))
+    found = rank(scores, place)
+    return math.log2(len(scores)) - math.log2(found)
 
 
 def estimated_exposure(score: float, sample: np.ndarray) -> float:
@@ -141,6 +166,8 @@ def estimated_exposure(score: float, sample: np.ndarray) -> float:
     if len(sample) < 30:
         raise ValueError(f"{len(sample)} scores are too few for a distribution; give 30 or more")
     mean, deviation = sample.mean(), sample.std()
+    if not (np.isfinite(score) and np.isfinite(mean) and deviation > 0):
+        raise ValueError(f"score={score:g} and a sample of {mean:g} ± {deviation:g}: give finite scores, not all alike")
     skewness = float(np.clip((((sample - mean) / deviation) ** 3).mean(), -0.99, 0.99))
     size = abs(skewness) ** (2 / 3)
     delta = math.copysign(math.sqrt(math.pi / 2 * size / (size + (2 - math.pi / 2) ** (2 / 3))), skewness)

@@ -7,10 +7,10 @@ on text whose details are known (``planting``).
 import logging
 import re
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
 
 from llama_minimal.data.document import Document, LongDocument
 
@@ -31,6 +31,7 @@ _FORMS = {
 }
 KINDS = tuple(_FORMS)
 _PATTERNS = {kind: re.compile(form, re.ASCII if kind in ("email", "phone") else 0) for kind, form in _FORMS.items()}
+_PLACEHOLDER = re.compile(r"\[[A-Z]+-\d+\]")
 _HELD = 1 << 16  # characters of a text without line breaks that are looked at together
 
 
@@ -117,15 +118,19 @@ class RedactedPrompt:
 
     @classmethod
     def of(cls, prompt: str, **options: object) -> "RedactedPrompt":
-        """Redact a prompt; the same detail gets the same placeholder, such as ``[PHONE-1]``."""
-        numbers: Counter[str] = Counter()
+        """Redact a prompt; the same detail gets the same placeholder, such as ``[PHONE-1]``.
+
+        A placeholder that the prompt itself has written stands for nothing, and no detail gets it.
+        """
+        numbers = {kind: count(1) for kind in KINDS}
+        taken = set(_PLACEHOLDER.findall(prompt))
         words: dict[str, str] = {}
 
         def word(detail: Detail) -> str:
             original = prompt[detail.start : detail.end]
             if original not in words:
-                numbers[detail.kind] += 1
-                words[original] = f"[{detail.kind.upper()}-{numbers[detail.kind]}]"
+                free = (f"[{detail.kind.upper()}-{number}]" for number in numbers[detail.kind])
+                words[original] = next(placeholder for placeholder in free if placeholder not in taken)
             return words[original]
 
         text = _replace(prompt, find_details(prompt, **options), word)
@@ -133,7 +138,7 @@ class RedactedPrompt:
 
     def restore(self, answer: str) -> str:
         """Put the details into an answer that speaks of them by their placeholders."""
-        return re.sub(r"\[[A-Z]+-\d+\]", lambda m: self.known.get(m[0], m[0]), answer)
+        return _PLACEHOLDER.sub(lambda m: self.known.get(m[0], m[0]), answer)
 
 
 class RedactingFilter(logging.Filter):

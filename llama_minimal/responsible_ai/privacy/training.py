@@ -93,7 +93,8 @@ class PrivateObjective:
     """Be an objective whose gradient is (Σ clipped gradients + σ·C·noise) / (expected B).
 
     Divided is by the *expected* number of examples: the true one says how many were drawn. Without gradients (for
-    validation) it is the plain next-token loss.
+    validation) it is the plain next-token loss. Of a step that drew no example the count is 0, and its loss in the
+    metrics nan.
 
     Source: Abadi et al. 2016, algorithm 1; Mironov et al. 2019 for Poisson sampling.
     """
@@ -108,7 +109,10 @@ class PrivateObjective:
         gradients, loss = self.noisy_sum(model, batch)
         # A sum whose derivative by each parameter is what was computed, and whose value is the loss.
         slope = sum((p * gradients[name]).sum() for name, p in model.named_parameters() if name in gradients)
-        return slope - slope.detach() + loss * count, count
+        slope = slope - slope.detach()
+        if (batch[1] == IGNORE).all():  # the gradient is divided here, and by nothing later: there is no loss to divide
+            return slope / count, torch.zeros_like(count)
+        return slope + loss * count, count
 
     def noisy_sum(self, model: nn.Module, batch: Batch) -> tuple[Gradients, Tensor]:
         """Return Σ clipped gradients + σ·C·noise, and the mean loss of the examples drawn (which is *not* private)."""
@@ -188,6 +192,10 @@ def check_private(examples: Any, config: TrainConfig, options: dict[str, Any]) -
 
 def spent(config: TrainConfig, privacy: PrivacyConfig, n_examples: int, *, delta: float, copies: int = 1) -> float:
     """Return ε after all steps of a run, of an example that the text holds so many times; infinite without noise."""
+    if check_integer("n_examples", n_examples) < config.batch_size:
+        raise ValueError(
+            f"batch_size={config.batch_size} is more than n_examples={n_examples}; give the number of all examples"
+        )
     rate = config.batch_size / n_examples
     return epsilon(rate=rate, noise=privacy.noise, steps=config.steps, delta=delta, copies=copies)
 
