@@ -4,7 +4,7 @@ from array import array
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from tqdm import tqdm
@@ -49,8 +49,8 @@ class Evaluate:
     application: str | None = None
     """Score the model's answers instead: generation, dialogue, sentiment, translation, question_answering, code,
     reports, or one of an installed package."""
-    n: int = 200
-    """With --application: how many test examples."""
+    n_examples: Annotated[int, tyro.conf.arg(aliases=["--n"])] = 200
+    """With --application: how many test examples. Under torchrun only the long name: --n might be its --nnodes."""
     seed: int = 0
     """With --application: which stories the examples are about."""
     retrieve: bool = False
@@ -62,7 +62,7 @@ class Evaluate:
     processes: tyro.conf.OmitArgPrefixes[ProcessFlags] = field(default_factory=ProcessFlags)
 
     def __post_init__(self) -> None:
-        check_counts(self, "seq_len", "batch_size", "max_batches", "n", "stride")
+        check_counts(self, "seq_len", "batch_size", "max_batches", "n_examples", "stride")
         check_counts(self, "seed", least=0)
 
     def run(self) -> None:
@@ -89,10 +89,10 @@ class Evaluate:
         if self.corpus or self.data or self.write_card or not self.application:
             raise ValueError("--application goes without --corpus, --data, --write-card; --retrieve needs it")
         if self.processes.check("evaluate") > 1:
-            raise ValueError("--application is for one process")
+            raise ValueError("--application is for one process; start it without torchrun, --tensor and --pipeline")
         from llama_minimal.cli.applications import evaluate_application
 
-        options = {"n": self.n, "seed": self.seed, "batch_size": self.batch_size, "retrieve": self.retrieve}
+        options = {"n": self.n_examples, "seed": self.seed, "batch_size": self.batch_size, "retrieve": self.retrieve}
         evaluate_application(self.application, lambda: load_for_writing(self.folder, self._flags), **options)
 
     def _evaluate(self, model: Any, tokenizer: Any, mesh: Any) -> None:
