@@ -110,7 +110,7 @@ def options_of(command, capsys):
 def test_every_option_has_a_name_that_torchrun_leaves_alone(name, capsys):
     """Torchrun takes --n, even behind the module, for the beginning of --nnodes or --node-rank, and asks which."""
     found = options_of(name, capsys)
-    assert len(found) > 3
+    assert len(found) >= 3
     for names in found:
         longest = max(names, key=len)
         assert torchrun.parse_args(["-m", "llama_minimal", name, longest, "1"]).training_script_args[1] == longest
