@@ -80,8 +80,8 @@ def recommend(measured: Sequence[Measured]) -> tuple[Measured | None, str]:
     tuned = next(one for one in measured if one.kind == "tuned")
     if not any(one.mean for one in measured):
         return None, (
-            f"Use none of them: over {len(tuned.scores):,} test examples {tuned.name} scores 0.0, and so does all else. "
-            f"Give more examples, more --minutes or another --base."
+            f"Use none of them: over {len(tuned.scores):,} test examples {tuned.name} scores 0.0, and so does all "
+            f"else. Give more examples, more --minutes or another --base."
         )
     rival = max((one for one in measured if one.kind != "tuned"), key=lambda one: one.mean)
     chosen, other = (tuned, rival) if tuned.mean > rival.mean else (rival, tuned)
