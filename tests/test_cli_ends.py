@@ -9,9 +9,10 @@ import sys
 import pytest
 import torch
 
-from llama_minimal import __version__
+from llama_minimal import __version__, load, save
 from llama_minimal.cli import main
 from llama_minimal.cli.console import ending_quietly, print_anything
+from llama_minimal.finetuning import with_labels
 
 COMMAND = [sys.executable, "-m", "llama_minimal"]
 
@@ -73,6 +74,33 @@ def test_a_file_in_the_place_of_a_folder_and_the_reverse(capsys, tmp_path):
     assert "folder.txt is a folder; give the name of a file" in refusal(corpus, capsys)
     assert "file.txt is a file; give a new folder" in refusal(["convert", "course", str(tmp_path / "file.txt")], capsys)
     assert (tmp_path / "file.txt").read_text() == "mine"
+
+
+@pytest.fixture
+def classifier(tmp_path):
+    """The folder of a model that tells labels apart."""
+    model, tokenizer = load("course")
+    save(with_labels(model, ("bad", "good")), tmp_path / "labels", tokenizer)
+    return tmp_path / "labels"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "generate LABELS",
+        "chat LABELS",
+        "evaluate LABELS --corpus TEXT",
+        "evaluate LABELS --application sentiment",
+        "train --init-from LABELS --corpus TEXT --seq-len 16 --out run",
+    ],
+)
+def test_a_model_that_writes_no_text_is_refused_at_the_start(command, classifier, capsys, tmp_path, monkeypatch):
+    """Before a greeting, a measurement, or a folder for a run."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("One line after another. " * 200)
+    line = refusal(command.replace("LABELS", str(classifier)).replace("TEXT", "a.txt").split(), capsys)
+    assert f"{classifier} tells labels apart (bad, good) and writes no text" in line
+    assert {path.name for path in tmp_path.iterdir()} == {"labels", "a.txt"}
 
 
 def test_a_closed_standard_input_gets_one_plain_line(capsys, monkeypatch):
