@@ -200,6 +200,17 @@ def test_an_output_that_is_full_is_an_error_of_one_line():
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.skipif(os.name == "nt", reason="/dev/null is no folder of Windows")
+@pytest.mark.parametrize("command", ["train --corpus a.txt --out", "convert course", "corpus valley --out"])
+def test_a_place_that_cannot_be_written_to_is_named_with_what_to_do(command, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("One line after another. " * 200)
+    line = refusal([*command.split(), "/dev/null/x.txt"], capsys)
+    assert line.startswith("error: cannot use /dev/null")
+    assert "Not a directory; give another path" in line
+    assert "Errno" not in line
+
+
 def test_windows_has_another_name_for_a_broken_pipe(monkeypatch):
     monkeypatch.setattr(os, "name", "nt")
     with pytest.raises(SystemExit) as ending, ending_quietly():
