@@ -74,6 +74,24 @@ def test_a_file_in_the_place_of_a_folder_and_the_reverse(capsys, tmp_path):
     assert "folder.txt is a folder; give the name of a file" in refusal(corpus, capsys)
     assert "file.txt is a file; give a new folder" in refusal(["convert", "course", str(tmp_path / "file.txt")], capsys)
     assert (tmp_path / "file.txt").read_text() == "mine"
+    (tmp_path / "a.gguf").touch()
+    file = ["convert", "course", str(tmp_path / "a.gguf"), "--format", "gguf"]
+    assert "a.gguf is a file; give a new file" in refusal(file, capsys)
+    ending = ["convert", "course", str(tmp_path / "b.gguf")]
+    assert "b.gguf ends as GGUF files do; add --format gguf" in refusal(ending, capsys)
+    assert not (tmp_path / "b.gguf").exists()
+
+
+def test_a_short_text_to_calibrate_on_is_told_of_and_info_says_in_how_many_bits_a_model_is(capsys, tmp_path):
+    (tmp_path / "a.txt").write_text("Hi")
+    out = tmp_path / "int4"
+    main([*f"convert course {out} --quantize int4 --method gptq --corpus".split(), str(tmp_path / "a.txt")])
+    assert "--method gptq calibrates on 3 tokens where 16,384 were asked for" in capsys.readouterr().err
+    main(["info", str(out)])
+    size = (out / "model.safetensors").stat().st_size
+    assert f"  weights, int4, as they are saved             {size / 1e6:.3g} MB\n" in capsys.readouterr().out
+    main(["info", "course"])
+    assert "as they are saved" not in capsys.readouterr().out
 
 
 @pytest.fixture

@@ -181,11 +181,22 @@ class Info:
         print(f"\nfloating-point operations of one token, forward, after {config.max_seq_len:,} tokens")
         print(table([(name, human(n)) for name, n in [*flops.items(), ("total", sum(flops.values()))]]))
         rows = [
+            *_saved_weights(self.model),
             (f"weights, {self.precision}", human(memory.weights, "B")),
             (f"key/value cache, {self.precision}, {config.max_seq_len:,} tokens", human(memory.kv_cache, "B")),
             ("training: weights, gradients, AdamW in fp32", human(memory.training, "B")),
         ]
         print("\nmemory", table(rows), sep="\n")
+
+
+def _saved_weights(model: str) -> list[tuple[str, str]]:
+    """Return a row that says in how many bits a folder keeps its weights, and their bytes; none if it does not."""
+    from llama_minimal.checkpoint import open_checkpoint
+
+    folder = Path(model).expanduser()
+    how = open_checkpoint(folder).quantization if (folder / "config.json").is_file() else None
+    n_bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors")) if how else 0
+    return [(f"weights, {how.scheme}, as they are saved", human(n_bytes, "B"))] if how else []
 
 
 def find_config(model: str) -> LlamaConfig:
