@@ -103,7 +103,7 @@ def as_table(found: list[dict]) -> str:
     for one in found:
         scores = " | ".join(f"{100 * one['accuracy'][name]:.1f}" for name in names)
         minutes = f"{one['seconds'] / 60:.1f} ({one['cpu_seconds'] / 60:.1f})"
-        words = [one["data"], str(one["seed"]), scores, one["recommended"], one["chosen"], minutes]
+        words = [one["data"], str(one["seed"]), scores, one["recommended"] or "none", one["chosen"], minutes]
         lines.append(f"| {' | '.join(words)} |")
     return "\n".join(lines)
 

@@ -12,6 +12,8 @@ from llama_minimal.linear import Linear
 # Weights, gradients and optimizer state are float32 in all three: the name says what matrices multiply in.
 _DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
+_FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
+
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[None]:
     """Compute matrix products in the given precision inside this context (Micikevicius et al. 2018, §3)."""
@@ -34,8 +36,13 @@ def round_stochastically(x: Tensor, generator: torch.Generator | None = None) ->
         x: float32.
         generator: on x's device.
 
+    Raises:
+        ValueError: if x is not float32.
+
     Source: Gupta et al. 2015, "Deep Learning with Limited Numerical Precision", for fixed point.
     """
+    if x.dtype != torch.float32:
+        raise ValueError(f"x is {_name(x.dtype)}, and the bits that are rounded are those of float32: give x.float()")
     bits = x.view(torch.int32)
     carry = torch.randint(0, 1 << 16, x.shape, dtype=torch.int32, device=x.device, generator=generator)
     rounded = ((bits + carry) & -(1 << 16)).view(torch.float32)
@@ -53,7 +60,12 @@ def store_float8(w: Tensor, dtype: torch.dtype = torch.float8_e4m3fn) -> tuple[T
 
     Returns:
         (out, in) in ``dtype``, and (out, 1) in at least float32.
+
+    Raises:
+        ValueError: if ``dtype`` is another.
     """
+    if dtype not in _FLOAT8:
+        raise ValueError(f"dtype={_name(dtype)} is not one of {', '.join(map(_name, _FLOAT8))}")
     w = w.to(torch.promote_types(w.dtype, torch.float32))
     scale = w.abs().amax(dim=-1, keepdim=True) / torch.finfo(dtype).max
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
@@ -87,6 +99,10 @@ def keep_layers_in_float8(model: nn.Module, dtype: torch.dtype = torch.float8_e4
             owner, _, last = name.rpartition(".")
             setattr(model.get_submodule(owner), last, Float8Linear(module.weight, module.bias, dtype))
     return model
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 class _ScalerOfMPS(torch.amp.GradScaler):

@@ -32,6 +32,14 @@ def by_length(rows: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[i
         yield order[start : start + batch_size]
 
 
+def check_writes(config: LlamaConfig, what: str = "this model") -> None:
+    """Raise ValueError if a model, named in the message, has labels in the place of a vocabulary to write with."""
+    if config.labels:
+        raise ValueError(
+            f"{what} tells labels apart ({', '.join(config.labels)}) and writes no text; use finetuning.classify"
+        )
+
+
 def check_prompts(
     config: LlamaConfig, prompts: Sequence[Sequence[int]], max_new_tokens: int, *, context: int | None = None
 ) -> None:
@@ -43,10 +51,7 @@ def check_prompts(
     Raises:
         ValueError: if there is no prompt, or one is empty, has unknown ids or leaves no room in the context.
     """
-    if config.labels:
-        raise ValueError(
-            f"this model tells labels apart ({', '.join(config.labels)}) and writes no text; use finetuning.classify"
-        )
+    check_writes(config)
     if not isinstance(max_new_tokens, Integral) or max_new_tokens < 1:
         raise ValueError(f"max_new_tokens={max_new_tokens} must be a whole number of at least 1")
     if not prompts:

@@ -16,7 +16,7 @@ from torch import Tensor
 from llama_minimal.checkpoint import load
 from llama_minimal.checkpoint.native import write_config, write_native
 from llama_minimal.checkpoint.reading import open_tensors
-from llama_minimal.checkpoint.sharded import is_sharded
+from llama_minimal.checkpoint.sharded import SHARDS, is_sharded, shards
 from llama_minimal.checkpoint.tensors import fill, load_safetensors, write_safetensors
 from llama_minimal.config import read_json
 from llama_minimal.files import atomic_folder, remove_leftovers, update_folder
@@ -65,6 +65,7 @@ def save_snapshot(
             def finish() -> None:
                 if spread:
                     write_config(model, temporary)
+                    state[SHARDS] = shards(temporary)
                 else:
                     _write_whole(model, optimizer, temporary)
                 (temporary / STATE).write_text(json.dumps(state, indent=2), encoding="utf-8")

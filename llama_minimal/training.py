@@ -160,7 +160,7 @@ class Trainer:
         norm = self.parallel.clip_gradients(self.config.clip_norm)
         names = ("lr", "steps", "warmup_steps", "min_lr_ratio", "schedule")
         lr = learning_rate(self.step, **{name: getattr(self.config, name) for name in names})
-        check_finite(total / count, norm, self.step + 1, lr, scaler=self.scaler, snapshots_in=self.snapshot_folder)
+        check_finite(total / count, norm, self.step + 1, lr, self.config.precision, snapshots_in=self.snapshot_folder)
         set_learning_rate(self.optimizer, lr)
         self.scaler.step(self.optimizer)  # skips the step if float16 gradients overflowed
         self.scaler.update()

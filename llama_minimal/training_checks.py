@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from llama_minimal.config import LlamaConfig
+from llama_minimal.config import LlamaConfig, Precision
 from llama_minimal.data.mixture import Text, Texts
 from llama_minimal.data.packing import PackedExamples
 from llama_minimal.lora import adapters
@@ -147,23 +147,24 @@ def check_later(saved: list[Path], step: int) -> None:
 
 
 def check_finite(
-    loss: float, norm: float, step: int, lr: float, *, scaler: torch.amp.GradScaler, snapshots_in: Path | None
+    loss: float, norm: float, step: int, lr: float, precision: Precision, *, snapshots_in: Path | None
 ) -> None:
     """Refuse to take a step that would spoil the weights.
 
     Args:
         norm: of the gradient.
-        scaler: if it scales the loss, an infinite gradient is normal: it skips the step, and scales less.
+        precision: under fp16 an infinite gradient is normal: the loss's scaler skips the step, and scales less.
         snapshots_in: the folder where a good state may be found.
 
     Raises:
         TrainingDivergedError: if the loss, or the gradient, is not finite.
     """
-    if math.isfinite(loss) and (math.isfinite(norm) or scaler.is_enabled()):
+    if math.isfinite(loss) and (math.isfinite(norm) or precision == "fp16"):
         return
     saved = snapshots(snapshots_in) if snapshots_in else []
     last = f"the last good snapshot is {saved[-1]}" if saved else "no snapshot was saved"
+    wider = {"fp32": "", "bf16": " or --precision fp32", "fp16": " or --precision bf16 or fp32"}[precision]
     raise TrainingDivergedError(
         f"loss {loss:g} with gradient norm {norm:g} at step {step}, learning rate {lr:.3g}; {last}. "
-        f"Try a lower learning rate, a longer warm-up or --precision bf16 or fp32"
+        f"Try a lower learning rate{',' if wider else ' or'} a longer warm-up{wider}"
     )

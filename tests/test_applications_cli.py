@@ -1,12 +1,14 @@
 """The commands examples and evaluate --application, as a user types them."""
 
 import json
+import re
 
 import pytest
+import torch.distributed.run as torchrun
 
 from llama_minimal.applications import application
+from llama_minimal.cli import _COMMANDS, main
 from llama_minimal.cli import applications as command
-from llama_minimal.cli import main
 from llama_minimal.finetuning import Chat, Pair, read_examples
 
 
@@ -50,7 +52,9 @@ def test_examples_refuse_what_would_lose_something(tmp_path, capsys):
     out.write_text("mine")
     assert "exists; give another --out" in fails(capsys, "examples", "sentiment", "--out", out)
     assert "must end in .jsonl" in fails(capsys, "examples", "sentiment", "--out", tmp_path / "x.csv")
-    assert "--n 0 must be at least 1" in fails(capsys, "examples", "sentiment", "--n", 0, "--out", tmp_path / "y.jsonl")
+    assert "--n-examples 0 must be at least 1" in fails(
+        capsys, "examples", "sentiment", "--n", 0, "--out", tmp_path / "y.jsonl"
+    )
     assert "application='cooking'" in fails(capsys, "examples", "cooking", "--out", tmp_path / "y.jsonl")
     assert out.read_text() == "mine"
     assert list(tmp_path.iterdir()) == [out]
@@ -73,7 +77,7 @@ def test_a_model_is_scored_beside_the_baselines(monkeypatch, capsys):
 
 def test_retrieval_is_measured_by_one_command(monkeypatch, capsys):
     monkeypatch.setattr(command, "N_TRAIN", 60)
-    main(["evaluate", "course", "--application", "question_answering", "--retrieve", "--n", "16"])
+    main(["evaluate", "course", "--application", "question_answering", "--retrieve", "--n-examples", "16"])
     last = capsys.readouterr().out.strip().splitlines()[-1]
     after, before = (float(part.split()[-1]) for part in last.split(":")[0].split(","))
     assert after > 50 > 25 > before
@@ -86,9 +90,33 @@ def test_retrieval_is_measured_by_one_command(monkeypatch, capsys):
         (["--application", "sentiment", "--retrieve"], "--retrieve is for --application question_answering"),
         (["--retrieve"], "--retrieve needs it"),
         (["--application", "sentiment", "--corpus", "valley"], "goes without --corpus"),
-        (["--application", "sentiment", "--n", "0"], "--n 0 must be at least 1"),
+        (["--application", "sentiment", "--n", "0"], "--n-examples 0 must be at least 1"),
         (["--application", "sentiment", "--seed", "-1"], "--seed -1 must be at least 0"),
     ],
 )
 def test_evaluate_refuses_what_does_not_go_together(capsys, flags, says):
     assert says in fails(capsys, "evaluate", "course", *flags)
+
+
+def options_of(command, capsys):
+    """Return the names of each option of a command, of which most have one."""
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    lines = [line.strip(" │\n") for line in capsys.readouterr().out.splitlines()]
+    return [re.findall(r"(?<![\w-])--[a-z][\w-]*", line) for line in lines if re.match(r"(-\w[^-]*, )?--[a-z]", line)]
+
+
+@pytest.mark.parametrize("name", _COMMANDS)
+def test_every_option_has_a_name_that_torchrun_leaves_alone(name, capsys):
+    """Torchrun takes --n, even behind the module, for the beginning of --nnodes or --node-rank, and asks which."""
+    found = options_of(name, capsys)
+    assert len(found) >= 3
+    for names in found:
+        longest = max(names, key=len)
+        assert torchrun.parse_args(["-m", "llama_minimal", name, longest, "1"]).training_script_args[1] == longest
+
+
+def test_torchrun_passes_the_number_of_examples_on():
+    command = "llama_minimal evaluate course --application sentiment --n-examples 5".split()
+    given = torchrun.parse_args(["--nproc-per-node", "2", "-m", *command])
+    assert [given.training_script, *given.training_script_args] == command

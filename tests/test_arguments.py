@@ -7,7 +7,11 @@ import pytest
 import torch
 
 import llama_minimal as lm
+from llama_minimal.course.processes import run_processes
 from llama_minimal.data import Document
+from llama_minimal.data.mixture import MixedBatches
+from llama_minimal.finetuning import encode_examples, with_labels
+from llama_minimal.reference import parallel
 
 CONFIG = lm.LlamaConfig(dim=16, n_layers=1, n_heads=2, vocab_size=300, max_seq_len=32)
 TOKENIZER = lm.Tokenizer.train(["low lower lowest slow"], vocab_size=262)
@@ -235,3 +239,35 @@ def test_texts_are_no_documents(tmp_path):
     with pytest.raises(ValueError, match="Document"):
         lm.encode_corpus(["one text", "another"], TOKENIZER, tmp_path)
     assert lm.encode_corpus([Document("a", "one text"), Document("b", "another")], TOKENIZER, tmp_path).train.documents
+
+
+def test_documents_have_a_number_for_each_token(model):
+    with pytest.raises(ValueError, match=r"documents of shape \(1, 5\) must be .* \(1, 4\)"):
+        model(torch.ones(1, 4, dtype=torch.long), documents=torch.ones(1, 5))
+
+
+TWO = {"a": TOKENS, "b": TOKENS}
+ORDER = parallel.order("1f1b", 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: MixedBatches({}, weights=(), batch_size=4, seq_len=8), "there is no source to draw from"),
+        (lambda: MixedBatches(TWO, weights="ab", batch_size=4, seq_len=8), "weights='ab' must be numbers"),
+        (lambda: MixedBatches(TWO, weights=("a", "b"), batch_size=4, seq_len=8), "must be positive numbers"),
+        (lambda: parallel.zero_memory(1, 10, 0), "n_ranks=0 must be"),
+        (lambda: parallel.zero_traffic(1, 0, 2), "n_params=0 must be"),
+        (lambda: parallel.ZeroRanks(np.zeros(3), 0, 1), "n_ranks=0 must be"),
+        (lambda: parallel.simulate(ORDER, -1, 2), r"forward costs \[-1, -1\]; each must be a number of at least 0"),
+        (lambda: parallel.simulate(ORDER, 1, [2, np.nan]), r"backward costs \[2.0, nan\]"),
+        (lambda: encode_examples(TOKENIZER, [("a", "b")]), r"tuple .* is no example; give Pair"),
+        (lambda: encode_examples(TOKENIZER, [{"prompt": "a"}]), "dict .* is no example; .* read_examples"),
+        (lambda: with_labels(lm.build(CONFIG), "ab"), "labels='ab' is one text"),
+        (lambda: run_processes(print, 0), "n=0 must be a whole number of at least 1"),
+        (lambda: run_processes(print, 1, timeout=-1), "timeout=-1 must be a finite number of more than 0"),
+    ],
+)
+def test_what_cannot_be_is_said_in_words(call, says):
+    with pytest.raises(ValueError, match=says):
+        call()

@@ -162,15 +162,26 @@ def test_saving(chat, answers, tmp_path):
     path, other = tmp_path / "talks.jsonl", tmp_path / "other.txt"
     other.write_text("my notes\n")
     printed = chat(
-        "/save", f"/save {path}", "a", f"/save {path}", "b", f"/save {path}", f"/save {other}", "/save /no/such/x"
+        "/save",
+        f"/save {path}",
+        "a",
+        f"/save {path}",
+        "b",
+        f"/save {path}",
+        f"/save {other}",
+        "/save /no/such/x",
+        f"/save {tmp_path}",
     )
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     first = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "x"}]
     assert lines[0] == {"messages": first}
     assert lines[1] == {"messages": [*first, {"role": "user", "content": "b"}, {"role": "assistant", "content": "漢"}]}
     assert other.read_text() == "my notes\n"
-    for words in ("needs the name", "nothing to save", "holds no conversations", "No such file"):
+    for words in ("needs the name", "nothing to save", "holds no conversations"):
         assert words in printed
+    for place, why in (("/no/such/x", "No such file or directory"), (tmp_path, "Is a directory")):
+        assert f"could not write {place}: {why}; give a file in a folder that is there" in printed
+    assert "Errno" not in printed
 
 
 def test_commands_and_messages_with_a_slash(chat, answers):

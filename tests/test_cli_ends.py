@@ -9,9 +9,10 @@ import sys
 import pytest
 import torch
 
-from llama_minimal import __version__
+from llama_minimal import __version__, load, save
 from llama_minimal.cli import main
 from llama_minimal.cli.console import ending_quietly, print_anything
+from llama_minimal.finetuning import with_labels
 
 COMMAND = [sys.executable, "-m", "llama_minimal"]
 
@@ -73,6 +74,51 @@ def test_a_file_in_the_place_of_a_folder_and_the_reverse(capsys, tmp_path):
     assert "folder.txt is a folder; give the name of a file" in refusal(corpus, capsys)
     assert "file.txt is a file; give a new folder" in refusal(["convert", "course", str(tmp_path / "file.txt")], capsys)
     assert (tmp_path / "file.txt").read_text() == "mine"
+    (tmp_path / "a.gguf").touch()
+    file = ["convert", "course", str(tmp_path / "a.gguf"), "--format", "gguf"]
+    assert "a.gguf is a file; give a new file" in refusal(file, capsys)
+    ending = ["convert", "course", str(tmp_path / "b.gguf")]
+    assert "b.gguf ends as GGUF files do; add --format gguf" in refusal(ending, capsys)
+    assert not (tmp_path / "b.gguf").exists()
+
+
+def test_a_short_text_to_calibrate_on_is_told_of_and_info_says_in_how_many_bits_a_model_is(capsys, tmp_path):
+    (tmp_path / "a.txt").write_text("Hi")
+    out = tmp_path / "int4"
+    main([*f"convert course {out} --quantize int4 --method gptq --corpus".split(), str(tmp_path / "a.txt")])
+    assert "--method gptq calibrates on 3 tokens where 16,384 were asked for" in capsys.readouterr().err
+    main(["info", str(out)])
+    size = (out / "model.safetensors").stat().st_size
+    assert f"  weights, int4, as they are saved             {size / 1e6:.3g} MB\n" in capsys.readouterr().out
+    main(["info", "course"])
+    assert "as they are saved" not in capsys.readouterr().out
+
+
+@pytest.fixture
+def classifier(tmp_path):
+    """The folder of a model that tells labels apart."""
+    model, tokenizer = load("course")
+    save(with_labels(model, ("bad", "good")), tmp_path / "labels", tokenizer)
+    return tmp_path / "labels"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "generate LABELS",
+        "chat LABELS",
+        "evaluate LABELS --corpus TEXT",
+        "evaluate LABELS --application sentiment",
+        "train --init-from LABELS --corpus TEXT --seq-len 16 --out run",
+    ],
+)
+def test_a_model_that_writes_no_text_is_refused_at_the_start(command, classifier, capsys, tmp_path, monkeypatch):
+    """Before a greeting, a measurement, or a folder for a run."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("One line after another. " * 200)
+    line = refusal(command.replace("LABELS", str(classifier)).replace("TEXT", "a.txt").split(), capsys)
+    assert f"{classifier} tells labels apart (bad, good) and writes no text" in line
+    assert {path.name for path in tmp_path.iterdir()} == {"labels", "a.txt"}
 
 
 def test_a_closed_standard_input_gets_one_plain_line(capsys, monkeypatch):
@@ -170,6 +216,17 @@ def test_an_output_that_is_full_is_an_error_of_one_line():
     assert done.returncode == 2
     assert done.stderr.startswith("error: could not write: ")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="/dev/null is no folder of Windows")
+@pytest.mark.parametrize("command", ["train --corpus a.txt --out", "convert course", "corpus valley --out"])
+def test_a_place_that_cannot_be_written_to_is_named_with_what_to_do(command, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("One line after another. " * 200)
+    line = refusal([*command.split(), "/dev/null/x.txt"], capsys)
+    assert line.startswith("error: cannot use /dev/null")
+    assert "Not a directory; give another path" in line
+    assert "Errno" not in line
 
 
 def test_windows_has_another_name_for_a_broken_pipe(monkeypatch):

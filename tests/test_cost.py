@@ -170,3 +170,29 @@ def test_checkpointing_keeps_the_inputs_and_one_layer():
     config = preset("llama-7b")
     kept = training_memory(config, tokens=10, checkpointing=True, tensor=2)
     assert kept.activations == 10 * (32 * 2 * 4096 / 2 + layer_activations(config, tensor=2))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"pipeline": 100}, "pipeline=100 needs a layer for each stage, .* give 32 or fewer"),
+        ({"pipeline": 0}, "pipeline=0 must be a whole number of at least 1"),
+        ({"tensor": 3}, "tensor=3 does not divide n_kv_heads=32; .* among 1, 2, 4, 8, 16, 32 ranks"),
+        ({"tensor": 0}, "tensor=0 must be a whole number of at least 1"),
+        ({"tokens": -8}, "tokens=-8 must be a whole number of at least 1"),
+        ({"shards": 0}, "shards=0 must be a whole number of at least 1"),
+        ({"precision": "fp7"}, "precision='fp7' is not one of 'fp32', 'bf16', 'fp16'"),
+    ],
+)
+def test_a_training_that_cannot_be_has_no_memory(options, says):
+    config = preset("llama-7b")
+    with pytest.raises(ValueError, match=says):
+        training_memory(config, **{"tokens": 8} | options)
+    if not {"tokens", "shards", "pipeline"} & set(options):
+        with pytest.raises(ValueError, match=says):
+            layer_activations(config, **options)
+
+
+def test_the_precision_of_weights_and_cache_is_one_that_there_is():
+    with pytest.raises(ValueError, match="precision='int8' is not one of"):
+        memory(preset("tiny"), precision="int8")

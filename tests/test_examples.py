@@ -152,6 +152,7 @@ BAD = [
     ("t.jsonl", lines(P, {"prompt": "a", "completion": " \n"}), "line 2 has nothing in 'completion'"),
     ("t.jsonl", lines(P, P, {"text": "a", "label": "b"}), "line 3 has no 'prompt' but 'text', 'label'"),
     ("t.jsonl", lines(P, ["a"], "b"), "each of lines 2, 3 is no JSON object, such as"),
+    ("t.jsonl", "[1, 2]\n[3, 4]\n", "each of lines 1, 2 is no JSON object, such as"),
     ("t.jsonl", lines(P) + "{'prompt': 1}\n", "line 2 is not JSON: Expecting property name"),
     ("t.jsonl", "[" * 100_000, "is not JSON: maximum recursion"),
     ("t.jsonl", "[1] 2", "The list has ended, and '2' follows in line 1"),

@@ -4,14 +4,17 @@ import json
 import math
 import re
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from llama_minimal.finetuning.kinds import Pair
 from llama_minimal.finetuning.measuring import Measured, difference, interval, recommend
 from llama_minimal.finetuning.page import document, element, line_chart, quoted, score_chart, visible
 from llama_minimal.finetuning.report import render, side_by_side
 from llama_minimal.finetuning.search import Arm, affordable_steps, arms, n_rounds, schedule, search
+from llama_minimal.finetuning.summary import answers_summary
 
 VOID = {"meta", "br"}
 HOSTILE = [
@@ -246,6 +249,19 @@ def test_the_best_is_recommended_and_of_equals_the_cheaper(tuned, baseline, befo
     assert verdict.startswith(f"Use {wanted}.")
     assert words in verdict
     assert ("chance" in verdict) == (abs(tuned - max(baseline, before)) < 2)
+
+
+def test_where_nothing_is_right_nothing_is_recommended():
+    ways = [measured(name, kind, 0) for name, kind in [("b", "baseline"), ("base", "before"), ("new", "tuned")]]
+    chosen, verdict = recommend(ways)
+    assert chosen is None
+    assert verdict.startswith("Use none of them: over 100 test examples new scores 0.0, and so does all else.")
+    assert recommend([*ways, measured("c", "baseline", 1)])[0].name == "c"
+    asking, examples = SimpleNamespace(labels=(), metric="exact match"), [Pair("a", "b")] * 100
+    material = SimpleNamespace(asking=asking, kind="pairs", split=SimpleNamespace(test=examples))
+    summary = answers_summary(material, examples, ways)
+    assert (summary["recommended"], summary["verdict"]) == (None, verdict)
+    assert verdict in render(report(kind="pairs", verdict=summary["verdict"]))
 
 
 def test_what_is_given_is_not_searched():

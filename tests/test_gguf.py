@@ -583,10 +583,10 @@ def test_convert_writes_a_file_or_a_folder_and_takes_no_ones_place(tmp_path, cap
     ]
     assert kinds == [{"Q8_0", "F16", "F32"}, {"F16", "F32"}]
     before = (tmp_path / "a/my.gguf").read_bytes()
-    for target in ("a/my.gguf", "b"):
+    for target, kind in (("a/my.gguf", "file"), ("b", "folder")):
         with pytest.raises(SystemExit):
             main(["convert", "course", str(tmp_path / target), "--format", "gguf"])
-        assert "give a new folder" in capsys.readouterr().err
+        assert f"give a new {kind}" in capsys.readouterr().err
     assert (tmp_path / "a/my.gguf").read_bytes() == before
     for flags, says in (
         (["--gguf-type", "q8_0"], "add --format gguf"),

@@ -178,6 +178,21 @@ def test_what_needs_no_rounding_is_left_alone():
     assert np.isnan(round_float(np.array([np.nan]), "bf16", rng=np.random.default_rng(0))).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int32, torch.int64])
+def test_what_is_rounded_by_its_bits_must_be_float32(dtype):
+    name = str(dtype).removeprefix("torch.")
+    with pytest.raises(ValueError, match=rf"x is {name}, .* float32: give x\.float\(\)"):
+        round_stochastically(torch.ones(4, dtype=dtype))
+
+
+def test_a_format_that_is_none_of_eight_bits_and_numbers_that_cannot_be_infinite_are_refused():
+    for dtype in (torch.int8, torch.float16):
+        with pytest.raises(ValueError, match="is not one of float8_e4m3fn, float8_e5m2"):
+            store_float8(torch.ones(2, 2), dtype)
+    with pytest.raises(ValueError, match=r"x is int64, .* give floats"):
+        round_float(np.array([100_000]), "fp16")
+
+
 def test_a_sum_of_small_updates_arrives_only_by_chance():
     """Of 1,000 times 0.001, nearest rounding keeps 0.5 in bfloat16; stochastic rounding about all."""
     rng = np.random.default_rng(0)

@@ -164,6 +164,23 @@ def strip(path: Path):
     save_file(load_file(path), path)
 
 
+@pytest.mark.parametrize("number", [1, 4])
+def test_a_file_that_is_gone_is_named(folder, tmp_path, number):
+    """Also the last one, without which every tensor that it had a part of looks like a smaller one."""
+    shutil.copytree(folder / "tp2-fsdp4", tmp_path / "run")
+    path, name = newest(tmp_path / "run"), f"shard-{number:05d}-model-00001-of-00001.safetensors"
+    lose(path / name)
+    trainer = make_trainer(tmp_path / "run", "transformer")
+    for read in (trainer.resume, lambda: load(tmp_path / "run")):
+        with pytest.raises(ValueError, match=f"{path.name} lacks {name}; put that back"):
+            read()
+    state = json.loads((path / "trainer.json").read_text())
+    assert len(state.pop("shards")) == 4
+    (path / "trainer.json").write_text(json.dumps(state))  # as it was written before files were listed
+    with pytest.raises(ValueError, match="is missing"):
+        trainer.resume()
+
+
 @pytest.mark.parametrize("spoil", [lose, cut, strip])
 @pytest.mark.parametrize("number", [1, 4])
 def test_damaged_parts_are_refused(copy, spoil, number):

@@ -15,6 +15,7 @@ from llama_minimal.optim import learning_rate, make_adamw
 from llama_minimal.settings import TrainConfig
 from llama_minimal.snapshot import snapshots
 from llama_minimal.training import Trainer, TrainingDivergedError
+from llama_minimal.training_checks import check_finite
 
 CONFIG = LlamaConfig(dim=32, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=50, hidden_dim=48, max_seq_len=32)
 # Each token is 1 to 3 more than the one before, modulo 50: something to learn, and something to guess.
@@ -149,6 +150,21 @@ def test_nan_stops_the_run_and_spares_weights_and_snapshots(tmp_path):
     for name, p in trainer.model.named_parameters():
         assert torch.equal(p.nan_to_num(), before[name].nan_to_num())
     assert make_trainer(tmp_path).resume()
+
+
+@pytest.mark.parametrize(
+    ("precision", "advice"),
+    [
+        ("fp32", "Try a lower learning rate or a longer warm-up"),
+        ("bf16", "Try a lower learning rate, a longer warm-up or --precision fp32"),
+        ("fp16", "Try a lower learning rate, a longer warm-up or --precision bf16 or fp32"),
+    ],
+)
+def test_whose_loss_is_lost_hears_of_wider_formats_than_its_own(precision, advice):
+    with pytest.raises(TrainingDivergedError) as error:
+        check_finite(math.inf, 1.0, 3, 1e6, precision, snapshots_in=None)
+    assert str(error.value).endswith(advice)
+    check_finite(1.0, math.inf if precision == "fp16" else 2.0, 3, 1e6, precision, snapshots_in=None)
 
 
 def test_float16_scales_the_loss_and_learns():

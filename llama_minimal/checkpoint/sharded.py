@@ -18,10 +18,12 @@ from torch import Tensor
 
 from llama_minimal.checkpoint.reading import checked
 from llama_minimal.checkpoint.tensors import Checkpoint, Named
-from llama_minimal.config import LlamaConfig
+from llama_minimal.config import LlamaConfig, read_json
+from llama_minimal.run_folder import STATE
 
 MODEL = "model."  # what the names of weights begin with; the optimizer's tensors are there, too
 PARTS = "shard-*.safetensors"
+SHARDS = "shards"  # under this name a snapshot's state lists its files
 _OFFSETS = "DCP_SHARDING_INFO"
 
 
@@ -49,12 +51,24 @@ def is_sharded(folder: Path) -> bool:
     return any(folder.glob(PARTS))
 
 
+def shards(folder: Path) -> list[str]:
+    """Return the names of the files in a folder that hold parts."""
+    return sorted(path.name for path in folder.glob(PARTS))
+
+
 def index(folder: Path) -> dict[str, Whole]:
     """Return where each tensor in a folder is.
 
     Raises:
         ValueError: if a file is missing or damaged.
     """
+    # Without its last part a tensor looks like a whole one that is smaller.
+    state = folder / STATE
+    written = read_json(state).get(SHARDS, []) if state.exists() else []
+    if gone := sorted(set(written).difference(shards(folder))):
+        raise ValueError(
+            f"{folder} lacks {', '.join(gone)}; put that back, or delete this folder to go on from the snapshot before"
+        )
     found: dict[str, Whole] = {}
     for path in sorted(folder.glob(PARTS)):
         with _opened(path) as (file, offsets):

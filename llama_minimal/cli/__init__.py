@@ -120,6 +120,8 @@ def _refused_by_us(ending: SystemExit) -> ValueError | None:
 def _explain(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return f"could not write: {error}; what was there before is untouched; make room, or choose another folder"
+    if isinstance(error, OSError) and error.errno and error.filename:  # in the system's words, with a bare number
+        return f"cannot use {error.filename}: {error.strerror}; give another path, or the right to read and write there"
     return str(error)
 
 

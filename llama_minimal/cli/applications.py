@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tqdm import tqdm
@@ -32,7 +32,7 @@ class Examples:
     package."""
     out: Path
     """File to write, ending in .jsonl: prompt and completion, or for dialogue messages; - writes to standard output."""
-    n: int = 1000
+    n_examples: Annotated[int, tyro.conf.arg(aliases=["--n"])] = 1000
     """How many examples."""
     split: Literal["train", "validation", "test"] = "train"
     """Examples to learn from, to choose by, or to test on."""
@@ -42,7 +42,7 @@ class Examples:
     """Replace --out if it is there."""
 
     def __post_init__(self) -> None:
-        check_counts(self, "n")
+        check_counts(self, "n_examples")
         check_counts(self, "seed", least=0)
 
     def run(self) -> None:
@@ -52,7 +52,7 @@ class Examples:
             raise ValueError(f"{self.out} exists; give another --out, or --overwrite for a file")
         from llama_minimal.applications import application
 
-        found = application(self.application).examples(self.n, split=self.split, seed=self.seed)
+        found = application(self.application).examples(self.n_examples, split=self.split, seed=self.seed)
         text = "".join(json.dumps(one.as_dict(), ensure_ascii=False) + "\n" for one in found).encode("utf-8")
         if self.out == STDOUT:
             sys.stdout.buffer.write(text)

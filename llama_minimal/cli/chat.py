@@ -155,12 +155,21 @@ class _Talk:
         if not self.conversation.messages:
             raise ValueError("there is nothing to save yet")
         path = Path(name).expanduser()
+        try:
+            self._append(path)
+        except OSError as error:
+            raise ValueError(
+                f"could not write {path}: {error.strerror}; give a file in a folder that is there, such as "
+                f"/save talks.jsonl"
+            ) from None
+        print(f"saved as a line of {path}")
+
+    def _append(self, path: Path) -> None:
         if path.exists() and not _holds_conversations(path):
             raise ValueError(f"{path} is there and holds no conversations; give another name")
         line = json.dumps({"messages": self.conversation.all_messages()}, ensure_ascii=False)
         with path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
-        print(f"saved as a line of {path}")
 
 
 def _left_out(n: int, recalled: list[int]) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import tyro
 
-from llama_minimal.cli.console import check_counts
+from llama_minimal.cli.console import check_counts, warn
 from llama_minimal.cli.ways import is_graph
 from llama_minimal.cli.write import WriteFlags, load_as_asked
 from llama_minimal.settings import RoundingMethod, Scheme
@@ -58,6 +58,8 @@ class Convert:
             raise ValueError("--corpus is for --method gptq or awq; rtn reads no text, so leave it out")
         if self.gguf_type and self.format != "gguf":
             raise ValueError(f"--gguf-type {self.gguf_type} is for GGUF files; add --format gguf")
+        if self.format is None and self.target.suffix == ".gguf":
+            raise ValueError(f"{self.target} ends as GGUF files do; add --format gguf, or give a folder another name")
         if self.format == "onnx" and (self.quantize or self.dtype not in (None, "float32")):
             raise ValueError("the graph of --format onnx is float32; leave out --quantize and --dtype")
         if self.format == "gguf" and self.quantize:
@@ -70,9 +72,7 @@ class Convert:
         from llama_minimal.lora import merge_and_unload
         from llama_minimal.quantization import quantization_of, quantize
 
-        if self.target.exists() and (not self.target.is_dir() or any(self.target.iterdir())):
-            what = "not empty" if self.target.is_dir() else "a file"
-            raise ValueError(f"{self.target} is {what}; give a new folder")
+        self._check_target()
         if is_graph(self.source):
             raise ValueError(
                 f"{self.source} is an ONNX graph, of which no format is made; convert what it was made from"
@@ -99,6 +99,12 @@ class Convert:
             companions_of(self.source).save(self.target)
         print(f"saved in {self.target}")
 
+    def _check_target(self) -> None:
+        if self.target.exists() and (not self.target.is_dir() or any(self.target.iterdir())):
+            what = "not empty" if self.target.is_dir() else "a file"
+            kind = "file" if self.target.suffix == ".gguf" else "folder"
+            raise ValueError(f"{self.target} is {what}; give a new {kind}")
+
     def _write_graph(self, model: Any, tokenizer: Any) -> None:
         import torch
 
@@ -121,6 +127,11 @@ class Convert:
             raise ValueError(f"--method {self.method} reads text, and {self.source} has no tokenizer; use --method rtn")
         tokens = (chain(tokenizer.start_ids, tokenizer.encode_iterable(d.chunks())) for d in documents(self.corpus))
         ids = list(islice(chain.from_iterable(tokens), self.calibration_tokens))  # and reads no further
+        if len(ids) < self.calibration_tokens:
+            warn(
+                f"--method {self.method} calibrates on {len(ids):,} tokens where {self.calibration_tokens:,} were "
+                f"asked for: --corpus {self.corpus} has no more; a longer text serves better"
+            )
         length = min(_ROW, model.config.max_seq_len, len(ids))
         rows = check_tokens(model.config, ids[: len(ids) // length * length]).reshape(-1, length)
         return torch.from_numpy(rows).split(8)

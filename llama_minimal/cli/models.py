@@ -4,7 +4,7 @@ from array import array
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from tqdm import tqdm
@@ -49,8 +49,8 @@ class Evaluate:
     application: str | None = None
     """Score the model's answers instead: generation, dialogue, sentiment, translation, question_answering, code,
     reports, or one of an installed package."""
-    n: int = 200
-    """With --application: how many test examples."""
+    n_examples: Annotated[int, tyro.conf.arg(aliases=["--n"])] = 200
+    """With --application: how many test examples. Under torchrun only the long name: --n might be its --nnodes."""
     seed: int = 0
     """With --application: which stories the examples are about."""
     retrieve: bool = False
@@ -62,7 +62,7 @@ class Evaluate:
     processes: tyro.conf.OmitArgPrefixes[ProcessFlags] = field(default_factory=ProcessFlags)
 
     def __post_init__(self) -> None:
-        check_counts(self, "seq_len", "batch_size", "max_batches", "n", "stride")
+        check_counts(self, "seq_len", "batch_size", "max_batches", "n_examples", "stride")
         check_counts(self, "seed", least=0)
 
     def run(self) -> None:
@@ -89,10 +89,10 @@ class Evaluate:
         if self.corpus or self.data or self.write_card or not self.application:
             raise ValueError("--application goes without --corpus, --data, --write-card; --retrieve needs it")
         if self.processes.check("evaluate") > 1:
-            raise ValueError("--application is for one process")
+            raise ValueError("--application is for one process; start it without torchrun, --tensor and --pipeline")
         from llama_minimal.cli.applications import evaluate_application
 
-        options = {"n": self.n, "seed": self.seed, "batch_size": self.batch_size, "retrieve": self.retrieve}
+        options = {"n": self.n_examples, "seed": self.seed, "batch_size": self.batch_size, "retrieve": self.retrieve}
         evaluate_application(self.application, lambda: load_for_writing(self.folder, self._flags), **options)
 
     def _evaluate(self, model: Any, tokenizer: Any, mesh: Any) -> None:
@@ -181,11 +181,22 @@ class Info:
         print(f"\nfloating-point operations of one token, forward, after {config.max_seq_len:,} tokens")
         print(table([(name, human(n)) for name, n in [*flops.items(), ("total", sum(flops.values()))]]))
         rows = [
+            *_saved_weights(self.model),
             (f"weights, {self.precision}", human(memory.weights, "B")),
             (f"key/value cache, {self.precision}, {config.max_seq_len:,} tokens", human(memory.kv_cache, "B")),
             ("training: weights, gradients, AdamW in fp32", human(memory.training, "B")),
         ]
         print("\nmemory", table(rows), sep="\n")
+
+
+def _saved_weights(model: str) -> list[tuple[str, str]]:
+    """Return a row that says in how many bits a folder keeps its weights, and their bytes; none if it does not."""
+    from llama_minimal.checkpoint import open_checkpoint
+
+    folder = Path(model).expanduser()
+    how = open_checkpoint(folder).quantization if (folder / "config.json").is_file() else None
+    n_bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors")) if how else 0
+    return [(f"weights, {how.scheme}, as they are saved", human(n_bytes, "B"))] if how else []
 
 
 def find_config(model: str) -> LlamaConfig:

@@ -51,7 +51,7 @@ def together(mesh: Any, work: Callable[[], T]) -> T:
 @contextmanager
 def loaded(folder: str, flags: Any, processes: ProcessFlags, *, command: str) -> Iterator[tuple[Any, Any, Any]]:
     """Load a model as its flags say; yield it, its tokenizer and the mesh, which is None for a single process."""
-    from llama_minimal.cli.write import dtype_of, load_for_writing, need_tokenizer
+    from llama_minimal.cli.write import check_can_write, dtype_of, load_for_writing
 
     n = processes.check(command)
     if n > 1 and (flags.devices or flags.compile or flags.adapter or flags.offload is not None):
@@ -68,5 +68,5 @@ def loaded(folder: str, flags: Any, processes: ProcessFlags, *, command: str) ->
     with open_mesh(flags.device, tensor=processes.tensor, pipeline=processes.pipeline) as mesh:
         how = {"dtype": dtype_of(flags), "quantize": flags.quantize}
         model, tokenizer = together(mesh, lambda: load_distributed(folder, mesh, **how))
-        need_tokenizer(folder, tokenizer)
+        check_can_write(folder, model, tokenizer)
         yield model, tokenizer, mesh

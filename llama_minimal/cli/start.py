@@ -66,10 +66,12 @@ def _initial(command: "Train") -> tuple[Any, Any]:
     import torch
 
     from llama_minimal.checkpoint import load
+    from llama_minimal.prompts import check_writes
     from llama_minimal.quantization import refuse_quantized
 
     model, tokenizer = load(command.init_from, dtype=torch.float32)
     refuse_quantized(model, f"begin with {command.init_from}")
+    check_writes(model.config, f"--init-from {command.init_from}")
     if tokenizer is None:
         raise ValueError(f"--init-from {command.init_from} has no tokenizer; put the model's tokenizer there")
     check_shape(command, model.config, remedy="a smaller --seq-len")

@@ -157,15 +157,18 @@ def load_for_writing(folder: str, flags: WriteFlags) -> tuple[Any, Any]:
     """Load a model and its tokenizer onto the device that was asked for.
 
     Raises:
-        ValueError: if there is no tokenizer.
+        ValueError: if there is no tokenizer, or the model writes no text.
     """
     model, tokenizer = load_as_asked(folder, flags)
-    need_tokenizer(folder, tokenizer)
+    check_can_write(folder, model, tokenizer)
     return model, tokenizer
 
 
-def need_tokenizer(folder: str, tokenizer: Any) -> None:
-    """Raise ValueError if there is no tokenizer."""
+def check_can_write(folder: str, model: Any, tokenizer: Any) -> None:
+    """Raise ValueError if there is no tokenizer, or the model tells labels apart."""
+    from llama_minimal.prompts import check_writes
+
+    check_writes(model.config, folder)
     if tokenizer is None:
         raise ValueError(f"{folder} has no tokenizer.json or tokenizer.model; put the model's tokenizer there")
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from llama_minimal.config import LlamaConfig
-from llama_minimal.config.checks import check_one_of
+from llama_minimal.config.checks import check_integer, check_one_of
 
 _BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 # Mixed or not, training here keeps float32 weights, gradients and AdamW's two moments. Rajbhandari et al. 2020, §3.1,
@@ -74,7 +74,11 @@ class Memory:
 
 
 def memory(config: LlamaConfig, *, precision: str = "bf16") -> Memory:
-    """Return what the weights and a full key/value cache take in one precision, and what training takes."""
+    """Return what the weights and a full key/value cache take in one precision, and what training takes.
+
+    Raises:
+        ValueError: if there is no such precision.
+    """
     check_one_of("precision", precision, tuple(_BYTES))
     n = sum(parameters(config).values())
     per_token = 2 * config.n_layers * config.n_kv_heads * config.head_dim
@@ -98,10 +102,14 @@ def layer_activations(
         tensor: ranks that share the layer.
         sequence_parallel: whether these share the norms' tokens, too, instead of keeping all of them on each.
 
+    Raises:
+        ValueError: if there is no such precision, or the layer cannot be shared so.
+
     Source: in the manner of Korthikanti et al. 2022, "Reducing activation recomputation in large transformer models",
     §4, whose layer has LayerNorm, GELU and dropout, and keeps the scores.
     """
     check_one_of("precision", precision, tuple(_BYTES))
+    _check_tensor(config, tensor)
     size, D, F = _BYTES[precision], config.dim, config.hidden_dim
     q_dim, kv_dim = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
     # In float32 an RMSNorm computes anew what it has before its scale.
@@ -109,6 +117,16 @@ def layer_activations(
     norms = 2 * (4 + 2 * size - recomputed) * D
     inside = size * (2 * q_dim + 2 * kv_dim + _KEPT_ROWS[config.ffn] * F)
     return inside / tensor + norms / (tensor if sequence_parallel else 1)
+
+
+def _check_tensor(config: LlamaConfig, tensor: int) -> None:
+    wholes = {name: getattr(config, name) for name in ("n_kv_heads", "n_heads", "hidden_dim")}
+    if left := [name for name, whole in wholes.items() if whole % check_integer("tensor", tensor)]:
+        fitting = [n for n in range(1, config.n_kv_heads + 1) if not any(whole % n for whole in wholes.values())]
+        raise ValueError(
+            f"tensor={tensor} does not divide {left[0]}={wholes[left[0]]}; this model can be split among "
+            f"{', '.join(map(str, fitting))} ranks"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +166,17 @@ def training_memory(
         shards: ranks along ``data`` that share the states (FSDP, ZeRO 3).
         checkpointing: keep each layer's input only, and one layer's activations while its backward pass runs.
         sequence_parallel, precision: as for ``layer_activations``.
+
+    Raises:
+        ValueError: if a number is out of range, or the model cannot be shared so.
     """
+    for name, value in (("tokens", tokens), ("pipeline", pipeline), ("shards", shards)):
+        check_integer(name, value)
+    if pipeline > config.n_layers:
+        raise ValueError(
+            f"pipeline={pipeline} needs a layer for each stage, and the model has n_layers={config.n_layers}; "
+            f"give {config.n_layers} or fewer"
+        )
     of_part = parameters(config)
     ends = of_part["embeddings"], of_part["output"]
     of_layers = sum(of_part.values()) - sum(ends)

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from llama_minimal.config.checks import check_integer, check_number
+
 __all__ = ["process_script", "run_processes"]
 
 GRACE = 45.0  # seconds; torchrun itself kills what has not ended 30 s after it was told to
@@ -86,7 +88,11 @@ def run_processes(
     Raises:
         RuntimeError: if a rank fails; with its rank and its last lines.
         TimeoutError: if they take longer.
+        ValueError: if there is to be no process, or the function has no source.
     """
+    check_integer("n", n)
+    check_integer("max_restarts", max_restarts, at_least=0)
+    check_number("timeout", timeout)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "worker.py").write_text(process_script(worker, uses=uses, timeout=timeout), encoding="utf-8")

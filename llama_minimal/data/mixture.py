@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llama_minimal.config.checks import is_number
 from llama_minimal.data.batches import Batches, Ids, check_sharing, rows_of_step
 from llama_minimal.data.packing import PackedBatches, PackedExamples
 
@@ -33,8 +34,8 @@ class MixedBatches:
         options: what ``Batches`` takes.
 
     Raises:
-        ValueError: if the weights do not fit the sources, a source is too short, the ranks cannot share a batch, or
-            only some sources bring more than a document with each token.
+        ValueError: if there is no source, the weights do not fit the sources, a source is too short, the ranks cannot
+            share a batch, or only some sources bring more than a document with each token.
 
     Example:
         >>> texts = {"stories": np.arange(100), "docs": np.arange(500, 700)}
@@ -55,6 +56,8 @@ class MixedBatches:
         **options: Any,
     ) -> None:
         check_sharing(batch_size, rank, world_size)
+        if not tokens:
+            raise ValueError("there is no source to draw from; give at least one, such as {'stories': tokens}")
         self.tokens = tokens
         self.batch_size, self.seq_len, self.rank, self.world_size = batch_size, seq_len, rank, world_size
         self._sources = [_batches(name, part, seq_len=seq_len, **options) for name, part in tokens.items()]
@@ -112,13 +115,15 @@ def parts(tokens: Mapping[str, Text], weights: Sequence[float] | None = None) ->
     Raises:
         ValueError: if there are more or fewer weights than sources, or one is not positive.
     """
+    if isinstance(weights, str):
+        raise ValueError(f"weights={weights!r} must be numbers, one for each source, such as (0.7, 0.3)")
     if weights is None:
         weights = [len(part) for part in tokens.values()]
     elif len(weights) != len(tokens):
         raise ValueError(
             f"{len(weights)} weights for {len(tokens)} sources, {', '.join(tokens)}: give one weight to each, or none"
         )
-    if not all(0 < weight < math.inf for weight in weights):
+    if not all(is_number(weight) and 0 < weight < math.inf for weight in weights):
         raise ValueError(
             f"weights={tuple(weights)} must be positive numbers; leave out a source that is not to be read"
         )

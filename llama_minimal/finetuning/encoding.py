@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from llama_minimal.chat import ChatTemplate
 from llama_minimal.data.packing import EncodedExample
-from llama_minimal.finetuning.kinds import Chat, Example, Pair
+from llama_minimal.finetuning.kinds import Chat, Example, Labeled, Pair, shown
 from llama_minimal.generation import encode_prompt
 from llama_minimal.tokenizer import TextCodec
 
@@ -26,8 +26,8 @@ def encode_examples(
         labels: all that there are, in the order of the model's outputs.
 
     Raises:
-        ValueError: if a chat has no template or does not fit it, a label is not among the labels, or the tokenizer has
-            no token that ends a text.
+        ValueError: if an example is none of ours, a chat has no template or does not fit it, a label is not among the
+            labels, or the tokenizer has no token that ends a text.
     """
     return [_encode(tokenizer, example, template, labels) for example in examples]
 
@@ -45,6 +45,11 @@ def _encode(
         if template is None:
             raise ValueError("the examples are chats, and the model has no chat template; give one (template=)")
         return EncodedExample(*template.encode_with_mask(example.messages))
+    if not isinstance(example, Labeled):
+        raise ValueError(
+            f"{shown(example)} is no example; give Pair(prompt, completion), Chat(messages) or Labeled(text, label), "
+            f"or what read_examples makes of dictionaries"
+        )
     if labels is None or example.label not in labels:
         known = "none were given" if labels is None else f"they are {', '.join(labels)}"
         raise ValueError(f"the label {example.label!r} is not among the labels; {known}")

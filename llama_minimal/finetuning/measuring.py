@@ -69,13 +69,20 @@ def _bootstrap(values: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def recommend(measured: Sequence[Measured]) -> tuple[Measured, str]:
+def recommend(measured: Sequence[Measured]) -> tuple[Measured | None, str]:
     """Return what to use, and the sentences that say why: the best; of equals not the tuned model, which costs more.
+
+    Where no score is above 0 there is nothing to use: None.
 
     Args:
         measured: one that is tuned, and at least one other.
     """
     tuned = next(one for one in measured if one.kind == "tuned")
+    if not any(one.mean for one in measured):
+        return None, (
+            f"Use none of them: over {len(tuned.scores):,} test examples {tuned.name} scores 0.0, and so does all "
+            f"else. Give more examples, more --minutes or another --base."
+        )
     rival = max((one for one in measured if one.kind != "tuned"), key=lambda one: one.mean)
     chosen, other = (tuned, rival) if tuned.mean > rival.mean else (rival, tuned)
     gain, low, high = difference(chosen.scores, other.scores)

@@ -55,8 +55,10 @@ def with_labels(model: Llama, labels: Sequence[str]) -> Llama:
     The body is shared with the model that was given, not copied.
 
     Raises:
-        ValueError: if there are fewer than two labels, or two are equal.
+        ValueError: if there are fewer than two labels, or two are equal, or the labels are one text.
     """
+    if isinstance(labels, str | bytes):
+        raise ValueError(f"labels={labels!r} is one text; give a list of texts, such as ['no', 'yes']")
     config = model.config.replace(labels=tuple(labels), tie_embeddings=False)
     output = Linear(config.dim, len(config.labels), bias=False).to(model.tok_embeddings.weight)
     torch.nn.init.zeros_(output.weight)

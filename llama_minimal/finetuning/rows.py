@@ -17,8 +17,8 @@ from llama_minimal.finetuning.kinds import LONGEST_TEXT
 
 LONGEST_FILE = 500_000_000
 _JSON, _TABLES = (".jsonl", ".ndjson", ".json"), (".csv", ".tsv")
-_DELIMITERS = ",;\t|"
-_SPACE = re.compile(r"\s*")
+_DELIMITERS, _SPACE = ",;\t|", re.compile(r"\s*")
+_ONE_LIST = re.compile(r"\s*\[(?!.*\]\s*\n\s*\[)")  # over several lines, and not lines that are lists
 
 
 class Row(NamedTuple):
@@ -60,7 +60,7 @@ def read_rows(path: Path, is_known: Callable[[set[str]], bool]) -> list[Row]:
     if suffix in _TABLES:
         rows = list(_table(text, path, is_known))
     else:
-        rows = list(_json_list(text, path) if text.lstrip().startswith("[") else _json_lines(text))
+        rows = list(_json_list(text, path) if _ONE_LIST.match(text) else _json_lines(text))
     if not rows:
         raise ValueError(f"{path} holds no rows" + (" below its header" if suffix in _TABLES else ""))
     return rows

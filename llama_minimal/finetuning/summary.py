@@ -37,7 +37,7 @@ def answers_summary(material: Material, asked: Sequence[Example], measured: Sequ
     if before is None:
         notes.append("The base model was not asked before: there are too many labels and texts.")
     return {
-        "recommended": chosen.name,
+        "recommended": chosen and chosen.name,
         "verdict": verdict,
         "task": {"kind": material.kind, "metric": material.asking.metric, "labels": list(labels)},
         "n_measured": len(asked),

@@ -57,13 +57,24 @@ def read_parts(
     state = {p: {key: _zeros(p, key) for key in state_keys(group)} for group in groups for p in group["params"]}
     tensors = _tensors(model, state, others or {})
     if is_sharded(folder):
-        index(folder)  # else a missing file could leave a part of a tensor as it was
+        _check_whole(tensors, folder)
     else:  # whole tensors are in two files, and need nothing that tells them apart
         tensors = {name.partition(".")[2]: tensor for name, tensor in tensors.items()}
     _read_into(tensors, folder)
     if optimizer:
         numbered = dict(enumerate(state.values()))
         optimizer.load_state_dict(optimizer.state_dict() | {"state": numbered})
+
+
+def _check_whole(tensors: dict[str, Tensor], folder: Path) -> None:
+    """Refuse a folder that lacks a file, which could leave a part of a tensor as it was."""
+    found = index(folder)
+    for name, tensor in tensors.items():
+        if name in found and found[name].shape != tuple(tensor.shape):
+            raise ValueError(
+                f"{folder}: of {name} there is {found[name].shape}, and the model has {tuple(tensor.shape)}; "
+                f"a file shard-….safetensors is missing, or the model has another shape"
+            )
 
 
 def _tensors(

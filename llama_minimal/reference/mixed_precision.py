@@ -145,14 +145,17 @@ def round_float(x: Array, name: str, *, rng: np.random.Generator | None = None) 
         rng: rounds stochastically instead.
 
     Raises:
-        ValueError: if there is no such format.
+        ValueError: if there is no such format, or x are no floats.
 
     Example:
         >>> from llama_minimal.reference import round_float
         >>> round_float(np.array([1 + 2**-8, 3e38]), "bf16").tolist()[0]
         1.0
     """
-    return decode_float(encode_float(x, name, rng=rng), name).astype(np.asarray(x).dtype)
+    x = np.asarray(x)
+    if not np.issubdtype(x.dtype, np.floating):
+        raise ValueError(f"x is {x.dtype}, which cannot hold what a format of floats leaves of it; give floats")
+    return decode_float(encode_float(x, name, rng=rng), name).astype(x.dtype)
 
 
 def store_float8(w: Array, name: str = "fp8_e4m3") -> tuple[Array, Array]:

@@ -7,6 +7,7 @@ each rank's events; it says nothing of time. ``simulate`` adds the time, in what
 
 # P ranks, M micro-batches
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -138,14 +139,17 @@ def simulate(order: Order, forward: float | Sequence[float] = 1, backward: float
         forward, backward: what one pass costs, for all ranks or one number for each.
 
     Raises:
-        ValueError: if the ranks would wait for each other forever.
+        ValueError: if the ranks would wait for each other forever, or a pass would take less than no time.
 
     Example:
         >>> simulate(order("gpipe", 4, 8)).bubble == 3 / 11
         True
     """
     ranks = len(order)
-    costs = {"F": np.broadcast_to(forward, ranks).tolist(), "B": np.broadcast_to(backward, ranks).tolist()}
+    costs = {kind: np.broadcast_to(cost, ranks).tolist() for kind, cost in (("F", forward), ("B", backward))}
+    for name, kind in (("forward", "F"), ("backward", "B")):
+        if not all(0 <= cost < math.inf for cost in costs[kind]):
+            raise ValueError(f"{name} costs {costs[kind]}; each must be a number of at least 0")
     last = max((_stage(event, rank, ranks) for rank, events in enumerate(order) for event in events), default=0)
     steps: list[list[Step]] = [[] for _ in order]
     done: dict[tuple[str, int, int], float] = {}  # (kind, micro-batch, stage) -> when it ended

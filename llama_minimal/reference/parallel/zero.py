@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from llama_minimal.config.checks import check_integer
 from llama_minimal.reference._types import Array
 from llama_minimal.reference.optim import adamw_step
 from llama_minimal.reference.parallel.collectives import Collective, all_gather, all_reduce, reduce_scatter
@@ -30,11 +31,11 @@ def zero_memory(
         state: bytes of its optimizer state; AdamW's 12 are a float32 copy of the parameter and two float32 moments.
 
     Raises:
-        ValueError: if there is no such stage.
+        ValueError: if there is no such stage, or a number is below one.
 
     Source: Rajbhandari et al. 2020, "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models", figure 1.
     """
-    _check_stage(stage)
+    _check_stage(stage, n_params=n_params, n_ranks=n_ranks)
     share = -(-n_params // n_ranks)
     each = dict(zip(KINDS, (weight, gradient, state), strict=True))
     return {kind: size * (share if _is_cut(kind, stage) else n_params) for kind, size in each.items()}
@@ -56,11 +57,11 @@ def zero_traffic(
         gradient: bytes of its gradient.
 
     Raises:
-        ValueError: if there is no such stage.
+        ValueError: if there is no such stage, or a number is below one.
 
     Source: Rajbhandari et al. 2020, section 7.
     """
-    _check_stage(stage)
+    _check_stage(stage, n_params=n_params, n_ranks=n_ranks)
     part = n_params * (n_ranks - 1) / n_ranks
     scatter, gather = ("reduce-scatter gradients", part * gradient), part * weight
     if stage == 0:
@@ -80,11 +81,11 @@ class ZeroRanks:
         adamw: settings of ``adamw_step``, such as ``lr``.
 
     Raises:
-        ValueError: if there is no such stage.
+        ValueError: if there is no such stage, or a number is below one.
     """
 
     def __init__(self, params: Array, n_ranks: int, stage: int, **adamw: float) -> None:
-        _check_stage(stage)
+        _check_stage(stage, n_ranks=n_ranks)
         self.stage, self.n_ranks, self.adamw, self.steps = stage, n_ranks, adamw, 0
         self.places = np.array_split(np.arange(params.size), n_ranks)
         self.weights = [self._stored("weights", params, rank) for rank in range(n_ranks)]
@@ -153,6 +154,8 @@ def _is_cut(kind: str, stage: int) -> bool:
     return KINDS.index(kind) >= len(KINDS) - stage
 
 
-def _check_stage(stage: int) -> None:
+def _check_stage(stage: int, **counts: int) -> None:
     if stage not in range(4):
         raise ValueError(f"ZeRO has the stages 0 (plain data parallelism), 1, 2 and 3, not {stage}")
+    for name, count in counts.items():
+        check_integer(name, count)
