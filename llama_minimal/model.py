@@ -119,11 +119,8 @@ class Llama(nn.Module):
         if documents is not None:
             if not (positions is cache is None):
                 raise ValueError("documents say where tokens stand; leave out positions and cache")
-            if documents.shape != tokens.shape[:2]:
-                raise ValueError(
-                    f"documents of shape {tuple(documents.shape)} must be (B, T) as the tokens are, "
-                    f"{tuple(tokens.shape[:2])}: a number for each"
-                )
+            if documents.shape != (shape := tokens.shape[:2]):
+                raise ValueError(f"documents of shape {tuple(documents.shape)} must be (B, T), here {tuple(shape)}")
             where, mask = document_positions(documents), document_mask(documents)
         x = tokens if self.tok_embeddings is None else self._embed(tokens)  # (B, T, D)
         rope = None
