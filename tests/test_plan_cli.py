@@ -73,7 +73,15 @@ def test_odd_requests_end_with_what_to_do(args, message, capsys):
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("80GB", 80e9), ("80 gb", 80e9), ("80 B", 80), ("1.4T", 1.4e12), ("65B", 65), ("24GiB", 24 * 2**30), ("4_000k", 4e6)],
+    [
+        ("80GB", 80e9),
+        ("80 gb", 80e9),
+        ("80 B", 80),
+        ("1.4T", 1.4e12),
+        ("65B", 65),
+        ("24GiB", 24 * 2**30),
+        ("4_000k", 4e6),
+    ],
 )
 def test_amounts_of_bytes(text, value):
     assert amount("--memory", text, unit="B") == value
