@@ -112,6 +112,14 @@ def test_both_storeys_agree_on_kept_tokens(k):
         np.testing.assert_allclose(gradient, backward(np.ones(4)), rtol=1e-11, atol=1e-15)
 
 
+@pytest.mark.parametrize(
+    ("k", "message"), [(9, "k=9 is more than the 8 logits of a token; give 1 to 8"), (0, "k=0 must be a whole number")]
+)
+def test_no_more_tokens_are_kept_than_there_are(k, message):
+    with pytest.raises(ValueError, match=message):
+        keep_top(torch.zeros(8), k)
+
+
 def test_fewer_outcomes_show_less_difference_and_all_of_them_everything():
     q, p = draw(50, V), draw(50, V, seed=1)
     for whole, top in ((forward_kl, forward_kl_top), (reverse_kl, reverse_kl_top)):

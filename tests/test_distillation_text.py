@@ -326,6 +326,15 @@ def test_what_the_student_cannot_write_is_refused(student, teacher, batch, wrong
         OnPolicyDistillation(Distillation(teacher, student), **wrong)(student, batch)
 
 
+def test_on_policy_asks_the_teacher_and_no_cache(teacher, rows, student, tmp_path):
+    write_cache(teacher, rows, tmp_path / "cache")
+    cached = CachedDistillation(student, open_cache(tmp_path / "cache", rows))
+    with pytest.raises(
+        ValueError, match="distillation is a CachedDistillation, and must be a Distillation: the teacher"
+    ):
+        OnPolicyDistillation(cached)
+
+
 # ---- several processes
 
 

@@ -27,6 +27,13 @@ def test_without_tokens_there_are_no_days(capsys):
     assert "no layout fits" in printed("plan llama-7b --gpus 1 --machine rtx-4090", capsys)
 
 
+@pytest.mark.parametrize("length", ["--seq-len {}", "--serve --context {}"])
+def test_more_tokens_than_the_context_are_planned_with_a_warning(length, capsys):
+    warning = "warning: llama-7b has a context of 2,048 tokens; 100,000 are planned as if it had a longer one"
+    assert warning in printed(f"plan llama-7b --gpus 1 {length.format(100_000)}", capsys)
+    assert "warning" not in printed(f"plan llama-7b --gpus 1 {length.format(2048)}", capsys)
+
+
 def test_any_number_of_gpus_is_planned(capsys):
     text = printed("plan llama-7b --gpus 12", capsys)
     assert "tensor=3 does not divide n_kv_heads=32" in text

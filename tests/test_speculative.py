@@ -194,6 +194,23 @@ def test_the_expected_number_of_tokens_is_the_measured_one(n):
     torch.testing.assert_close(first, p, rtol=0, atol=0.015)
 
 
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: expected_tokens(-0.1, 4), r"acceptance=-0\.1 is a probability; give one from 0 to 1"),
+        (lambda: expected_tokens(1.1, 4), r"acceptance=1\.1 is a probability"),
+        (lambda: expected_tokens(math.nan, 4), "acceptance=nan is a probability"),
+        (lambda: expected_tokens(0.5, -1), "n=-1 must be a whole number of at least 0"),
+        (lambda: expected_speedup(1.1, 2, cost=0.1), r"acceptance=1\.1 is a probability"),
+        (lambda: expected_speedup(0.5, 2, cost=-1), "cost=-1 must be a finite number of at least 0"),
+        (lambda: expected_speedup(0.5, 2, cost=0.1, pass_cost=0), "pass_cost=0 must be a finite number of more than 0"),
+    ],
+)
+def test_expectations_of_what_cannot_be_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
 TOKENIZER = Tokenizer.train(["a b ab aab stop stopping é è 漢字 \n" * 9], vocab_size=280)
 
 

@@ -67,6 +67,13 @@ def test_as_many_codes_as_patches_lose_nothing():
     torch.testing.assert_close(book.decode(book.encode(rows)), rows)
 
 
+def test_a_single_patch_has_a_code_too():
+    book = CodeBook(torch.eye(4))
+    code = book.encode(torch.tensor([0.0, 0.1, 0.9, 0.0]))
+    assert code.shape == ()
+    assert book.decode(code).tolist() == [0, 0, 1, 0]
+
+
 def test_the_digits_are_scikit_learns_and_no_picture_is_in_both_parts():
     (train, train_labels), (test, test_labels) = digits("train"), digits("test")
     assert (len(train), len(test)) == (1297, 500)
@@ -170,6 +177,16 @@ def test_scenes_follow_from_their_seed_and_differ_from_part_to_part():
     [
         (lambda: digits("valid"), "split='valid' must be 'train' or 'test'"),
         (lambda: patches(torch.zeros(1, 8, 8), 3), "8 × 8 pixels are not filled by squares of 3"),
+        (lambda: patches(torch.zeros(8, 8), 4), r"shape \(8, 8\) must be \(B, height, width\).*give one picture as"),
+        (lambda: patches(torch.zeros(1, 3, 8, 8), 4), r"shape \(1, 3, 8, 8\) must be .*without colors"),
+        (lambda: patches(torch.zeros(0, 8, 8), 4), r"shape \(0, 8, 8\) must be .*one or more"),
+        (lambda: patches(torch.zeros(1, 8, 8), 0), "size=0 must be a whole number of at least 1"),
+        (lambda: picture(torch.zeros(4, 16), 8), r"shape \(4, 16\) must be \(B, N, P\)"),
+        (lambda: picture(torch.zeros(1, 4, 16), 0), "height=0 must be a whole number"),
+        (lambda: CodeBook.fit(torch.zeros(9), 2), r"shape \(9,\) must be \(n, P\)"),
+        (lambda: CodeBook(torch.zeros(3, 4)).encode(torch.zeros(2, 5)), r"shape \(2, 5\) must be \(\.\.\., 4\)"),
+        (lambda: CodeBook(torch.zeros(3, 4)).decode(torch.tensor(-1)), "codes must be whole numbers from 0 to 2"),
+        (lambda: CodeBook(torch.zeros(3, 4)).decode(torch.tensor([0, 3])), "codes must be whole numbers from 0 to 2"),
         (lambda: picture(torch.zeros(1, 4, 5), 8), "fill no image of height 8"),
         (lambda: picture(torch.zeros(1, 3, 16), 8), "3 patches of 16 pixels fill no image"),
         (lambda: CodeBook.fit(torch.zeros(9, 2), 2), "n_codes=2 must be from 1 to 1"),

@@ -4,6 +4,8 @@
 
 from torch import Tensor
 
+from llama_minimal.config.checks import check_integer, check_number
+
 
 def acceptance_probability(p: Tensor, q: Tensor) -> Tensor:
     """Return with which probability to keep a token drawn from q where p is wanted: min(1, p/q).
@@ -40,12 +42,18 @@ def expected_tokens(acceptance: float, n: int) -> float:
         acceptance: α, the probability that a candidate is kept, taken as the same everywhere: Σ min(p, q).
         n: candidates of a step.
 
+    Raises:
+        ValueError: if α is no probability, or n no number of candidates.
+
     Source: Leviathan et al. 2023.
 
     Example:
         >>> expected_tokens(0.5, 2)
         1.75
     """
+    if not 0 <= acceptance <= 1:
+        raise ValueError(f"acceptance={acceptance} is a probability; give one from 0 to 1, such as 0.8")
+    check_integer("n", n, at_least=0)
     return float(sum(acceptance**i for i in range(n + 1)))
 
 
@@ -59,6 +67,11 @@ def expected_speedup(acceptance: float, n: int, *, cost: float, pass_cost: float
         cost: c, what a step of the draft takes, in steps of the model.
         pass_cost: v, what the pass over n + 1 tokens takes, in steps of the model; 1 where memory is what takes time.
 
+    Raises:
+        ValueError: as ``expected_tokens``, or if a cost is negative, or the pass costs nothing.
+
     Source: Leviathan et al. 2023 (with v = 1).
     """
+    check_number("cost", cost, at_least=0.0)
+    check_number("pass_cost", pass_cost)
     return expected_tokens(acceptance, n) / (n * cost + pass_cost)

@@ -73,6 +73,10 @@ class PlanCommand:
         usable = human(cost.USABLE * machine.memory, "B")
         print(f"{self.model}: {n} parameters, {self.gpus} × {machine.name} of {human(machine.memory, 'B')}", end=", ")
         print(f"{usable} of them for tensors")
+        length = self.context or self.seq_len or 0
+        if length > config.max_seq_len:
+            has = f"{self.model} has a context of {config.max_seq_len:,} tokens"
+            print(f"warning: {has}; {length:,} are planned as if it had a longer one")
         if self.serve:
             self._serve(config, machine)
         else:

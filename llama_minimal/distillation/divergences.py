@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from llama_minimal.config.checks import check_integer
 from llama_minimal.loss import IGNORE, next_token_loss
 
 Divergence = Callable[[Tensor, Tensor, float], Tensor]
@@ -54,7 +55,12 @@ def keep_top(logits: Tensor, k: int, temperature: float = 1.0) -> tuple[Tensor, 
     Returns:
         ids (..., k), the likeliest first, and (..., k + 1) in at least float32, the rest last; −inf where nothing is
         left.
+
+    Raises:
+        ValueError: if there are not so many tokens.
     """
+    if check_integer("k", k) > logits.size(-1):
+        raise ValueError(f"k={k} is more than the {logits.size(-1)} logits of a token; give 1 to {logits.size(-1)}")
     log_p = _log_softmax(logits, temperature)
     ids = log_p.topk(k, dim=-1).indices
     return ids, _group(log_p, ids)

@@ -110,6 +110,11 @@ class OnPolicyDistillation:
         stop_ids: Ids | None = None,
         seed: int = 0,
     ) -> None:
+        if not isinstance(distillation, Distillation):
+            raise ValueError(
+                f"distillation is a {type(distillation).__name__}, and must be a Distillation: the teacher has to read "
+                f"what the student writes, and a cache knows other text"
+            )
         self.distillation, self.seed = distillation, check_seed(seed)
         self.prompt_tokens = check_integer("prompt_tokens", prompt_tokens)
         self.max_new_tokens = None if max_new_tokens is None else check_integer("max_new_tokens", max_new_tokens)

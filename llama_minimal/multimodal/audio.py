@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from llama_minimal.config.checks import check_integer
+
 _WIDTHS = {1: (torch.uint8, 128, 128), 2: (torch.int16, 0, 1 << 15)}  # bytes: type, zero, largest value
 
 
@@ -30,9 +32,8 @@ def read_wav(path: str | os.PathLike, *, rate: int) -> Tensor:
             channels, width, found, n, *_ = file.getparams()
             data = file.readframes(n)
     except (wave.Error, EOFError) as error:
-        raise ValueError(
-            f"{path} is no WAV file that can be read ({error or 'it ends too early'}); write PCM"
-        ) from None
+        why = str(error) or "it ends too early"
+        raise ValueError(f"{path} is no WAV file that can be read ({why}); write PCM") from None
     if channels != 1:
         raise ValueError(f"{path} has {channels} channels; give a file with one (mono)")
     if width not in _WIDTHS:
@@ -56,9 +57,10 @@ def write_wav(path: str | os.PathLike, samples: Tensor, *, rate: int, bits: int 
         bits: 8 or 16 a sample.
 
     Raises:
-        ValueError: if ``samples`` or ``bits`` are not such.
+        ValueError: if ``samples``, ``rate`` or ``bits`` are not such.
     """
     check_samples(samples)
+    check_integer("rate", rate)
     if 8 * (bits // 8) != bits or bits // 8 not in _WIDTHS:
         raise ValueError(f"bits={bits} must be 8 or 16")
     kind, zero, largest = _WIDTHS[bits // 8]
@@ -78,12 +80,10 @@ def resample(samples: Tensor, *, rate: int, to: int) -> Tensor:
         rate, to: samples a second, before and after.
 
     Raises:
-        ValueError: if ``samples`` are no sound, or a rate is not positive.
+        ValueError: if ``samples`` are no sound, or a rate is no whole number above 0.
     """
     check_samples(samples)
-    if rate < 1 or to < 1:
-        raise ValueError(f"rate={rate} and to={to} must be positive")
-    ratio = Fraction(to, rate)
+    ratio = Fraction(check_integer("to", to), check_integer("rate", rate))
     whole = -(-len(samples) // ratio.denominator) * ratio.denominator  # so that the new length is a whole number
     n = whole * ratio.numerator // ratio.denominator
     spectrum = torch.fft.rfft(samples, n=whole)[: n // 2 + 1]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from llama_minimal.config.checks import check_integer
 from llama_minimal.multimodal.audio import check_samples
 from llama_minimal.multimodal.speech_digits import RATE, SpokenDigit, spoken_digit
 
@@ -25,6 +26,8 @@ def mel_filters(n_mels: int = N_MELS, n_fft: int = N_FFT, *, rate: int = RATE) -
     Raises:
         ValueError: if there are so many bands that one would lie between two frequencies, and hear nothing.
     """
+    for name, value in (("n_mels", n_mels), ("n_fft", n_fft), ("rate", rate)):
+        check_integer(name, value)
     top = 2595 * math.log10(1 + rate / 2 / 700)
     points = 700 * (10 ** (torch.linspace(0, top, n_mels + 2, dtype=torch.float64) / 2595) - 1)  # (M + 2,)
     hz = torch.arange(n_fft // 2 + 1, dtype=torch.float64)[:, None] * rate / n_fft  # (F, 1)
@@ -49,6 +52,8 @@ def cut_frames(samples: Tensor, width: int = WIDTH, hop: int = HOP) -> Tensor:
     Raises:
         ValueError: if the sound is shorter than a frame.
     """
+    for name, value in (("width", width), ("hop", hop)):
+        check_integer(name, value)
     if samples.size(-1) < width:
         raise ValueError(f"a sound of {samples.size(-1)} samples is shorter than a frame of {width}; add silence")
     return samples.unfold(-1, width, hop)
@@ -86,14 +91,16 @@ def stack_frames(frames: Tensor, n: int = STACKED) -> Tensor:
     Raises:
         ValueError: if frames would be left over.
     """
-    if frames.size(0) % n:
+    if frames.dim() != 2:
+        raise ValueError(f"frames of shape {tuple(frames.shape)} must be (T, M): the bands of each frame")
+    if frames.size(0) % check_integer("n", n):
         raise ValueError(f"{frames.size(0)} frames are not divisible by {n}; add silence (fill_up does)")
     return frames.reshape(-1, n * frames.size(1))
 
 
 def fill_up(samples: Tensor, n: int = STACKED) -> Tensor:
     """Return a sound with silence at its end, so that its frames make whole tokens of n frames and none is cut off."""
-    tokens = max(1, math.ceil(((len(samples) - WIDTH) / HOP + 1) / n))
+    tokens = max(1, math.ceil(((len(samples) - WIDTH) / HOP + 1) / check_integer("n", n)))
     return pad(samples, (0, WIDTH + HOP * (n * tokens - 1) - len(samples)))
 
 

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llama_minimal.config.checks import check_integer
+
 N_TEST = 500
 _INK = 16.0  # the darkest pixel of the data set
 
@@ -55,11 +57,17 @@ def patches(images: Tensor, size: int) -> Tensor:
         (B, N, P), N = height · width / size², P = size².
 
     Raises:
-        ValueError: if the squares do not fill the image.
+        ValueError: if ``images`` are not such, or the squares do not fill them.
 
     Source: Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words", §3.1.
     """
+    if images.dim() != 3 or not images.numel():
+        raise ValueError(
+            f"images of shape {tuple(images.shape)} must be (B, height, width): one or more, without colors; give one "
+            f"picture as images[None]"
+        )
     B, height, width = images.shape
+    check_integer("size", size)
     if height % size or width % size:
         raise ValueError(f"images of {height} × {width} pixels are not filled by squares of {size}; give a divisor")
     cut = images.reshape(B, height // size, size, width // size, size)
@@ -85,6 +93,9 @@ def picture(patches: Tensor, height: int) -> Tensor:
     Raises:
         ValueError: if they do not fill an image of this height.
     """
+    if patches.dim() != 3 or not patches.numel():
+        raise ValueError(f"patches of shape {tuple(patches.shape)} must be (B, N, P), one or more of each")
+    check_integer("height", height)
     B, N, P = patches.shape
     size = round(P**0.5)
     if size * size != P or height % size or N % (height // size):
@@ -111,6 +122,10 @@ class CodeBook:
 
         Source: Lloyd 1982, "Least squares quantization in PCM".
         """
+        if rows.dim() != 2:
+            raise ValueError(
+                f"rows of shape {tuple(rows.shape)} must be (n, P): a patch each; flatten what is before P"
+            )
         different = torch.unique(rows, dim=0)
         if not 1 <= n_codes <= len(different):
             raise ValueError(f"n_codes={n_codes} must be from 1 to {len(different)}, the number of different patches")
@@ -124,9 +139,22 @@ class CodeBook:
         return book
 
     def encode(self, rows: Tensor) -> Tensor:
-        """Return the number of the nearest center, (...), of patches (..., P)."""
-        return torch.cdist(rows.flatten(0, -2), self.centers).argmin(dim=1).view(rows.shape[:-1])
+        """Return the number of the nearest center, (...), of patches (..., P).
+
+        Raises:
+            ValueError: if the patches have another number of pixels than the centers.
+        """
+        n_pixels = self.centers.size(1)
+        if not rows.dim() or rows.size(-1) != n_pixels:
+            raise ValueError(f"rows of shape {tuple(rows.shape)} must be (..., {n_pixels}), as long as the centers are")
+        return torch.cdist(rows.reshape(-1, n_pixels), self.centers).argmin(dim=1).view(rows.shape[:-1])
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Return the patches (..., P) that codes (...) stand for."""
+        """Return the patches (..., P) that codes (...) stand for.
+
+        Raises:
+            ValueError: if a code has no center.
+        """
+        if codes.is_floating_point() or not ((codes >= 0) & (codes < len(self.centers))).all():
+            raise ValueError(f"codes must be whole numbers from 0 to {len(self.centers) - 1}, one for each center")
         return self.centers[codes]
