@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from itertools import pairwise
@@ -614,6 +615,20 @@ def test_a_former_file_stays_whole_until_the_new_one_is(tmp_path, make_model, mo
 
 
 @pytest.mark.skipif(importlib.util.find_spec("llama_cpp") is not None, reason="llama.cpp's binding is installed here")
+def test_a_pipe_is_refused_and_a_link_to_a_file_stays(tmp_path, make_model):
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("no pipes here")
+    os.mkfifo(tmp_path / "pipe.gguf")
+    with pytest.raises(ValueError, match="is no regular file but a pipe, a socket or a device"):
+        lm.save_gguf(make_model(), tmp_path / "pipe.gguf")
+    assert (tmp_path / "pipe.gguf").is_fifo()
+    (tmp_path / "file.gguf").write_bytes(b"old")
+    (tmp_path / "link.gguf").symlink_to("file.gguf")
+    lm.save_gguf(make_model(), tmp_path / "link.gguf")
+    assert (tmp_path / "link.gguf").is_symlink()
+    assert (tmp_path / "file.gguf").read_bytes().startswith(b"GGUF")
+
+
 def test_the_check_against_llama_cpp_says_when_there_is_none():
     script = [sys.executable, str(ROOT / "benchmarks" / "gguf_check.py")]
     done = subprocess.run(script, capture_output=True, text=True, timeout=300)

@@ -153,3 +153,38 @@ def test_killing_the_writer_of_a_file_leaves_the_old_content(tmp_path):
         text = path.read_text()
         assert len(text) == 100_000
         assert len(set(text)) == 1
+
+
+MOVES = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir")
+
+
+def test_an_update_that_is_killed_at_any_moment_loses_nothing(tmp_path):
+    """A child saves two sets of files in turn; wherever it is killed, the next update finds one of them whole."""
+    from llama_minimal.files import update_folder
+
+    def put(i):
+        with update_folder(tmp_path, last="config.json", obsolete=["*.txt"]) as path:
+            for name in ("config.json", "a.txt", f"{i % 2}.txt"):
+                (path / name).write_text(str(i))
+
+    rng = random.Random(0)
+    put(0)
+    for _ in range(40):
+        reports, write_end = os.pipe()
+        child = os.fork()
+        if child == 0:
+            sys.addaudithook(lambda event, _, end=write_end: os.write(end, b".") if event in MOVES else None)
+            for i in range(10_000):
+                put(i)
+            os._exit(0)
+        os.close(write_end)
+        for _ in range(rng.randrange(1, 80)):
+            assert os.read(reports, 1)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(reports)
+        with pytest.raises(ZeroDivisionError), update_folder(tmp_path, last="config.json"):
+            raise ZeroDivisionError
+        found = {path.name: path.read_text() for path in tmp_path.iterdir()}
+        i = int(found["config.json"])
+        assert found == dict.fromkeys(("config.json", "a.txt", f"{i % 2}.txt"), str(i))
