@@ -7,6 +7,7 @@ each writes its part, and the names of the tensors are those of a whole one: any
 
 import json
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from llama_minimal.optim import state_keys
 from llama_minimal.parallel.mesh import Mesh
 from llama_minimal.parallel.state import is_spread, read_parts, write_parts
 from llama_minimal.quantization import quantization_of
-from llama_minimal.run_folder import SNAPSHOT, STATE, remove_snapshot
+from llama_minimal.run_folder import SNAPSHOT, SNAPSHOT_FILES, STATE, remove_snapshot
 
 
 def save_snapshot(
@@ -84,8 +85,9 @@ def _begin(path: Path, stack: ExitStack) -> Path | None:
         return None
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path.parent)
-    # A folder of that name may hold something of the user's, which stays.
-    return stack.enter_context(update_folder(path, last=STATE) if path.is_dir() else atomic_folder(path))
+    # A folder of that name may hold something of the user's, which stays, or what is left of a snapshot, which does not.
+    update = partial(update_folder, last=STATE, obsolete=SNAPSHOT_FILES)
+    return stack.enter_context(update(path) if path.is_dir() else atomic_folder(path))
 
 
 def _write_whole(model: Llama, optimizer: torch.optim.Optimizer, folder: Path) -> None:
