@@ -85,7 +85,7 @@ def _begin(path: Path, stack: ExitStack) -> Path | None:
         return None
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path.parent)
-    # A folder of that name may hold something of the user's, which stays, or what is left of a snapshot, which does not.
+    # A folder of that name may hold something of the user's, which stays; what is left of a snapshot goes.
     update = partial(update_folder, last=STATE, obsolete=SNAPSHOT_FILES)
     return stack.enter_context(update(path) if path.is_dir() else atomic_folder(path))
 
