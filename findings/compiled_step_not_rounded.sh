@@ -18,6 +18,8 @@ cd "$work"
 python3 -m venv venv
 venv/bin/python -m pip install -qq --disable-pip-version-check torch==2.13.0 numpy==2.4.6
 cat > see.py <<'PY'
+import sys
+
 import torch
 
 
@@ -53,6 +55,7 @@ found["compiled, step written"] = largest_error(torch.compile(store), write=True
 print(found)
 assert found["eager"] <= 0.501 and found["compiled, step written"] <= 0.501
 assert found["compiled, casts emulated"] <= 0.501
-assert found["compiled"] > 0.6
+if found["compiled"] < 0.6:
+    sys.exit("changed: compiled, the codes were those of a step that was not rounded")
 PY
-venv/bin/python see.py
+timeout 120 venv/bin/python see.py
