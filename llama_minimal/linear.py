@@ -118,11 +118,14 @@ def in_one_product(x: Tensor, layers: Sequence[Weight]) -> Tensor | None:
         return None
     if type(layers[0]) is not Linear and (way := getattr(layers[0], "in_one_product", None)) is not None:
         return way(x, layers)
-    weights = []
+    n_out = 0
     for layer in layers:
         if type(layer) is not Linear or (len(layers) > 1 and (layer._forward_hooks or layer._forward_pre_hooks)):
             return None
-        weights.append(layer._parameters.get("weight"))
+        n_out += layer.out_features
+    if n_out * x.size(-1) < LARGE:
+        return None
+    weights = [layer._parameters.get("weight") for layer in layers]
     if type(weights[0]) is PackedWeight:
         pack = weights[0].pack
         return pack.product(x) if x.dtype == torch.bfloat16 and pack.holds(weights) else None
