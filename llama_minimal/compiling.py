@@ -171,12 +171,14 @@ def finished(out: Tensor, x: Tensor, b: Tensor | None) -> Tensor:
 
 
 def written(x: Tensor) -> Tensor:
-    """Return x, and make the compiler write it to memory.
+    """Return x, and make the compiler, if it is at work, write it to memory.
 
     Else it would fuse what makes x into the loop that reads it, and do it anew for every row of a matrix; or read
     formats of 16 bits in a loop over numbers of 8 bits, which it cannot make a fast one of. ``as_strided``, which
     changes nothing here, is what it does not look through.
     """
+    if not torch.compiler.is_compiling():
+        return x
     x = x.contiguous()
     return x.as_strided(x.shape, x.stride())
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 from llama_minimal.locks import alone_in, claimed, if_abandoned
-from llama_minimal.locks import hold_folder as hold_folder  # belongs to what others import from here
 
 # Names that a process killed while writing leaves behind. Only ours: other programs have hidden .tmp files, too.
 LEFTOVER = re.compile(r"\..+\.llama-[0-9a-f]{8}\.tmp|\.(update|start|step-\d{8})\.\d+\.tmp")

@@ -105,7 +105,7 @@ class KVCache:
         """
         visible = self.slots[: self._n_seen(positions)] <= positions[..., None]  # (B, T, S)
         mask = torch.where(visible, 0.0, float("-inf")).to(self.dtype)[:, None]
-        return written(mask) if torch.compiler.is_compiling() else mask  # or a compiler makes it anew in every layer
+        return written(mask)  # or a compiler makes it anew in every layer
 
     def _n_seen(self, positions: Tensor) -> int:
         """Return how many slots attention reads for queries at these positions."""

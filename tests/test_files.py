@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 
 from llama_minimal.checkpoint import load, save
 from llama_minimal.checkpoint.native import write_config
-from llama_minimal.files import atomic_folder, hold_folder, made_folder, replace_file, replace_files, update_folder
+from llama_minimal.files import atomic_folder, made_folder, replace_file, replace_files, update_folder
+from llama_minimal.locks import hold_folder
 from llama_minimal.run_folder import remove_run
 from llama_minimal.snapshot import snapshots
 

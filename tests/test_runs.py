@@ -20,7 +20,7 @@ from llama_minimal.cli.resume import compared, saved_command
 from llama_minimal.cli.train import Train
 from llama_minimal.config import preset, read_json
 from llama_minimal.data import documents, read_corpus_info
-from llama_minimal.files import hold_folder
+from llama_minimal.locks import hold_folder
 from llama_minimal.metrics import read_metrics
 from llama_minimal.model import build
 from llama_minimal.optim import learning_rate

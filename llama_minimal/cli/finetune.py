@@ -67,10 +67,11 @@ class Finetune:
         sys.exit(128 + number)
 
     def _run(self, begun: float) -> None:
-        from llama_minimal.files import hold_folder, made_folder
+        from llama_minimal.files import made_folder
         from llama_minimal.finetuning.material import file_checksum, gather
         from llama_minimal.finetuning.state import State, check_folder, remove_tuning
         from llama_minimal.finetuning.tool import FineTuning
+        from llama_minimal.locks import hold_folder
 
         command = self._command() | {"sha256": file_checksum(Path(self.data).expanduser())}
         check_folder(self.out)

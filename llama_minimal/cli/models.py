@@ -194,9 +194,10 @@ def _saved_weights(model: str) -> list[tuple[str, str]]:
     from llama_minimal.checkpoint import open_checkpoint
 
     folder = Path(model).expanduser()
-    how = open_checkpoint(folder).quantization if (folder / "config.json").is_file() else None
-    n_bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors")) if how else 0
-    return [(f"weights, {how.scheme}, as they are saved", human(n_bytes, "B"))] if how else []
+    if not (folder / "config.json").is_file() or (how := open_checkpoint(folder).quantization) is None:
+        return []
+    n_bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    return [(f"weights, {how.scheme}, as they are saved", human(n_bytes, "B"))]
 
 
 def find_config(model: str) -> LlamaConfig:

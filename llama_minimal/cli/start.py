@@ -25,7 +25,8 @@ from llama_minimal.cli.train_checks import (
     goes_on,
 )
 from llama_minimal.config import read_json
-from llama_minimal.files import hold_folder, made_folder, remove_leftovers, replace_file
+from llama_minimal.files import made_folder, remove_leftovers, replace_file
+from llama_minimal.locks import hold_folder
 from llama_minimal.run_folder import DATA, RUN, SNAPSHOTS, has_snapshot, remove_run
 
 if TYPE_CHECKING:

@@ -61,6 +61,12 @@ def check_one_of(name: str, value: Any, allowed: Sequence[Any]) -> None:
         raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, allowed))}")
 
 
+def nearest_divisors(whole: int, part: int, *, at_least: int = 1) -> list[int]:
+    """Return up to three numbers that divide the whole, those nearest to a part, in order."""
+    fitting = [n for n in range(at_least, whole + 1) if whole % n == 0]
+    return sorted(sorted(fitting, key=lambda n: abs(n - part))[:3])
+
+
 def check_divides(part_name: str, part: int, whole_name: str, whole: int) -> None:
     """Refuse a part that does not divide the whole, and suggest the nearest that do.
 
@@ -68,8 +74,7 @@ def check_divides(part_name: str, part: int, whole_name: str, whole: int) -> Non
         ValueError: with both names, both values and up to three parts that would do.
     """
     if whole % part:
-        near = [n for n in range(1, whole + 1) if whole % n == 0]
-        near = sorted(sorted(near, key=lambda n: abs(n - part))[:3])
+        near = nearest_divisors(whole, part)
         raise ValueError(
             f"{whole_name}={whole} is not divisible by {part_name}={part}; "
             f"use {part_name} {', '.join(map(str, near[:-1]))}{' or ' if near[1:] else ''}{near[-1]}"

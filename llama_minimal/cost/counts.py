@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from llama_minimal.config import LlamaConfig
 from llama_minimal.config.checks import check_integer, check_one_of
+from llama_minimal.config.splitting import check_even
 
 _BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 # Mixed or not, training here keeps float32 weights, gradients and AdamW's two moments. Rajbhandari et al. 2020, §3.1,
@@ -109,7 +110,7 @@ def layer_activations(
     §4, whose layer has LayerNorm, GELU and dropout, and keeps the scores.
     """
     check_one_of("precision", precision, tuple(_BYTES))
-    _check_tensor(config, tensor)
+    check_even(config, check_integer("tensor", tensor), sharers="ranks")
     size, D, F = _BYTES[precision], config.dim, config.hidden_dim
     q_dim, kv_dim = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
     # In float32 an RMSNorm computes anew what it has before its scale.
@@ -117,16 +118,6 @@ def layer_activations(
     norms = 2 * (4 + 2 * size - recomputed) * D
     inside = size * (2 * q_dim + 2 * kv_dim + _KEPT_ROWS[config.ffn] * F)
     return inside / tensor + norms / (tensor if sequence_parallel else 1)
-
-
-def _check_tensor(config: LlamaConfig, tensor: int) -> None:
-    wholes = {name: getattr(config, name) for name in ("n_kv_heads", "n_heads", "hidden_dim")}
-    if left := [name for name, whole in wholes.items() if whole % check_integer("tensor", tensor)]:
-        fitting = [n for n in range(1, config.n_kv_heads + 1) if not any(whole % n for whole in wholes.values())]
-        raise ValueError(
-            f"tensor={tensor} does not divide {left[0]}={wholes[left[0]]}; this model can be split among "
-            f"{', '.join(map(str, fitting))} ranks"
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

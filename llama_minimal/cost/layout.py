@@ -7,6 +7,7 @@ from functools import lru_cache
 
 from llama_minimal.config import LlamaConfig
 from llama_minimal.config.checks import check_integer, check_one_of
+from llama_minimal.config.splitting import uneven
 from llama_minimal.cost.counts import parameters
 from llama_minimal.reference.parallel import balance
 
@@ -110,9 +111,8 @@ def stage_layers(config: LlamaConfig, n_stages: int) -> tuple[int, ...]:
 
 def why_not(config: LlamaConfig, layout: Layout) -> str | None:
     """Return why a model cannot be laid out so, or None if it can."""
-    for name in ("n_kv_heads", "n_heads", "hidden_dim"):
-        if getattr(config, name) % layout.tensor:
-            return f"tensor={layout.tensor} does not divide {name}={getattr(config, name)}"
+    if left := uneven(config, layout.tensor):
+        return f"tensor={layout.tensor} does not divide {left}"
     if layout.pipeline > config.n_layers:
         return f"pipeline={layout.pipeline} is more than the {config.n_layers} layers"
     if layout.tensor > config.vocab_size:

@@ -13,7 +13,8 @@ from llama_minimal.checkpoint import save
 from llama_minimal.course.card import CARD, versions
 from llama_minimal.course.record import machine
 from llama_minimal.data.mixture import Texts
-from llama_minimal.files import hold_folder, replace_file
+from llama_minimal.files import replace_file
+from llama_minimal.locks import hold_folder
 from llama_minimal.metrics import METRICS, read_metrics
 from llama_minimal.model import Llama
 from llama_minimal.run_folder import has_model

@@ -25,7 +25,8 @@ from llama_minimal.config import read_json
 from llama_minimal.course.card import versions
 from llama_minimal.course.experiments import Experiment, find, key, names
 from llama_minimal.course.points import run_point, run_points
-from llama_minimal.files import hold_folder, replace_file
+from llama_minimal.files import replace_file
+from llama_minimal.locks import hold_folder
 
 CHAPTERS = Path(__file__).parents[2] / "chapters"
 SHIPPED = Path(__file__).with_name("recorded")  # where an installed package has them

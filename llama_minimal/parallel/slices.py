@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llama_minimal.checkpoint.tensors import Where, tensors_of
+from llama_minimal.config.splitting import divisors
 from llama_minimal.lora import refuse_adapters
 from llama_minimal.model import Llama
 from llama_minimal.parallel.mesh import Mesh
-from llama_minimal.parallel.tensor import divisors, first_id
+from llama_minimal.parallel.tensor import first_id
 
 Slices = dict[str, tuple[tuple[int, ...], Where]]  # a tensor's name -> shape of the whole, and what of it is here
 

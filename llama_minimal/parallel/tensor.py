@@ -21,6 +21,7 @@ from torch.distributed.tensor.parallel import (
 from torch.distributed.tensor.parallel.style import ParallelStyle
 
 from llama_minimal.config import LlamaConfig
+from llama_minimal.config.splitting import check_even
 from llama_minimal.lora import refuse_adapters
 from llama_minimal.model import Llama
 
@@ -140,20 +141,7 @@ def check_divisible(config: LlamaConfig, n_processes: int) -> None:
         raise ValueError(f"tensor={n_processes} splits the output by tokens, and this one tells labels apart; give 1")
     if first_id(config, n_processes, n_processes - 1) >= config.vocab_size:
         raise ValueError(f"tensor={n_processes} leaves a process without any of vocab_size={config.vocab_size} tokens")
-    for name in ("n_kv_heads", "n_heads", "hidden_dim"):
-        value = getattr(config, name)
-        if value % n_processes:
-            fitting = divisors(config)
-            raise ValueError(
-                f"tensor={n_processes} does not divide {name}={value}; this model can be split among "
-                f"{', '.join(map(str, fitting))} processes"
-            )
-
-
-def divisors(config: LlamaConfig) -> list[int]:
-    """Return among how many processes heads and features can be shared out evenly."""
-    shared = (config.n_kv_heads, config.n_heads, config.hidden_dim)
-    return [n for n in range(1, config.n_kv_heads + 1) if not any(size % n for size in shared)]
+    check_even(config, n_processes, sharers="processes")
 
 
 def first_id(config: LlamaConfig, n_processes: int, rank: int) -> int:

@@ -141,6 +141,5 @@ def cache_kind(cache: CacheBits | None) -> Any:
 
 def _rounded_up(step: Tensor) -> Tensor:
     """Return steps in bfloat16, none smaller than it was: its numbers are at most 2⁻⁸ of themselves apart."""
-    rounded = (step * (1 + 2**-8)).clamp(min=torch.finfo(torch.bfloat16).tiny).to(torch.bfloat16)
-    # A compiler would make the codes by the step as it was before it was rounded.
-    return written(rounded) if torch.compiler.is_compiling() else rounded
+    # Not written, a compiler would make the codes by the step as it was before it was rounded.
+    return written((step * (1 + 2**-8)).clamp(min=torch.finfo(torch.bfloat16).tiny).to(torch.bfloat16))

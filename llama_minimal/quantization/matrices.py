@@ -6,6 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from llama_minimal.config.checks import nearest_divisors
 from llama_minimal.linear import Linear
 from llama_minimal.lora.layer import Adapted
 from llama_minimal.quantization.config import Quantization
@@ -45,11 +46,10 @@ def check_groups(group_size: int | Literal["row"] | None, matrices: Mapping[str,
     if group_size in ("row", None):
         return
     lengths = {name: module.weight.size(1) for name, module in matrices.items()}
-    common = math.gcd(*lengths.values())
-    near = sorted((n for n in range(2, common + 1) if common % n == 0), key=lambda n: abs(n - group_size))[:3]
+    near = nearest_divisors(math.gcd(*lengths.values()), group_size, at_least=2)
     for name, length in lengths.items():
         if length % group_size:
-            use = f"use {', '.join(map(str, sorted(near)))}, or leave it out" if near else "leave it out"
+            use = f"use {', '.join(map(str, near))}, or leave it out" if near else "leave it out"
             raise ValueError(
                 f"in {name}, row length={length} is not divisible by group_size={group_size}; "
                 f"{use}: then the last group of a row may be shorter"
